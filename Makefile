@@ -1,0 +1,50 @@
+# The verbs of this project.  Everything is installed into .venv, from lock
+# files; python3 (3.11 or newer) with its venv module is all that is needed.
+
+PYTHON := .venv/bin/python
+PIP := $(PYTHON) -m pip --disable-pip-version-check --quiet install
+READY := .venv/.ready
+BENCH_READY := .venv/.bench-ready
+
+.PHONY: demo test check fix cover mutants bench clean
+
+demo: $(READY)  ## a VT-d space, its subscribers, and a recorded guest, in a terminal
+	.venv/bin/iommubus demo
+
+test: $(READY)  ## every test
+	$(PYTHON) -m pytest
+
+check: $(READY)  ## style, types, spelling, and the shape of the house; changes nothing
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+	.venv/bin/pyright
+	.venv/bin/codespell
+	$(PYTHON) -m pytest -q tests/test_floors.py tests/test_public.py tests/test_invariants.py
+
+fix: $(READY)  ## what ruff can mend
+	.venv/bin/ruff check --fix
+	.venv/bin/ruff format
+
+cover: $(READY)  ## branch coverage: each machine by its own tests alone, then everything
+	$(PYTHON) tools/coverage_by_module.py
+
+mutants: $(READY)  ## seeded bugs in the machines: which ones does no test see?
+	$(PYTHON) tools/mutants.py
+
+bench: $(BENCH_READY)  ## measure, beside other event buses
+	$(PYTHON) bench/run.py
+
+clean:
+	rm -rf .venv build dist .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find src tests tools examples bench -name __pycache__ -prune -exec rm -rf {} +
+
+$(READY): requirements/dev.txt pyproject.toml
+	python3 -m venv .venv
+	$(PIP) --require-hashes --requirement requirements/dev.txt
+	$(PIP) --no-deps --no-build-isolation --editable .
+	touch $@
+
+$(BENCH_READY): requirements/bench.txt $(READY)
+	$(PIP) --require-hashes --requirement requirements/bench.txt
+	touch $@
