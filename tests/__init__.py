@@ -1,0 +1,1 @@
+"""Tests; directories below mirror those of ``src/iommubus``."""
