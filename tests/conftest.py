@@ -1,9 +1,13 @@
-"""What every test shares: the event loops of tests marked ``asyncio``."""
+"""What every test shares: event loops, and random tests that no clock decides."""
 
 import asyncio
 from collections.abc import Callable, Mapping
 
+import hypothesis
 import uvloop
+
+hypothesis.settings.register_profile("iommubus", deadline=None)
+hypothesis.settings.load_profile("iommubus")
 
 
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:

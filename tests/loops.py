@@ -36,7 +36,8 @@ def every_loop(case: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., 
     own = inspect.signature(case)
     loop_parameter = inspect.Parameter("loop", inspect.Parameter.KEYWORD_ONLY)
     vars(run)["__signature__"] = own.replace(parameters=[*own.parameters.values(), loop_parameter])
-    return pytest.mark.parametrize("loop", LOOPS)(run)
+    on_each: Callable[[Callable[..., None]], Callable[..., None]] = pytest.mark.parametrize("loop", LOOPS)
+    return on_each(run)
 
 
 def running_loop() -> str:
