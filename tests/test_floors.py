@@ -1,0 +1,156 @@
+"""The house: imports point down, and the lower floors stay pure."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+SOURCE: Final = Path(__file__).parents[1] / "src" / "iommubus"
+
+# Lowest first, and so is every row.  A name is a module or a package; a module
+# imports lower rows and names before its own.  `iommubus` is its `__init__`.
+FLOORS: Final[list[list[str]]] = [
+    ["errors", "caps", "ranges", "events"],
+    ["shape", "rangeset", "table", "mailbox", "ledger", "completion", "wire", "abi"],
+    ["bus", "consumers", "iommubus"],
+    ["transport", "bridges"],
+    ["service", "client", "testing"],
+    ["demo", "cli", "__main__"],
+]
+
+# Inside a package a file imports those before it; its `__init__` comes last.
+INSIDE: Final[dict[str, list[str]]] = {
+    "wire": ["framing", "messages", "codec", "connection"],
+    "abi": ["vhost", "vhost_user", "vfio", "iommufd", "vfio_user", "virtio_iommu", "qemu_trace"],
+    "abi.qemu_trace": ["records", "families", "trace"],
+    "bus": [
+        "reports", "abc", "logs", "memory", "notifier", "translation", "member", "subscription", "observer",
+        "sync", "space", "endpoint", "bus",
+    ],
+    "consumers": ["mirror", "iotlb"],
+    "transport": ["address", "credentials", "stream"],
+    "bridges": [],
+    "service": ["config", "rules", "leases", "sessions", "metrics", "systemd"],
+    "client": ["link", "remote", "reconnect"],
+    "testing": [],
+    "demo": [],
+    "cli": [],
+}  # fmt: skip
+
+LEAVES: Final = {"bridges"}
+"""Packages whose files never import one another."""
+
+BY_NAME: Final = {("iommubus", "iommubus.client")}
+"""Upward edges that are wanted: `iommubus.connect` loads the client when it is called."""
+
+IMPURE: Final = {
+    "_thread", "anyio", "asyncio", "concurrent", "datetime", "multiprocessing", "sched", "select", "selectors",
+    "signal", "socket", "socketserver", "ssl", "subprocess", "threading", "time", "trio", "uvloop",
+}  # fmt: skip
+"""Clocks, tasks and sockets: not for floors 0 and 1."""
+
+Place = tuple[int, ...]
+"""Floor, position on it, position inside the package, and so on: what is lower is smaller."""
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(SOURCE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES: Final[dict[str, Path]] = {module_name(path): path for path in sorted(SOURCE.rglob("*.py"))}
+
+
+def places_inside(package: str, place: Place) -> Iterator[tuple[str, Place]]:
+    """Yield where a package's `__init__` and its files belong; a module alone is a package without files."""
+    files = INSIDE.get(package.removeprefix("iommubus."), [])
+    yield package, (*place, len(files))
+    for position, name in enumerate(files):
+        yield from places_inside(f"{package}.{name}", (*place, position))
+
+
+def places() -> Iterator[tuple[str, Place]]:
+    """Yield where each module of the tables above belongs."""
+    for floor, row in enumerate(FLOORS):
+        for position, name in enumerate(row):
+            yield from places_inside("iommubus" if name == "iommubus" else f"iommubus.{name}", (floor, position))
+
+
+PLACES: Final[dict[str, Place]] = dict(places())
+
+
+def imports_of(name: str) -> Iterator[str]:
+    """Yield every module that ``name`` imports, by its full name, wherever the statement stands."""
+    path = MODULES[name]
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                above = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*above, *filter(None, [node.module])])
+            for alias in node.names:
+                submodule = f"{base}.{alias.name}"
+                yield submodule if submodule in MODULES else base
+
+
+def edges() -> list[tuple[str, str]]:
+    """Return each import of one module of the package by another."""
+    return [
+        (name, imported)
+        for name in MODULES
+        for imported in imports_of(name)
+        if imported.partition(".")[0] == "iommubus"
+    ]
+
+
+def points_down(upper: str, lower: str) -> bool:
+    """Say whether the tables allow ``upper`` to import ``lower``."""
+    if not {upper, lower} <= PLACES.keys():
+        return False
+    if (upper, lower) in BY_NAME:
+        return True
+    package = upper.rpartition(".")[0]
+    siblings = package == lower.rpartition(".")[0]
+    if siblings and package.removeprefix("iommubus.") in LEAVES:
+        return False
+    return PLACES[lower] < PLACES[upper]
+
+
+def test_every_module_has_a_place() -> None:
+    assert [name for name in MODULES if name not in PLACES] == []
+
+
+def test_imports_point_down() -> None:
+    assert [f"{upper} imports {lower}" for upper, lower in edges() if not points_down(upper, lower)] == []
+
+
+def test_words_and_machines_know_no_clock_no_task_no_socket() -> None:
+    impure = [
+        f"{name} imports {imported}"
+        for name in MODULES
+        if name in PLACES and PLACES[name][0] <= 1
+        for imported in imports_of(name)
+        if imported.partition(".")[0] in IMPURE
+    ]
+
+    assert impure == []
+
+
+def loaded_by(statement: str) -> set[str]:
+    """Return the modules that a new interpreter has loaded after ``statement``."""
+    probe = f"import sys; {statement}; print(*sys.modules)"
+    result = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    return set(result.stdout.split())
+
+
+def test_embedding_loads_no_network_code() -> None:
+    beyond = loaded_by("import iommubus") - loaded_by("import anyio, msgspec")
+
+    assert "iommubus" in beyond
+    assert beyond.isdisjoint({"asyncio", "socket", "ssl", "trio", "uvloop"})
+    assert {name for name in beyond if name in PLACES and PLACES[name] > PLACES["iommubus"]} == set()
