@@ -1,0 +1,1 @@
+"""The embedded bus, and what any bus is (`abc`)."""

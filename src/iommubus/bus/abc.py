@@ -1,0 +1,402 @@
+"""What a bus is to those who use it, embedded or remote.
+
+An emulator that is written against these classes moves from one to the other by
+changing the line that makes the bus.  Docstrings here are the contract;
+implementations inherit them.
+
+Functions that cannot wait are plain; those that can are ``async`` and are
+cancelled safely: a cancelled call has changed nothing, or says what it has.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from types import TracebackType
+from typing import Final, Literal, Self
+
+from ..caps import Cap, Perm
+from ..events import Event, Observed
+from ..ranges import LAST, IovaRange
+from ..table import Mapping
+from .reports import (
+    BusStatistics,
+    ObserverStatistics,
+    SpaceStatistics,
+    SubscriptionStatistics,
+    SyncReport,
+)
+
+SYNC_TIMEOUT: Final = 5.0
+"""Seconds a `sync` waits by default: well below the 20 s after which a Linux
+guest, whose CPU stands still meanwhile, reports a soft lockup."""
+
+Stops = Literal["lease", "exit"]
+"""How a subscriber that left unclean is proven stopped.
+
+``"lease"``: it is software that asks `Subscription.fenced` before each use, as
+`Mirror` and `Iotlb` do.  ``"exit"``: it is hardware, or another process, that
+keeps what it holds until its ``on_fence`` has returned or it was closed.
+"""
+
+Straddling = Literal["refuse", "split"]
+"""What an UNMAP does that cuts a mapping: it is refused, or the rest is mapped anew."""
+
+Acknowledge = Literal["next", "manual"]
+"""``"next"``: asking for the next event says that the one before is applied and
+no longer used.  ``"manual"``: `Subscription.ack` says so."""
+
+OnFence = Callable[[], Awaitable[object]]
+DemandChanged = Callable[[Cap, Cap], object]
+
+
+class Batch(Sequence[Event]):
+    """What one hand-over gave, in order.
+
+    Attributes:
+        number: Number of the hand-over in its subscription, from 1.
+    """
+
+    __slots__ = ("_events", "number")
+
+    def __init__(self, number: int, events: list[Event]) -> None:
+        self.number = number
+        self._events = events
+
+    def __len__(self) -> int:
+        return len(self._events)
+
+    def __getitem__(self, index):  # type: ignore[no-untyped-def]
+        return self._events[index]
+
+    def __iter__(self):  # type: ignore[no-untyped-def]
+        return iter(self._events)
+
+    def __repr__(self) -> str:
+        return f"<batch {self.number} of {len(self._events)} events>"
+
+
+class Translation(ABC):
+    """An answer to `Subscription.translate`: a mapping, while it is valid."""
+
+    mapping: Mapping
+    seq: int
+
+    @property
+    @abstractmethod
+    def valid(self) -> bool:
+        """Whether no overlapping UNMAP was handed to the subscription since the question.
+
+        Look at it at the moment the translation is installed in a cache, and
+        do not install it when it is false.
+        """
+
+
+class Subscription(ABC):
+    """An ordered, acknowledged stream of events, with a mailbox.
+
+    Enter it with ``async with``: from then on it counts in every `sync` of its
+    space.  Leaving the block without an exception promises that everything was
+    dropped; leaving it any other way *fences* the subscription.
+    """
+
+    name: str
+
+    @property
+    @abstractmethod
+    def fenced(self) -> bool:
+        """Whether what this subscription holds must not be used any more."""
+
+    @abstractmethod
+    async def __aenter__(self) -> Self: ...
+
+    @abstractmethod
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    @abstractmethod
+    def __aiter__(self) -> AsyncIterator[Event]:
+        """Iterate event by event.
+
+        ``break`` loses nothing: iterate again to go on.
+
+        Raises:
+            AlreadyIterated: Somebody else is iterating it.
+            WrongMode: It acknowledges by ``"manual"``; iterate `batches`.
+            NotEntered, SubscriptionClosed, Fenced, WrongThread: It cannot be used.
+        """
+
+    @abstractmethod
+    def batches(self) -> AsyncIterator[Batch]:
+        """Iterate hand-over by hand-over; the same rules hold."""
+
+    @abstractmethod
+    def ack(self, batch: Batch) -> None:
+        """Say that this batch and all before it are applied and no longer used.
+
+        Raises:
+            WrongMode: The subscription acknowledges by asking for the next.
+        """
+
+    @abstractmethod
+    def fail(self, event: Event, error: Exception) -> None:
+        """Say that an event of the batch in hand could not be applied.
+
+        A MAP: the next `sync` of the producer raises it once (during the first
+        replay `wait_current` raises it instead), and the subscriber goes on
+        without the mapping.  An UNMAP: the range is handed over again at the
+        next `sync`, or before anything else there, and every `sync` raises with
+        the old targets until it was applied.
+        """
+
+    @abstractmethod
+    async def wait_current(self) -> None:
+        """Wait until the first replay was handed over and acknowledged.
+
+        Raises:
+            MappingFailed: Some of it could not be applied.
+        """
+
+    @abstractmethod
+    async def translate(self, iova: int, perm: Perm = Perm.R) -> Translation:
+        """Ask where an address leads: the IOTLB miss.
+
+        Raises:
+            NotMapped: Nothing is mapped there, or outside what was subscribed.
+            AccessDenied: The mapping does not allow the access.
+            NoTranslator: A pull space whose producer answers no questions.
+        """
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Leave, and promise that everything was dropped.
+
+        Also mends a subscription that was left unclean: whoever calls it
+        vouches that nothing it was given is in use.
+        """
+
+    @abstractmethod
+    def statistics(self) -> SubscriptionStatistics:
+        """Return its counters."""
+
+
+class Observer(ABC):
+    """A stream over many spaces that delays nobody, and is told what it lost."""
+
+    @abstractmethod
+    async def __aenter__(self) -> Self: ...
+
+    @abstractmethod
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    @abstractmethod
+    def __aiter__(self) -> AsyncIterator[Observed]:
+        """Iterate the events of all matching spaces, and `Lost`."""
+
+    @abstractmethod
+    def statistics(self) -> ObserverStatistics:
+        """Return its counters."""
+
+
+class AddressSpace(ABC):
+    """One I/O address space, to its producer.
+
+    Attributes:
+        name: Its name, and that of the endpoint that comes with it.
+        offers: The kinds of event it can deliver.  Without MAP it is a *pull*
+            space: it keeps no table, UNMAPs may name ranges never mapped.
+    """
+
+    name: str
+    offers: Cap
+
+    @abstractmethod
+    def map(self, iova: int, size: int, target: int, perm: Perm) -> None:
+        """Add a mapping and publish it; the same mapping again publishes nothing.
+
+        Raises:
+            Overlap: Another mapping is in the way.
+            MappingError: Another of its kinds, with the values; nothing was changed.
+        """
+
+    @abstractmethod
+    def unmap(self, iova: int, size: int) -> Sequence[Mapping]:
+        """Remove every mapping in a range and publish that.
+
+        Returns:
+            The pieces removed, in order.  If there are none, nothing was
+            published (in a pull space it is, always).
+
+        Raises:
+            Straddle: A mapping reaches out of the range, and the space refuses
+                to split it.
+            MappingError: Another of its kinds; nothing was changed.
+        """
+
+    @abstractmethod
+    def unmap_all(self) -> Sequence[Mapping]:
+        """Remove every mapping there is."""
+
+    @abstractmethod
+    def remap(self, iova: int, size: int, target: int, perm: Perm) -> None:
+        """Put a mapping in the place of what is there: UNMAP, then MAP."""
+
+    @abstractmethod
+    def apply(self, changes: Iterable[Mapping | IovaRange]) -> None:
+        """Make many changes, all or none.
+
+        Args:
+            changes: In order; a `Mapping` is mapped, an `IovaRange` is unmapped.
+
+        Raises:
+            MappingError: One of them cannot be; nothing was changed or published.
+        """
+
+    @abstractmethod
+    def invalidate_device(self, iova: int, size: int) -> None:
+        """Publish a DEVIOTLB_UNMAP.
+
+        Raises:
+            NotOffered: The space does not offer it.
+            MappingError: The range cannot be.
+        """
+
+    @abstractmethod
+    async def sync(self, timeout: float = SYNC_TIMEOUT) -> SyncReport:  # noqa: ASYNC109 - a deadline of the bus
+        """Wait until nobody uses a translation that was unmapped before the call.
+
+        Args:
+            timeout: Seconds it may take.
+
+        Raises:
+            SyncFailed: Somebody may still use one, or could not apply a MAP.
+        """
+
+    @abstractmethod
+    async def drain(self) -> None:
+        """Wait until every mailbox that the space feeds is at most half full.
+
+        Pacing only: it promises nothing about use.
+        """
+
+    @abstractmethod
+    async def fence(self, subscription: Subscription | str) -> bool:
+        """Stop a subscriber for good; it gets no more events.
+
+        Returns:
+            Whether it is proven stopped.  If not, every `sync` raises until it is.
+
+        Raises:
+            UnknownName: No live or unproven subscription has this name.
+        """
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Remove everything and end the streams.
+
+        Everyone sees the UNMAP and then the end.  `sync` can still be called,
+        and should be before the memory is used for something else.
+        """
+
+    @abstractmethod
+    def statistics(self) -> SpaceStatistics:
+        """Return its counters."""
+
+
+class EventBus(ABC):
+    """A bus for the changes of I/O address spaces."""
+
+    @abstractmethod
+    async def create_space(
+        self,
+        name: str,
+        *,
+        granule: int = 0x1000,
+        last: int = LAST,
+        reserved: Iterable[IovaRange] = (),
+        offers: Cap = Cap.IOTLB,
+        straddle: Straddling = "refuse",
+        demand_changed: DemandChanged | None = None,
+    ) -> AddressSpace:
+        """Make a space, and an endpoint of its name.
+
+        Args:
+            name: Its name; not empty, without pattern characters.
+            granule: Smallest unit of mapping, in bytes; a power of two.
+            last: Highest address.
+            reserved: Ranges that can never be mapped.
+            offers: The kinds of event it can deliver.
+            straddle: What an UNMAP does that cuts a mapping.
+            demand_changed: Called with the old and the new OR of all masks
+                when it changes; may raise to refuse a registration.
+
+        Raises:
+            BadName, NameTaken: The name will not do.
+            BadShape: The addresses contradict each other.
+            BusClosed, WrongThread: The bus cannot be used.
+        """
+
+    @abstractmethod
+    def subscribe(
+        self,
+        endpoint: str,
+        caps: Cap,
+        *,
+        first: int = 0,
+        last: int = LAST,
+        ranges: Iterable[tuple[int, int]] | None = None,
+        capacity: int = ...,
+        ack: Acknowledge = "next",
+        stops: Stops = "lease",
+        on_fence: OnFence | None = None,
+        name: str | None = None,
+    ) -> Subscription:
+        """Return a subscription; it is registered when it is entered.
+
+        Args:
+            endpoint: Name of what the device sees.
+            caps: The kinds of event wanted.  MAP needs UNMAP beside it.
+            first: First address wanted.
+            last: Last address wanted.
+            ranges: Several ranges instead of ``first`` and ``last``, inclusive.
+            capacity: Most events that wait one by one; more are conflated.
+            ack: How it acknowledges.
+            stops: How it is proven stopped when it leaves unclean.
+            on_fence: For ``stops="exit"``: stops the device; run by the `fence`
+                or `sync` that needs it, and again if that was cancelled.
+            name: How reports call it; made up by default.
+
+        Raises:
+            SubscribeError: It cannot be had; the kind and the values say why.
+            UnknownName: There is no such endpoint.
+            BusClosed, WrongThread: The bus cannot be used.
+        """
+
+    @abstractmethod
+    def observe(self, *patterns: str, capacity: int = ...) -> Observer:
+        """Return an observer of all spaces, present and future, whose name matches."""
+
+    @abstractmethod
+    async def sync(self, *patterns: str, timeout: float = SYNC_TIMEOUT) -> SyncReport:  # noqa: ASYNC109
+        """Do `AddressSpace.sync` over every space whose name matches, at once.
+
+        Raises:
+            UnknownName: A name without pattern characters is no space's.
+        """
+
+    @abstractmethod
+    def spaces(self) -> tuple[AddressSpace, ...]:
+        """Return the open spaces, in the order they were made."""
+
+    @abstractmethod
+    async def wait_space(self, name: str) -> AddressSpace:
+        """Wait until a space of this name exists."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Close every space and end every stream."""
+
+    @abstractmethod
+    def statistics(self) -> BusStatistics:
+        """Return its counters."""

@@ -1,0 +1,89 @@
+"""Notifiers: callbacks that run inside `map` and `unmap`.
+
+They are the producer's own code, in its own thread and call: QEMU's
+``IOMMUNotifier``.  One that raises stops nobody else; the event is published and
+the producer gets all the exceptions as a group.  One that publishes itself is
+served after the event that it was told of, so that everybody sees the same
+order.
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from msgspec import Struct
+
+from ..caps import Cap, check_mask
+from ..errors import InvertedRange, NotifierFailed
+from ..events import Event, crop
+from ..ranges import LAST
+
+
+class Notifier(Struct, frozen=True, eq=False):
+    """A callback for the kinds and the range it names.
+
+    Attributes:
+        notify: Called with each event, cropped to the range.
+        caps: The kinds it wants.
+        first: First address it wants.
+        last: Last address it wants.
+
+    Raises:
+        EmptyMask, UnknownCapability, MapAlone: ``caps`` cannot be had.
+        InvertedRange: ``first`` is greater than ``last``.
+
+    Source: QEMU ``IOMMUNotifier`` and ``iommu_notifier_init``.
+    """
+
+    notify: Callable[[Event], object]
+    caps: Cap
+    first: int = 0
+    last: int = LAST
+
+    def __post_init__(self) -> None:
+        check_mask(self.caps)
+        if self.first > self.last:
+            raise InvertedRange(self.first, self.last)
+
+    def offer(self, event: Event) -> None:
+        """Call back with the part of the event that lies in the range."""
+        part = crop(event, self.first, self.last)
+        if part is not None:
+            self.notify(part)
+
+
+class Notice:
+    """Tells notifiers of events in order, even of those they cause."""
+
+    __slots__ = ("_backlog", "_busy")
+
+    def __init__(self) -> None:
+        self._backlog: deque[tuple[Event, Sequence[Notifier]]] = deque()
+        self._busy = False
+
+    def tell(self, event: Event, notifiers: Sequence[Notifier]) -> None:
+        """Run every notifier.
+
+        Raises:
+            NotifierFailed: Some raised; all have run.
+        """
+        self._backlog.append((event, notifiers))
+        if self._busy:
+            return
+        self._busy = True
+        failures: list[Exception] = []
+        try:
+            while self._backlog:
+                failures += self._run(*self._backlog.popleft())
+        finally:
+            self._busy = False
+        if failures:
+            raise NotifierFailed(f"{len(failures)} notifiers raised", failures)
+
+    def _run(self, event: Event, notifiers: Sequence[Notifier]) -> list[Exception]:
+        failures: list[Exception] = []
+        for notifier in notifiers:
+            try:
+                notifier.offer(event)
+            except Exception as failure:  # noqa: BLE001 - handed to the producer
+                failures.append(failure)
+        return failures

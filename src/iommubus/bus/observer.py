@@ -1,0 +1,121 @@
+"""Observers: they see everything that matches, delay nobody, and may lose some."""
+
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from fnmatch import fnmatchcase
+from types import TracebackType
+from typing import Final, Self
+
+import anyio
+from anyio.lowlevel import checkpoint
+
+from ..errors import NotEntered
+from ..events import Event, Lost, Observed
+from .abc import Observer
+from .reports import ObserverStatistics
+
+OBSERVER_CAPACITY: Final = 16_384
+"""Most events that wait for an observer by default: about 2 MiB, and more than
+a tenth of a second at 100,000 changes a second."""
+
+
+class LocalObserver(Observer):
+    """An observer in the process of the bus.
+
+    Args:
+        patterns: Names of spaces, or patterns with ``*``, ``?`` and ``[]``.
+        capacity: Most events that wait.
+        attach: Begins to feed it; returns what stops that.
+    """
+
+    def __init__(
+        self,
+        patterns: tuple[str, ...],
+        capacity: int,
+        attach: Callable[["LocalObserver"], Callable[[], None]],
+    ) -> None:
+        self._patterns = patterns
+        self._capacity = capacity
+        self._attach = attach
+        self._detach: Callable[[], None] | None = None
+        self._queue: deque[Observed] = deque()
+        self._missed: dict[str, Lost] = {}
+        self._arrival: anyio.Event | None = None
+        self._ended = False
+        self._delivered = 0
+        self._lost = 0
+
+    def matches(self, name: str) -> bool:
+        """Say whether a space of this name is observed."""
+        return any(fnmatchcase(name, pattern) for pattern in self._patterns)
+
+    def put(self, event: Event) -> None:
+        """Take an event if there is room, else count it as lost."""
+        if len(self._queue) >= self._capacity:
+            self._lose(event)
+            return
+        if self._missed:
+            self._tell_lost()
+        self._queue.append(event)
+        if self._arrival is not None:
+            self._arrival.set()
+
+    def end(self) -> None:
+        """End the stream once it is empty."""
+        self._ended = True
+        if self._arrival is not None:
+            self._arrival.set()
+
+    async def __aenter__(self) -> Self:
+        await checkpoint()
+        self._detach = self._attach(self)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._detach is not None:
+            self._detach()
+        self.end()
+
+    def __aiter__(self) -> AsyncIterator[Observed]:
+        return self
+
+    async def __anext__(self) -> Observed:
+        if self._detach is None:
+            raise NotEntered(repr(self))
+        if not self._queue:
+            await self._wait()
+        if not self._queue:
+            raise StopAsyncIteration
+        self._delivered += 1
+        return self._queue.popleft()
+
+    def statistics(self) -> ObserverStatistics:
+        return ObserverStatistics(lag=len(self._queue), delivered=self._delivered, lost=self._lost)
+
+    def __repr__(self) -> str:
+        return f"<observer of {', '.join(self._patterns)}, lag {len(self._queue)}, lost {self._lost}>"
+
+    # -- inside ----------------------------------------------------------------
+
+    def _lose(self, event: Event) -> None:
+        self._lost += 1
+        missed = self._missed.get(event.space)
+        count = missed.count if missed is not None else 0
+        self._missed[event.space] = Lost(event.space, event.seq, count + 1)
+
+    def _tell_lost(self) -> None:
+        self._queue.extend(self._missed.values())
+        self._missed.clear()
+
+    async def _wait(self) -> None:
+        self._tell_lost()
+        if self._queue or self._ended:
+            await checkpoint()
+            return
+        self._arrival = anyio.Event()
+        try:
+            await self._arrival.wait()
+        finally:
+            self._arrival = None

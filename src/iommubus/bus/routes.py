@@ -1,0 +1,168 @@
+"""Who is told of what: the subscriptions, notifiers and observers of one space.
+
+The tuples that publishing walks are made when somebody comes or goes, not when
+something is published.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+from ..caps import Cap
+from ..errors import CapabilityRefused, DemandRefused, UnknownName
+from ..events import Event
+from .abc import DemandChanged
+from .logs import Lines
+from .member import Member, State
+from .notifier import Notifier
+
+Put = Callable[[Event], None]
+
+REASONS: Final = {
+    Cap.MAP: "it is a pull space and keeps no table; ask for UNMAP, and translate",
+    Cap.UNMAP: "its producer publishes no UNMAP",
+    Cap.DEVIOTLB_UNMAP: "its producer publishes no device invalidations",
+}
+"""Why a space does not deliver a kind."""
+
+
+class Routes:
+    """The audience of one space.
+
+    Args:
+        space: Name of the space.
+        last: Last address of the space.
+        offers: The kinds it can deliver.
+        demand_changed: The producer's callback.
+        lines: Where refusals that cannot be given to anybody are logged.
+    """
+
+    def __init__(
+        self, space: str, last: int, offers: Cap, demand_changed: DemandChanged | None, lines: Lines
+    ) -> None:
+        self.members: list[Member] = []
+        self.unproven: list[Member] = []
+        self.demand = Cap(0)
+        self.maps: tuple[Put, ...] = ()
+        self.unmaps: tuple[Put, ...] = ()
+        self.devices: tuple[Put, ...] = ()
+        self.map_notifiers: tuple[Notifier, ...] = ()
+        self.unmap_notifiers: tuple[Notifier, ...] = ()
+        self.device_notifiers: tuple[Notifier, ...] = ()
+        self._space = space
+        self._whole = ((0, last),)
+        self._offers = offers
+        self._demand_changed = demand_changed
+        self._lines = lines
+        self._notifiers: list[Notifier] = []
+        self._observers: list[Put] = []
+
+    def add_member(self, member: Member) -> None:
+        """Register a subscription.
+
+        Raises:
+            CapabilityRefused: The space does not deliver what it asks for.
+            DemandRefused: The producer refused.
+        """
+        self._admit(member.caps)
+        self.members.append(member)
+        self._remake()
+
+    def remove_member(self, member: Member, *, unproven: bool) -> None:
+        """Send it nothing more; remember it if it is not proven stopped."""
+        if member in self.unproven:
+            self.unproven.remove(member)
+        if unproven:
+            self.unproven.append(member)
+        if member in self.members:
+            self.members.remove(member)
+            self._remake()
+            self._narrow()
+
+    def add_notifier(self, notifier: Notifier) -> None:
+        """Register a notifier; raises as `add_member` does."""
+        self._admit(notifier.caps)
+        self._notifiers.append(notifier)
+        self._remake()
+
+    def remove_notifier(self, notifier: Notifier) -> None:
+        """Call it no more."""
+        if notifier in self._notifiers:
+            self._notifiers.remove(notifier)
+            self._remake()
+            self._narrow()
+
+    def add_observer(self, put: Put) -> None:
+        """Show an observer everything that is published."""
+        self._observers.append(put)
+        self._remake()
+
+    def remove_observer(self, put: Put) -> None:
+        """Show it nothing more."""
+        if put in self._observers:
+            self._observers.remove(put)
+            self._remake()
+
+    def find(self, name: str) -> Member:
+        """Return a live or unproven subscription.
+
+        Raises:
+            UnknownName: There is none of this name.
+        """
+        known = {member.name: member for member in self.counting()}
+        if name not in known:
+            raise UnknownName(name, tuple(known))
+        return known[name]
+
+    def counting(self) -> tuple[Member, ...]:
+        """Return everybody a `sync` has to wait for."""
+        return (*self.members, *self.unproven)
+
+    # -- inside ----------------------------------------------------------------
+
+    def _wanted(self) -> Cap:
+        wanted = Cap(0)
+        for customer in (*self.members, *self._notifiers):
+            wanted |= customer.caps
+        return wanted
+
+    def _admit(self, caps: Cap) -> None:
+        for kind, reason in REASONS.items():
+            if caps & kind & ~self._offers:
+                raise CapabilityRefused(self._space, int(caps), int(self._offers), reason)
+        wanted = self._wanted() | caps
+        if wanted == self.demand:
+            return
+        try:
+            if self._demand_changed is not None:
+                self._demand_changed(self.demand, wanted)
+        except Exception as refusal:
+            raise DemandRefused(self._space, int(self.demand), int(wanted), str(refusal)) from refusal
+        self.demand = wanted
+
+    def _narrow(self) -> None:
+        """Tell the producer of a smaller demand, which it cannot refuse."""
+        old, self.demand = self.demand, self._wanted()
+        if old == self.demand or self._demand_changed is None:
+            return
+        try:
+            self._demand_changed(old, self.demand)
+        except Exception as failure:  # noqa: BLE001 - there is nobody it could be raised to
+            self._lines.warn("demand", self._space, f"its demand callback raised {failure!r} at {self.demand!r}")
+
+    def _remake(self) -> None:
+        self.maps = self._puts(Cap.MAP)
+        self.unmaps = self._puts(Cap.UNMAP)
+        self.devices = self._puts(Cap.DEVIOTLB_UNMAP)
+        self.map_notifiers = self._called(Cap.MAP)
+        self.unmap_notifiers = self._called(Cap.UNMAP)
+        self.device_notifiers = self._called(Cap.DEVIOTLB_UNMAP)
+
+    def _puts(self, kind: Cap) -> tuple[Put, ...]:
+        puts = [self._put(member) for member in self.members if member.caps & kind]
+        return (*puts, *self._observers)
+
+    def _put(self, member: Member) -> Put:
+        return member.mailbox.put if member.ranges == self._whole else member.offer
+
+    def _called(self, kind: Cap) -> tuple[Notifier, ...]:
+        return tuple(notifier for notifier in self._notifiers if notifier.caps & kind)

@@ -1,0 +1,485 @@
+"""A space: its table, the numbers of its events, and their way to the audience.
+
+Publishing is plain code in the caller's stack: check, change the table, number
+the event, put it into the mailboxes, run the notifiers.  The table has changed
+before anybody is told.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from threading import get_ident
+from types import TracebackType
+from typing import Literal, Self
+
+import anyio
+from anyio.lowlevel import checkpoint
+
+from ..caps import Cap, Perm
+from ..errors import NotifierFailed, NotOffered, NoTranslator, SpaceClosed, Straddle, SyncFailed, WrongThread
+from ..events import DevIotlbUnmap, Event, Map, Unmap
+from ..ledger import Ledger
+from ..ranges import LAST, IovaRange
+from ..shape import Shape
+from ..table import PERMS, Mapping, Table
+from .abc import SYNC_TIMEOUT, AddressSpace, DemandChanged, Straddling, Subscription
+from .logs import Lines
+from .member import Member, State
+from .notifier import Notice, Notifier
+from .reports import SpaceStatistics, SyncReport
+from .routes import Routes
+from .sync import Sync
+
+Staged = tuple[Event, Sequence[Mapping]]
+"""An event that is in the table but not published, and what it removed."""
+
+REPLAY_STEP = 1024
+"""Mappings read from the table at once when a notifier is registered."""
+
+
+class Registration:
+    """A registered notifier; close it, or use it as a context manager."""
+
+    def __init__(self, close: Callable[[], None]) -> None:
+        self._close = close
+
+    def close(self) -> None:
+        """Call the notifier no more.  May be called from inside it."""
+        self._close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class LocalSpace(AddressSpace):
+    """A space in the process of the bus.
+
+    Args:
+        name: Its name.
+        shape: The addresses it accepts.
+        offers: The kinds it can deliver.
+        straddle: What an UNMAP does that cuts a mapping.
+        demand_changed: The producer's callback.
+        lines: Where it logs.
+        on_close: Called when it is closed.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        shape: Shape,
+        *,
+        offers: Cap,
+        straddle: Straddling,
+        demand_changed: DemandChanged | None,
+        lines: Lines,
+        on_close: Callable[["LocalSpace"], None],
+    ) -> None:
+        self.name = name
+        self.offers = offers
+        self.shape = shape
+        self.seq = 0
+        self.ledger = Ledger()
+        self.routes = Routes(name, shape.last, offers, demand_changed, lines)
+        self._straddle: Straddling = straddle
+        self._lines = lines
+        self._on_close = on_close
+        self._owner = get_ident()
+        self._open_in = self._owner  # the thread that may publish; 0 once closed
+        self._table = Table()
+        self._pull = not offers & Cap.MAP
+        self._table_last = -1 if self._pull else shape.last  # nothing fits into a pull space
+        self._mask = shape.granule - 1
+        self._buried: list[Member] = []
+        self._notice = Notice()
+        self._room: list[anyio.Event] = []
+        self._unmapped = 0
+        self._invalidated = 0
+        self._syncs = 0
+        self._failed_syncs = 0
+
+    # -- publishing --------------------------------------------------------------
+
+    def map(self, iova: int, size: int, target: int, perm: Perm) -> None:
+        last = iova + size - 1
+        if (
+            get_ident() != self._open_in
+            or not 0 <= iova <= last <= self._table_last
+            or (iova | size | target) & self._mask
+            or not 1 <= perm <= 3
+            or not 0 <= target <= LAST - size + 1
+            or self.shape.reserved
+        ):
+            self._check_map(iova, size, target, perm)
+        if not self._table.insert(iova, last, target, perm):
+            return
+        self.seq = seq = self.seq + 1
+        event = Map(self.name, seq, iova, last, target, PERMS[perm])
+        for put in self.routes.maps:
+            put(event)
+        if self.routes.map_notifiers:
+            self._notice.tell(event, self.routes.map_notifiers)
+        if self._buried:
+            self._abandon_buried()
+
+    def unmap(self, iova: int, size: int) -> Sequence[Mapping]:
+        last = iova + size - 1
+        if (
+            get_ident() != self._open_in
+            or not 0 <= iova <= last <= self._table_last
+            or (iova | size) & self._mask
+        ):
+            self._check_range(iova, size)
+            if self._pull:
+                self._publish([self._stage_pull(iova, last, self.seq)])
+                return ()
+        try:
+            removed = self._table.remove(iova, last)
+        except Straddle:
+            if self._straddle == "refuse":
+                raise
+            return self._split(iova, last)
+        if removed:
+            self.seq = seq = self.seq + 1
+            self._unmapped += 1
+            self._remember(seq, removed)
+            event = Unmap(self.name, seq, iova, last)
+            for put in self.routes.unmaps:
+                put(event)
+            if self.routes.unmap_notifiers:
+                self._notice.tell(event, self.routes.unmap_notifiers)
+            if self._buried:
+                self._abandon_buried()
+        return removed
+
+    def unmap_all(self) -> Sequence[Mapping]:
+        return self.unmap(0, self.shape.last + 1)
+
+    def remap(self, iova: int, size: int, target: int, perm: Perm) -> None:
+        self._check_map(iova, size, target, perm)
+        wanted = Mapping(iova, iova + size - 1, target, PERMS[perm])
+        if self._table.lookup(iova) != wanted:
+            self.apply((IovaRange(iova, iova + size - 1), wanted))
+
+    def apply(self, changes: Iterable[Mapping | IovaRange]) -> None:
+        self._check_open()
+        staged: list[Staged] = []
+        try:
+            for change in changes:
+                self._stage(change, staged)
+        except BaseException:
+            self._undo(staged)
+            raise
+        self._publish(staged)
+
+    def invalidate_device(self, iova: int, size: int) -> None:
+        self._check_range(iova, size)
+        if not self.offers & Cap.DEVIOTLB_UNMAP:
+            raise NotOffered("DEVIOTLB_UNMAP", int(self.offers))
+        last = iova + size - 1
+        if self._table.walk(iova, last, 1):
+            self._lines.warn("mapped", self.name, f"device TLB invalidated at {iova:#x}, which is still mapped")
+        self._publish([(DevIotlbUnmap(self.name, self.seq + 1, iova, last), ())])
+
+    def register(self, notifier: Notifier) -> Registration:
+        """Have a notifier called inside every later change; embedded only.
+
+        One that asks for MAP is called with every present mapping first.
+
+        Raises:
+            CapabilityRefused, DemandRefused: As for a subscription.
+            NotifierFailed: It raised at a present mapping; it is not registered.
+
+        Source: QEMU ``memory_region_register_iommu_notifier`` and
+        ``memory_region_iommu_replay``, in one step.
+        """
+        self._check_open()
+        self.routes.add_notifier(notifier)
+        try:
+            if notifier.caps & Cap.MAP:
+                self._replay(notifier)
+        except BaseException:
+            self.routes.remove_notifier(notifier)
+            raise
+        return Registration(lambda: self.routes.remove_notifier(notifier))
+
+    # -- waiting -----------------------------------------------------------------
+
+    async def sync(self, timeout: float = SYNC_TIMEOUT) -> SyncReport:  # noqa: ASYNC109
+        self._check_thread()
+        return await sync_spaces((self,), timeout)
+
+    async def drain(self) -> None:
+        self._check_thread()
+        await checkpoint()
+        while any(member.crowded for member in self.routes.members):
+            room = anyio.Event()
+            self._room.append(room)
+            await room.wait()
+
+    async def fence(self, subscription: Subscription | str) -> bool:
+        self._check_thread()
+        member = self.routes.find(subscription if isinstance(subscription, str) else subscription.name)
+        member.abandon("the producer fenced it")
+        await checkpoint()
+        return await member.prove()
+
+    async def close(self) -> None:
+        self._check_thread()
+        self.shut()
+        await checkpoint()
+
+    def shut(self) -> None:
+        """Close without waiting: UNMAP of all, then the end."""
+        if not self._open_in:
+            return
+        self.unmap_all()
+        for member in self.routes.members:
+            if not member.caps & Cap.UNMAP:
+                member.offer(DevIotlbUnmap(self.name, self.seq, 0, self.shape.last))
+            member.end()
+        self._open_in = 0
+        self._on_close(self)
+
+    def statistics(self) -> SpaceStatistics:
+        maps = self.seq - self._unmapped - self._invalidated
+        return SpaceStatistics(
+            mappings=len(self._table),
+            seq=self.seq,
+            published={Cap.UNMAP: self._unmapped, Cap.MAP: maps, Cap.DEVIOTLB_UNMAP: self._invalidated},
+            demand=self.routes.demand,
+            subscriptions={member.name: member.statistics() for member in self.routes.members},
+            unproven=tuple(member.name for member in self.routes.unproven),
+            old_pieces=len(self.ledger),
+            syncs=self._syncs,
+            failed_syncs=self._failed_syncs,
+        )
+
+    def __repr__(self) -> str:
+        state = f"{len(self._table)} mappings, seq {self.seq}" if self._open_in else "closed"
+        return f"<space {self.name} {self.offers!r}, {state}, {len(self.routes.members)} subscriptions>"
+
+    # -- for members -------------------------------------------------------------
+
+    def walk(self, first: int, last: int, limit: int) -> list[Mapping]:
+        """Return the first ``limit`` mappings that overlap the range."""
+        return self._table.walk(first, last, limit)
+
+    def lookup(self, iova: int) -> Mapping | None:
+        """Return the mapping at an address.
+
+        Raises:
+            NoTranslator: A pull space keeps no table.
+        """
+        if self._pull:
+            raise NoTranslator(self.name, iova)
+        return self._table.lookup(iova)
+
+    def enroll(self, member: Member) -> None:
+        """Register a subscription; raises as `Routes.add_member` does."""
+        self._check_open()
+        self.routes.add_member(member)
+        member.join()
+
+    def dismiss(self, member: Member) -> None:
+        """Publish to the member no longer; forget it once it is gone."""
+        if member.fenced and member in self.routes.members:
+            self._lines.warn("fenced", member.name, member.reason)
+        self.routes.remove_member(member, unproven=member.state is State.UNPROVEN)
+        self.moved()
+
+    def bury(self, member: Member) -> None:
+        """Abandon a member at the next opportunity; called from any thread."""
+        self._buried.append(member)
+
+    def moved(self) -> None:
+        """Note that a mailbox has more room."""
+        if self._room:
+            waiting, self._room = self._room, []
+            for room in waiting:
+                room.set()
+
+    # -- for a sync --------------------------------------------------------------
+
+    def counting(self) -> tuple[Member, ...]:
+        """Return everybody a `sync` has to wait for."""
+        self._abandon_buried()
+        return self.routes.counting()
+
+    def synced(self, failure: SyncFailed | None) -> None:
+        """Note how a `sync` ended."""
+        if failure is None:
+            self._syncs += 1
+        else:
+            self._failed_syncs += 1
+            self._lines.warn("sync", self.name, str(failure))
+        self._trim()
+
+    # -- inside: checks ------------------------------------------------------------
+
+    def _check_thread(self) -> None:
+        if get_ident() != self._owner:
+            raise WrongThread(self._owner, get_ident())
+
+    def _check_open(self) -> None:
+        self._check_thread()
+        if not self._open_in:
+            raise SpaceClosed(self.name)
+
+    def _check_range(self, iova: int, size: int) -> None:
+        self._check_open()
+        self.shape.check_range(iova, size)
+
+    def _check_map(self, iova: int, size: int, target: int, perm: int) -> None:
+        self._check_open()
+        self.shape.check_map(iova, size, target, perm)
+        if self._pull:
+            raise NotOffered("MAP", int(self.offers))
+
+    # -- inside: staging and publishing ----------------------------------------------
+
+    def _stage(self, change: Mapping | IovaRange, staged: list[Staged]) -> None:
+        """Make a change in the table, and append what is to be published of it."""
+        seq = self.seq + len(staged) + 1
+        if isinstance(change, Mapping):
+            self.shape.check_map(change.first, change.size, change.target, change.perm)
+            if self._pull:
+                raise NotOffered("MAP", int(self.offers))
+            self._stage_map(change, seq, staged)
+            return
+        self.shape.check_range(change.first, change.size)
+        if self._pull:
+            staged.append(self._stage_pull(change.first, change.last, seq - 1))
+            return
+        try:
+            removed = self._table.remove(change.first, change.last)
+        except Straddle:
+            if self._straddle == "refuse":
+                raise
+            self._stage_split(change.first, change.last, seq, staged)
+            return
+        if removed:
+            staged.append((Unmap(self.name, seq, change.first, change.last), removed))
+
+    def _stage_map(self, mapping: Mapping, seq: int, staged: list[Staged]) -> None:
+        if self._table.insert(*mapping_fields(mapping)):
+            staged.append((Map(self.name, seq, *mapping_fields(mapping)), ()))
+
+    def _stage_pull(self, first: int, last: int, seq: int) -> Staged:
+        return Unmap(self.name, seq + 1, first, last), ()
+
+    def _stage_split(self, first: int, last: int, seq: int, staged: list[Staged]) -> Sequence[Mapping]:
+        cut = self._table.cut(first, last)
+        staged.append((Unmap(self.name, seq, cut.first, cut.last), cut.removed))
+        for survivor in cut.survivors:
+            seq += 1
+            staged.append((Map(self.name, seq, *mapping_fields(survivor)), ()))
+        return cut.removed
+
+    def _split(self, first: int, last: int) -> Sequence[Mapping]:
+        staged: list[Staged] = []
+        removed = self._stage_split(first, last, self.seq + 1, staged)
+        self._publish(staged)
+        return removed
+
+    def _undo(self, staged: list[Staged]) -> None:
+        """Put the table back as it was before the changes."""
+        for event, removed in reversed(staged):
+            if isinstance(event, Map):
+                self._table.remove(event.first, event.last)
+            for piece in removed:
+                self._table.insert(*mapping_fields(piece))
+
+    def _publish(self, staged: list[Staged]) -> None:
+        """Put events that are in the table into the mailboxes, then run the notifiers.
+
+        In that order for all of them: a notifier may publish too, and nobody
+        may see what it says before what it was told.
+        """
+        for event, removed in staged:
+            self.seq = event.seq
+            self._send(event, removed)
+        failures: list[Exception] = []
+        for event, _ in staged:
+            try:
+                self._notice.tell(event, self._called_for(event))
+            except NotifierFailed as failed:
+                failures += failed.exceptions
+        self._abandon_buried()
+        if failures:
+            raise NotifierFailed(f"{len(failures)} notifiers raised", failures)
+
+    def _send(self, event: Event, removed: Sequence[Mapping]) -> None:
+        if isinstance(event, Map):
+            puts = self.routes.maps
+        elif isinstance(event, Unmap):
+            puts = self.routes.unmaps
+            self._unmapped += 1
+            self._remember(event.seq, removed, event)
+        else:
+            puts = self.routes.devices
+            self._invalidated += 1
+            self._remember(event.seq, removed, event)
+        for put in puts:
+            put(event)
+
+    def _called_for(self, event: Event) -> Sequence[Notifier]:
+        if isinstance(event, Map):
+            return self.routes.map_notifiers
+        if isinstance(event, Unmap):
+            return self.routes.unmap_notifiers
+        return self.routes.device_notifiers
+
+    def _replay(self, notifier: Notifier) -> None:
+        """Call a notifier with every present mapping of its range."""
+        cursor = notifier.first
+        while cursor <= notifier.last:
+            found = self._table.walk(cursor, notifier.last, REPLAY_STEP)
+            for mapping in found:
+                self._notice.tell(Map(self.name, self.seq, *mapping_fields(mapping)), (notifier,))
+            if len(found) < REPLAY_STEP:
+                return
+            cursor = found[-1].last + 1
+
+    # -- inside: old translations --------------------------------------------------
+
+    def _remember(self, seq: int, removed: Sequence[Mapping], event: Event | None = None) -> None:
+        """Keep what was removed until everybody has let go of it."""
+        if not self.routes.members and not self.routes.unproven:
+            return
+        if removed:
+            self.ledger.add(seq, removed)
+        elif event is not None:
+            self.ledger.add_range(seq, event.first, event.last)
+        if self.ledger.due:
+            self._trim()
+
+    def _trim(self) -> None:
+        self.ledger.trim(min((member.covered for member in self.routes.counting()), default=self.seq))
+
+    def _abandon_buried(self) -> None:
+        while self._buried:
+            member = self._buried.pop()
+            member.abandon(member.reason)
+
+
+def mapping_fields(mapping: Mapping) -> tuple[int, int, int, Perm]:
+    """Return the fields in the order in which tables and events take them."""
+    return mapping.first, mapping.last, mapping.target, mapping.perm
+
+
+async def sync_spaces(spaces: Sequence[LocalSpace], timeout: float) -> SyncReport:  # noqa: ASYNC109
+    """Sync several spaces at once; raises as `AddressSpace.sync` does."""
+    members = [member for space in spaces for member in space.counting()]
+    try:
+        report = await Sync(members).run(timeout)
+    except SyncFailed as failure:
+        for space in spaces:
+            space.synced(failure)
+        raise
+    for space in spaces:
+        space.synced(None)
+    return report

@@ -1,0 +1,217 @@
+"""A consumer's handle on its subscription: iterate, acknowledge, translate, leave."""
+
+import warnings
+from collections.abc import AsyncIterator, Callable
+from types import TracebackType
+from typing import Self, TypeVar
+from weakref import ref
+
+from anyio.lowlevel import checkpoint
+
+from ..caps import Perm
+from ..errors import (
+    AccessDenied,
+    AlreadyIterated,
+    Fenced,
+    MappingFailed,
+    NotEntered,
+    NotMapped,
+    SubscriptionClosed,
+    WrongMode,
+)
+from ..events import Event
+from .abc import Acknowledge, Batch, Subscription
+from .member import Member, State
+from .reports import SubscriptionStatistics
+from .translation import LocalTranslation
+
+IteratorT = TypeVar("IteratorT", bound=AsyncIterator[object])
+
+
+class LocalSubscription(Subscription):
+    """A subscription in the process of the bus.
+
+    Args:
+        member: What the bus keeps of it.
+        register: Registers the member with its space; may raise.
+        check_thread: Raises if the caller is not the thread of the bus.
+        ack: How it acknowledges.
+    """
+
+    def __init__(
+        self,
+        member: Member,
+        register: Callable[[Member], None],
+        check_thread: Callable[[], None],
+        ack: Acknowledge,
+    ) -> None:
+        self._member = member
+        self._register = register
+        self._check_thread = check_thread
+        self._mode: Acknowledge = ack
+        self._hand: list[Event] = []  # of the last hand-over, not given yet, last one first
+        self._iterator: ref[AsyncIterator[object]] | None = None
+        self.name = member.name
+
+    @property
+    def fenced(self) -> bool:
+        return self._member.fenced
+
+    async def __aenter__(self) -> Self:
+        self._check_thread()
+        if self._member.state is not State.NEW:
+            raise SubscriptionClosed(self.name)
+        await checkpoint()
+        self._register(self._member)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self._leave()
+        else:
+            self._member.abandon(f"its block was left by {kind.__name__}")
+
+    async def close(self) -> None:
+        self._check_thread()
+        self._leave()
+        await checkpoint()
+
+    def __aiter__(self) -> AsyncIterator[Event]:
+        if self._mode == "manual":
+            raise WrongMode(self.name, self._mode, "iterate batches() and ack() each")
+        return self._only(Events(self))
+
+    def batches(self) -> AsyncIterator[Batch]:
+        return self._only(Batches(self))
+
+    def ack(self, batch: Batch) -> None:
+        self._check_open()
+        if self._mode != "manual":
+            raise WrongMode(self.name, self._mode, "asking for the next event acknowledges")
+        if batch.number > self._member.completion.handed:
+            raise WrongMode(self.name, self._mode, f"{batch!r} is not of this subscription")
+        self._member.acknowledge(batch.number)
+
+    def fail(self, event: Event, error: Exception) -> None:
+        self._check_open()
+        behind = [later for later in self._hand if later.first <= event.last and later.last >= event.first]
+        self._hand = [later for later in self._hand if later not in behind]
+        self._member.fail(event, error, behind)
+
+    async def wait_current(self) -> None:
+        self._check_open()
+        await self._member.first_turn.wait()
+        failures = self._member.pop_failures()
+        if failures:
+            raise MappingFailed(tuple(failures))
+        self._check_open()
+
+    async def translate(self, iova: int, perm: Perm = Perm.R) -> LocalTranslation:
+        self._check_open()
+        await checkpoint()
+        self._check_open()
+        found = self._member.translate(iova)
+        if found is None:
+            raise NotMapped(iova)
+        if perm & ~found.mapping.perm:
+            raise AccessDenied(iova, int(perm), int(found.mapping.perm))
+        return found
+
+    def statistics(self) -> SubscriptionStatistics:
+        return self._member.statistics()
+
+    def __del__(self) -> None:
+        if self._member.state is State.JOINED:
+            warnings.warn(f"{self!r} was never left", ResourceWarning, source=self, stacklevel=1)
+            self._member.lose("it was garbage collected")
+
+    def __repr__(self) -> str:
+        member = self._member
+        state = f"fenced: {member.reason}" if member.fenced else member.state.value
+        return f"<subscription {self.name} {member.caps!r}, {state}, lag {member.mailbox.lag}>"
+
+    # -- for the iterators -------------------------------------------------------
+
+    async def next_event(self) -> Event:
+        """Return the next event; this acknowledges the hand-over before, once it is used up."""
+        if not self._hand:
+            hand = await self._next_hand()
+            hand.reverse()
+            self._hand = hand
+        return self._hand.pop()
+
+    async def next_batch(self) -> Batch:
+        """Return the rest of the hand-over that `next_event` began, or the next one."""
+        hand, self._hand = self._hand, []
+        if hand:
+            hand.reverse()
+        else:
+            hand = await self._next_hand()
+        return Batch(self._member.completion.handed, hand)
+
+    # -- inside ------------------------------------------------------------------
+
+    async def _next_hand(self) -> list[Event]:
+        member = self._member
+        self._check_open()
+        if self._mode == "next":
+            member.acknowledge(member.completion.handed)
+        if member.mailbox.ready or member.ended:
+            await checkpoint()
+        while True:
+            self._check_open()
+            if member.mailbox.ready:
+                hand = member.take()
+                if hand:
+                    return hand
+            elif member.ended:
+                raise StopAsyncIteration
+            else:
+                await member.wait_ready()
+
+    def _only(self, iterator: IteratorT) -> IteratorT:
+        self._check_open()
+        if self._iterator is not None and self._iterator() is not None:
+            raise AlreadyIterated(self.name)
+        self._iterator = ref(iterator)
+        return iterator
+
+    def _check_open(self) -> None:
+        self._check_thread()
+        member = self._member
+        if member.state is not State.JOINED:
+            if member.fenced:
+                raise Fenced(self.name, member.reason)
+            if member.state is State.NEW:
+                raise NotEntered(self.name)
+            raise SubscriptionClosed(self.name)
+
+    def _leave(self) -> None:
+        self._hand = []
+        self._member.leave()
+
+
+class Events(AsyncIterator[Event]):
+    """Iterates a subscription event by event."""
+
+    __slots__ = ("__weakref__", "_subscription")
+
+    def __init__(self, subscription: LocalSubscription) -> None:
+        self._subscription = subscription
+
+    async def __anext__(self) -> Event:
+        return await self._subscription.next_event()
+
+
+class Batches(AsyncIterator[Batch]):
+    """Iterates a subscription hand-over by hand-over."""
+
+    __slots__ = ("__weakref__", "_subscription")
+
+    def __init__(self, subscription: LocalSubscription) -> None:
+        self._subscription = subscription
+
+    async def __anext__(self) -> Batch:
+        return await self._subscription.next_batch()

@@ -1,0 +1,155 @@
+"""Who has let go: hand-overs, acknowledgements and those who wait for them.
+
+Each hand-over to a consumer has a number, from 1.  An acknowledgement is
+cumulative: all up to that number is applied *and no longer used*.  A waiter
+needs the acknowledgement of one certain hand-over:
+
+* nothing waits in the mailbox: the last one made;
+* something is to be taken away: the next one, because every hand-over gives
+  all of that;
+* part of the table has still to be read, by a subscriber that had read all of
+  it before: the one that ends one turn of the cursor.
+
+A subscriber that is still on its first turn counts only for what is taken
+away, so that a joiner with a million mappings to read does not hold up a guest.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from enum import Enum
+
+from .mailbox import Mailbox, Turn
+
+
+class How(Enum):
+    """How a subscriber came to use nothing old any more."""
+
+    ACKNOWLEDGED = "acknowledged"
+    LEFT = "left"
+    STOPPED = "stopped"
+
+
+class Wait:
+    """One waiter for one subscriber; it settles once.
+
+    Its callback is called when it settles, and when the subscriber will not
+    settle it by itself any more.
+
+    Attributes:
+        how: How it was settled, or `None` as long as it is not.
+        number: Hand-over whose acknowledgement settles it; `None` until the
+            cursor has made its turn.
+    """
+
+    __slots__ = ("_changed", "how", "number", "turn")
+
+    def __init__(self, number: int | None, turn: Turn, changed: Callable[["Wait"], None]) -> None:
+        self.number = number
+        self.turn = turn
+        self.how: How | None = None
+        self._changed = changed
+
+    def settle(self, how: How) -> None:
+        """End the wait and tell the waiter."""
+        self.how = how
+        self._changed(self)
+
+    def poke(self) -> None:
+        """Tell the waiter that something about the subscriber changed."""
+        self._changed(self)
+
+
+class Completion:
+    """The hand-overs of one subscription.
+
+    Attributes:
+        handed: Number of the last hand-over, 0 before the first.
+        acked: Number of the last one acknowledged.
+        current: Whether the first turn of the table was acknowledged.
+        covered: Number in the space up to which all removals are acknowledged.
+    """
+
+    __slots__ = ("_open", "_waits", "acked", "covered", "current", "handed")
+
+    def __init__(self, covered: int = 0) -> None:
+        self.handed = 0
+        self.acked = 0
+        self.covered = covered
+        self.current = False
+        self._open: deque[tuple[int, int]] = deque()  # hand-over, number in the space
+        self._waits: list[Wait] = []
+
+    def hand_over(self, seq: int, mailbox: Mailbox) -> int:
+        """Number a hand-over made when the space had come to ``seq``."""
+        self.handed += 1
+        self._open.append((self.handed, seq))
+        self.look(mailbox)
+        return self.handed
+
+    def look(self, mailbox: Mailbox) -> None:
+        """Fix the hand-over of those who wait for a turn that has been made."""
+        for wait in [wait for wait in self._waits if wait.number is None and mailbox.reached(wait.turn)]:
+            wait.number = self.handed
+        self._settle()
+
+    def acknowledge(self, number: int) -> None:
+        """Take it that everything up to hand-over ``number`` is out of use."""
+        if number <= self.acked:
+            return
+        self.acked = number
+        while self._open and self._open[0][0] <= number:
+            self.covered = self._open.popleft()[1]
+        self._settle()
+
+    def expect(self, mailbox: Mailbox, changed: Callable[[Wait], None]) -> Wait:
+        """Return a wait for what is in the mailbox and in hand at this moment.
+
+        ``changed`` may be called before this returns.
+        """
+        if self.current and mailbox.reading:
+            return self._wait(None, mailbox.turn, changed)
+        return self._wait(self.handed + mailbox.owes_removal, mailbox.turn, changed)
+
+    def expect_turn(self, mailbox: Mailbox, changed: Callable[[Wait], None]) -> Wait:
+        """Return a wait for one turn of the table, read and acknowledged."""
+        number = None if mailbox.reading else self.handed + mailbox.ready
+        return self._wait(number, mailbox.turn, changed)
+
+    def expect_stop(self, changed: Callable[[Wait], None]) -> Wait:
+        """Return a wait that no acknowledgement settles, only `finish`."""
+        wait = Wait(None, (0, 0), changed)
+        self._waits.append(wait)
+        return wait
+
+    def poke(self) -> None:
+        """Tell everybody who waits to look again."""
+        for wait in list(self._waits):
+            wait.poke()
+
+    def forget(self, wait: Wait) -> None:
+        """Drop a wait that nobody is interested in any more."""
+        if wait in self._waits:
+            self._waits.remove(wait)
+
+    def finish(self, how: How) -> None:
+        """Settle everybody: the subscriber uses nothing any more."""
+        waits, self._waits = self._waits, []
+        for wait in waits:
+            wait.settle(how)
+
+    # -- inside ----------------------------------------------------------------
+
+    def _wait(self, number: int | None, turn: Turn, changed: Callable[[Wait], None]) -> Wait:
+        wait = Wait(number, turn, changed)
+        self._waits.append(wait)
+        self._settle()
+        return wait
+
+    def _settle(self) -> None:
+        """Settle whom the last acknowledgement, or none at all, was enough for."""
+        if not self._waits:
+            return
+        settled = [wait for wait in self._waits if wait.number is not None and wait.number <= self.acked]
+        self._waits = [wait for wait in self._waits if wait not in settled]
+        for wait in settled:
+            wait.settle(How.ACKNOWLEDGED)

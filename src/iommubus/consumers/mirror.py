@@ -1,0 +1,70 @@
+"""A shadower's copy of what is mapped, as VFIO keeps one in the IOMMU."""
+
+from collections.abc import Iterator
+from typing import assert_never
+
+from ..bus.abc import Subscription
+from ..caps import Perm
+from ..errors import AccessDenied, Fenced, NotMapped
+from ..events import DevIotlbUnmap, Event, Map, Unmap
+from ..table import Mapping, Table
+
+
+class Mirror:
+    """The mappings that a subscription was told of and not told to drop.
+
+    Args:
+        subscription: What feeds it; once that is fenced, nothing here may be used.
+    """
+
+    def __init__(self, subscription: Subscription) -> None:
+        self._subscription = subscription
+        self._table = Table()
+
+    def apply(self, event: Event) -> None:
+        """Follow one event.
+
+        Raises:
+            Overlap: A MAP over a live mapping, which a shadower is never sent.
+            Straddle: An UNMAP that cuts a mapping, which it is never sent either.
+        """
+        match event:
+            case Map():
+                self._table.insert(event.first, event.last, event.target, event.perm)
+            case Unmap():
+                self._table.remove(event.first, event.last)
+            case DevIotlbUnmap():
+                pass  # concerns the caches behind it
+            case _:
+                assert_never(event)
+
+    async def run(self) -> None:
+        """Follow the subscription to its end."""
+        async for event in self._subscription:
+            self.apply(event)
+
+    def lookup(self, iova: int, perm: Perm = Perm.R) -> Mapping:
+        """Return the mapping of an address, for one access now.
+
+        Raises:
+            NotMapped: There is none.
+            AccessDenied: It does not allow the access.
+            Fenced: The subscription was fenced.
+        """
+        if self._subscription.fenced:
+            raise Fenced(self._subscription.name, "its mirror must not be used")
+        mapping = self._table.lookup(iova)
+        if mapping is None:
+            raise NotMapped(iova)
+        if perm & ~mapping.perm:
+            raise AccessDenied(iova, int(perm), int(mapping.perm))
+        return mapping
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def __iter__(self) -> Iterator[Mapping]:
+        return iter(self._table)
+
+    def __repr__(self) -> str:
+        return f"<mirror of {self._subscription.name}, {len(self)} mappings>"

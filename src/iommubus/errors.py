@@ -1,0 +1,506 @@
+"""Every exception iommubus raises on purpose, by whose fault it is.
+
+* `IommubusError`
+    * `MappingError` (also `ValueError`) -- the *producer* asked for something a
+      page table cannot hold; the space is unchanged and nobody was told
+        * `EmptyRange`, `RangeWraps`, `InvertedRange`
+        * `Misaligned`, `OutsideSpace`, `InReserved`, `BadPermission`, `BadTarget`
+        * `Overlap`, `Straddle`, `NotOffered`, `BadShape`
+    * `SubscribeError` (also `ValueError`) -- the *consumer* asked for what it
+      cannot have; it is not registered
+        * `EmptyMask`, `MapAlone`, `UnknownCapability`
+        * `CapabilityRefused`, `DemandRefused`, `OutsideRanges`, `BadCapacity`
+    * `BadName`, `NameTaken` (also `ValueError`), `UnknownName` (also
+      `LookupError`) -- a name is wrong
+    * `StateError` (also `RuntimeError`) -- right call, wrong moment or place
+        * `BusClosed`, `SpaceClosed`, `SubscriptionClosed`, `NotEntered`
+        * `AlreadyIterated`, `WrongThread`, `WrongMode`
+    * `Fenced` -- this subscription was fenced; what it holds must not be used
+    * `MappingFailed` -- this subscriber could not apply part of its first replay
+    * `SyncFailed` -- *subscribers* did not finish in time, or could not
+    * `TranslationFault` -- the *device* used an address it may not use
+        * `NotMapped`, `AccessDenied`, `NoTranslator`
+    * `NotifierFailed` -- the *producer's own* callbacks raised
+    * `TraceError` (also `ValueError`) -- a *recorded trace* is damaged
+
+Catch `IommubusError` to catch them all.  Cancellation is never wrapped.
+Addresses are printed in hexadecimal, ranges with both ends inclusive.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+def span(first: int, last: int) -> str:
+    """Return a range as people read it, both ends inclusive."""
+    return f"{first:#x}..{last:#x}"
+
+
+class IommubusError(Exception):
+    """Base of everything iommubus raises on purpose."""
+
+
+# -- the producer's requests -------------------------------------------------
+
+
+class MappingError(IommubusError, ValueError):
+    """A change that a page table cannot hold; nothing was changed."""
+
+
+@dataclass(eq=False)
+class EmptyRange(MappingError):
+    """A range of no bytes; size 0 never means "everything" here."""
+
+    iova: int
+    size: int
+
+    def __str__(self) -> str:
+        return f"a range has at least one byte, got iova {self.iova:#x} size {self.size:#x}"
+
+
+@dataclass(eq=False)
+class RangeWraps(MappingError):
+    """A range that leaves 0..2^64-1."""
+
+    iova: int
+    size: int
+
+    def __str__(self) -> str:
+        return f"iova {self.iova:#x} size {self.size:#x} leaves 0..2^64-1"
+
+
+@dataclass(eq=False)
+class InvertedRange(MappingError):
+    """A range whose first address lies behind its last one."""
+
+    first: int
+    last: int
+
+    def __str__(self) -> str:
+        return f"first {self.first:#x} is greater than last {self.last:#x}"
+
+
+@dataclass(eq=False)
+class Misaligned(MappingError):
+    """An address or a size that is no multiple of the granule.
+
+    Attributes:
+        what: Which value: ``"iova"``, ``"size"`` or ``"target"``.
+    """
+
+    what: str
+    value: int
+    granule: int
+
+    def __str__(self) -> str:
+        return f"{self.what} {self.value:#x} is no multiple of the granule {self.granule:#x}"
+
+
+@dataclass(eq=False)
+class OutsideSpace(MappingError):
+    """A range that ends behind the last address of the space."""
+
+    first: int
+    last: int
+    space_last: int
+
+    def __str__(self) -> str:
+        return f"{span(self.first, self.last)} ends behind {self.space_last:#x}, the last address of the space"
+
+
+@dataclass(eq=False)
+class InReserved(MappingError):
+    """A MAP that touches a reserved range (an MSI window, for instance)."""
+
+    first: int
+    last: int
+    reserved_first: int
+    reserved_last: int
+
+    def __str__(self) -> str:
+        reserved = span(self.reserved_first, self.reserved_last)
+        return f"{span(self.first, self.last)} touches the reserved range {reserved}"
+
+
+@dataclass(eq=False)
+class BadPermission(MappingError):
+    """A MAP that allows neither reading nor writing, or has unknown bits."""
+
+    perm: int
+
+    def __str__(self) -> str:
+        return f"a mapping allows R (1), W (2) or both (3), got {self.perm:#x}"
+
+
+@dataclass(eq=False)
+class BadTarget(MappingError):
+    """A MAP whose targets leave 0..2^64-1."""
+
+    target: int
+    size: int
+
+    def __str__(self) -> str:
+        return f"target {self.target:#x} size {self.size:#x} leaves 0..2^64-1"
+
+
+@dataclass(eq=False)
+class BadShape(MappingError):
+    """A space that cannot be: its granule, last address or reserved ranges clash."""
+
+    granule: int
+    last: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"a space with granule {self.granule:#x} and last address {self.last:#x} cannot be: {self.reason}"
+
+
+@dataclass(eq=False)
+class Overlap(MappingError):
+    """A MAP over a live mapping; unmap first, or use `remap`."""
+
+    first: int
+    last: int
+    held_first: int
+    held_last: int
+
+    def __str__(self) -> str:
+        return f"{span(self.first, self.last)} overlaps the live mapping {span(self.held_first, self.held_last)}"
+
+
+@dataclass(eq=False)
+class Straddle(MappingError):
+    """An UNMAP whose edge cuts a mapping, in a space that refuses to cut."""
+
+    first: int
+    last: int
+    held_first: int
+    held_last: int
+
+    def __str__(self) -> str:
+        return f"{span(self.first, self.last)} cuts the mapping {span(self.held_first, self.held_last)}"
+
+
+@dataclass(eq=False)
+class NotOffered(MappingError):
+    """An event of a kind that the space said it does not publish."""
+
+    kind: str
+    offers: int
+
+    def __str__(self) -> str:
+        return f"the space offers the mask {self.offers:#x}, which has no {self.kind}"
+
+
+# -- the consumer's requests -------------------------------------------------
+
+
+class SubscribeError(IommubusError, ValueError):
+    """A subscription that cannot be had; nothing was registered."""
+
+
+@dataclass(eq=False)
+class EmptyMask(SubscribeError):
+    """A capability mask of 0 asks for nothing."""
+
+    caps: int
+
+    def __str__(self) -> str:
+        return f"the capability mask {self.caps:#x} asks for nothing"
+
+
+@dataclass(eq=False)
+class MapAlone(SubscribeError):
+    """MAP without UNMAP: who is never told to let go may not hold."""
+
+    caps: int
+
+    def __str__(self) -> str:
+        return f"the capability mask {self.caps:#x} has MAP without UNMAP: who is never told to let go may not hold"
+
+
+@dataclass(eq=False)
+class UnknownCapability(SubscribeError):
+    """Bits in the mask that are no capability."""
+
+    caps: int
+    known: int
+
+    def __str__(self) -> str:
+        return f"the capability mask {self.caps:#x} has unknown bits {self.caps & ~self.known:#x}"
+
+
+@dataclass(eq=False)
+class CapabilityRefused(SubscribeError):
+    """The space cannot deliver what the mask asks for."""
+
+    space: str
+    caps: int
+    offers: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.space} offers the mask {self.offers:#x}, not {self.caps:#x}: {self.reason}"
+
+
+@dataclass(eq=False)
+class DemandRefused(SubscribeError):
+    """The producer's demand callback refused; its reason is the cause."""
+
+    space: str
+    old: int
+    new: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"the producer of {self.space} refused the demand {self.new:#x} (it was {self.old:#x}): {self.reason}"
+
+
+@dataclass(eq=False)
+class OutsideRanges(SubscribeError):
+    """None of the ranges asked for lies inside the space, or two overlap."""
+
+    space: str
+    ranges: tuple[tuple[int, int], ...]
+    reason: str
+
+    def __str__(self) -> str:
+        ranges = ", ".join(span(*edges) for edges in self.ranges)
+        return f"the ranges {ranges or '(none)'} cannot be subscribed on {self.space}: {self.reason}"
+
+
+@dataclass(eq=False)
+class BadCapacity(SubscribeError):
+    """A mailbox that holds nothing."""
+
+    capacity: int
+
+    def __str__(self) -> str:
+        return f"a mailbox holds at least one event, got a capacity of {self.capacity}"
+
+
+# -- names -------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class BadName(IommubusError, ValueError):
+    """A name that cannot tell a space from a pattern."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.name!r} is no name for a space: it is empty or has one of the pattern characters *?[]"
+
+
+@dataclass(eq=False)
+class NameTaken(IommubusError, ValueError):
+    """A space of this name exists already."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return f"a space named {self.name!r} exists already"
+
+
+@dataclass(eq=False)
+class UnknownName(IommubusError, LookupError):
+    """No space has this name."""
+
+    name: str
+    known: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"no space is named {self.name!r}; there are {', '.join(self.known) or 'none'}"
+
+
+# -- the wrong moment --------------------------------------------------------
+
+
+class StateError(IommubusError, RuntimeError):
+    """Right call, wrong moment or wrong place."""
+
+
+@dataclass(eq=False)
+class BusClosed(StateError):
+    """The bus is closed, or was never entered."""
+
+    def __str__(self) -> str:
+        return "the bus is not open; use it inside `async with Bus() as bus`"
+
+
+@dataclass(eq=False)
+class SpaceClosed(StateError):
+    """The space is closed; its mappings are gone."""
+
+    space: str
+
+    def __str__(self) -> str:
+        return f"the space {self.space!r} is closed"
+
+
+@dataclass(eq=False)
+class SubscriptionClosed(StateError):
+    """The subscription was left or closed; nothing more comes from it."""
+
+    subscription: str
+
+    def __str__(self) -> str:
+        return f"the subscription {self.subscription!r} is closed"
+
+
+@dataclass(eq=False)
+class NotEntered(StateError):
+    """The subscription is registered by `async with`, which was not done."""
+
+    subscription: str
+
+    def __str__(self) -> str:
+        return f"the subscription {self.subscription!r} is not registered yet; enter it with `async with`"
+
+
+@dataclass(eq=False)
+class AlreadyIterated(StateError):
+    """Somebody is iterating the subscription; it has one consumer.
+
+    Asking for the next event acknowledges the one before, so a second asker
+    would vouch for work it has not seen.
+    """
+
+    subscription: str
+
+    def __str__(self) -> str:
+        return f"the subscription {self.subscription!r} is being iterated already; it has one consumer"
+
+
+@dataclass(eq=False)
+class WrongThread(StateError):
+    """A call from another thread than the one that runs the bus."""
+
+    owner: int
+    caller: int
+
+    def __str__(self) -> str:
+        return f"the bus belongs to thread {self.owner}, it was called from thread {self.caller}"
+
+
+@dataclass(eq=False)
+class WrongMode(StateError):
+    """A call that does not fit the way this subscription acknowledges."""
+
+    subscription: str
+    mode: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"the subscription {self.subscription!r} acknowledges by {self.mode!r}: {self.reason}"
+
+
+# -- what happened to somebody -----------------------------------------------
+
+
+@dataclass(eq=False)
+class Fenced(IommubusError):
+    """The subscription was fenced: nothing it holds may be used any more."""
+
+    subscription: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"the subscription {self.subscription!r} is fenced: {self.reason}"
+
+
+@dataclass(eq=False)
+class MappingFailed(IommubusError):
+    """Mappings of the first replay that the subscriber itself could not apply."""
+
+    failures: Sequence[object]
+
+    def __str__(self) -> str:
+        return "; ".join(map(str, self.failures))
+
+
+@dataclass(eq=False)
+class SyncFailed(IommubusError):
+    """A `sync` that cannot promise that old translations are out of use.
+
+    Attributes:
+        missing: The subscribers that may still use what was unmapped, each with
+            the removed pieces and their old targets.  Keep those pages out of use.
+        failures: MAPs that a subscriber could not apply, with the cause.
+    """
+
+    missing: Sequence[object]
+    failures: Sequence[object]
+
+    def __str__(self) -> str:
+        parts = [str(entry) for entry in (*self.missing, *self.failures)]
+        return "sync failed: " + "; ".join(parts)
+
+
+# -- the device --------------------------------------------------------------
+
+
+class TranslationFault(IommubusError):
+    """A device used an address in a way it may not."""
+
+
+@dataclass(eq=False)
+class NotMapped(TranslationFault):
+    """Nothing is mapped at the address."""
+
+    iova: int
+
+    def __str__(self) -> str:
+        return f"nothing is mapped at {self.iova:#x}"
+
+
+@dataclass(eq=False)
+class AccessDenied(TranslationFault):
+    """The mapping at the address does not allow this access."""
+
+    iova: int
+    wanted: int
+    granted: int
+
+    def __str__(self) -> str:
+        return f"{self.iova:#x} allows {self.granted:#x}, the access needs {self.wanted:#x}"
+
+
+@dataclass(eq=False)
+class NoTranslator(TranslationFault):
+    """A pull space keeps no table, and its producer answers no questions."""
+
+    space: str
+    iova: int
+
+    def __str__(self) -> str:
+        return f"{self.space} keeps no table, so {self.iova:#x} cannot be translated"
+
+
+class NotifierFailed(IommubusError, ExceptionGroup[Exception]):
+    """Notifiers raised; the event is published and the others have run."""
+
+    def derive(self, excs: Sequence[Exception], /) -> "NotifierFailed":
+        """Return a group of the same kind around ``excs``."""
+        return NotifierFailed(self.message, excs)
+
+
+# -- recorded traces ---------------------------------------------------------
+
+
+@dataclass(eq=False)
+class TraceError(IommubusError, ValueError):
+    """A line of a recorded trace that cannot be read.
+
+    Attributes:
+        line: Number of the line, from 1.
+        text: The line as it stands in the file.
+    """
+
+    path: str
+    line: int
+    text: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.line}: {self.reason}: {self.text!r}"

@@ -1,0 +1,153 @@
+"""The events of an I/O address space: what every other module speaks.
+
+Events are plain immutable values, written here in the order of a mapping's
+life.  They hold no socket, no task and no callback, and encode as arrays.
+`Map` adds access; `Unmap` and `DevIotlbUnmap` take it away and are therefore
+never lost.  `Lost` is told to observers alone.
+
+Units are bytes; ``first..last`` is inclusive.  Whoever makes an event has
+checked it: constructors check nothing, because they run once per change.
+
+Source: QEMU ``IOMMUTLBEvent`` and ``IOMMUTLBEntry``
+(``include/system/memory.h``), with a length instead of a mask.
+"""
+
+from typing import Final
+
+from msgspec import Struct
+
+from .caps import Cap, Perm
+from .errors import span
+
+
+class Map(Struct, frozen=True, array_like=True, tag="map", gc=False):
+    """Translations that came: ``first..last`` now leads to ``target``.
+
+    Attributes:
+        space: Name of the space that changed.
+        seq: Number of the change in its space, from 1.
+        first: First address.
+        last: Last address.
+        target: Where ``first`` leads to; later addresses follow linearly.
+        perm: What a device may do there.
+    """
+
+    space: str
+    seq: int
+    first: int
+    last: int
+    target: int
+    perm: Perm
+
+    @property
+    def iova(self) -> int:
+        """First address, under the name that ioctls use."""
+        return self.first
+
+    @property
+    def size(self) -> int:
+        """Length in bytes."""
+        return self.last - self.first + 1
+
+    def __str__(self) -> str:
+        return f"{self.space}#{self.seq} MAP {span(self.first, self.last)} -> {self.target:#x} {self.perm!r}"
+
+
+class Unmap(Struct, frozen=True, array_like=True, tag="unmap", gc=False):
+    """Translations that went: nothing in ``first..last`` is mapped.
+
+    Stop every use of it before acknowledging.  The range may be larger than
+    what was mapped, and for a cacher larger than what went.
+    """
+
+    space: str
+    seq: int
+    first: int
+    last: int
+
+    @property
+    def iova(self) -> int:
+        """First address, under the name that ioctls use."""
+        return self.first
+
+    @property
+    def size(self) -> int:
+        """Length in bytes."""
+        return self.last - self.first + 1
+
+    def __str__(self) -> str:
+        return f"{self.space}#{self.seq} UNMAP {span(self.first, self.last)}"
+
+
+class DevIotlbUnmap(Struct, frozen=True, array_like=True, tag="deviotlb_unmap", gc=False):
+    """A device's own TLB must forget ``first..last``.
+
+    Stop every use of cached translations there before acknowledging; the
+    address may still be mapped, and may be asked for again.
+    """
+
+    space: str
+    seq: int
+    first: int
+    last: int
+
+    @property
+    def iova(self) -> int:
+        """First address, under the name that ioctls use."""
+        return self.first
+
+    @property
+    def size(self) -> int:
+        """Length in bytes."""
+        return self.last - self.first + 1
+
+    def __str__(self) -> str:
+        return f"{self.space}#{self.seq} DEVIOTLB_UNMAP {span(self.first, self.last)}"
+
+
+class Lost(Struct, frozen=True, array_like=True, tag="lost", gc=False):
+    """Events an observer was too slow for.
+
+    Attributes:
+        space: Name of the space they came from.
+        seq: Number of the last one that is missing.
+        count: How many are missing.
+    """
+
+    space: str
+    seq: int
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.space}#{self.seq} LOST {self.count} events"
+
+
+Event = Map | Unmap | DevIotlbUnmap
+"""What a subscription may yield."""
+
+Observed = Map | Unmap | DevIotlbUnmap | Lost
+"""What an observer may yield."""
+
+KINDS: Final[dict[type[Event], Cap]] = {
+    Map: Cap.MAP,
+    Unmap: Cap.UNMAP,
+    DevIotlbUnmap: Cap.DEVIOTLB_UNMAP,
+}
+"""The capability that a subscriber needs for each kind of event."""
+
+
+def crop(event: Event, first: int, last: int) -> Event | None:
+    """Return the part of ``event`` inside ``first..last``, or `None`.
+
+    A `Map` that loses bytes at its front has its target moved by as many.
+    An event that lies inside comes back as it is.
+    """
+    if event.first >= first and event.last <= last:
+        return event
+    low, high = max(event.first, first), min(event.last, last)
+    if low > high:
+        return None
+    if isinstance(event, Map):
+        target = event.target + low - event.first
+        return Map(event.space, event.seq, low, high, target, event.perm)
+    return type(event)(event.space, event.seq, low, high)

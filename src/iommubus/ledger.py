@@ -1,0 +1,133 @@
+"""What was removed and may still be in use: the old translations by number.
+
+When a `sync` fails, the producer has to keep the old targets out of use; this
+is where they are remembered until every subscriber has let go of them.  Up to
+`PIECE_LIMIT` they are the very pieces cut out of the table; past it only merged
+ranges are kept and the answer says that it is truncated.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
+
+from .rangeset import RangeSet
+from .table import Mapping
+
+PIECE_LIMIT: Final = 65_536
+"""Most removed pieces remembered in one space: some 13 MiB if each was removed
+alone, and as many as VFIO type1 allows mappings in a container."""
+
+RANGE_LIMIT: Final = 4096
+"""Most merged ranges past that; then gaps are bridged, smallest first."""
+
+TRIM_EVERY: Final = 1024
+"""Additions after which it is worth asking who has let go: often enough to stay
+small where nobody calls `sync`, too rarely to cost anything."""
+
+
+class OldPieces(Iterable[Mapping]):
+    """Removed pieces with their old targets, made when they are looked at.
+
+    Attributes:
+        ranges: Where pieces were removed whose targets are no longer known.
+        truncated: Whether there are such; keep *everything* out of use then.
+    """
+
+    __slots__ = ("_entries", "_parts", "ranges")
+
+    def __init__(
+        self,
+        entries: Sequence[Sequence[Mapping]],
+        parts: Sequence[tuple[int, int]],
+        ranges: Sequence[tuple[int, int]],
+    ) -> None:
+        self._entries = entries
+        self._parts = parts
+        self.ranges = ranges
+
+    @property
+    def truncated(self) -> bool:
+        """Whether targets are missing."""
+        return bool(self.ranges)
+
+    def __iter__(self) -> Iterator[Mapping]:
+        for pieces in self._entries:
+            for piece in pieces:
+                for first, last in self._parts:
+                    if piece.first <= last and piece.last >= first:
+                        yield piece.clip(first, last)
+
+    def __bool__(self) -> bool:
+        return self.truncated or any(True for _ in self)
+
+    def __repr__(self) -> str:
+        more = f", and unknown ones in {len(self.ranges)} ranges" if self.truncated else ""
+        return f"<{sum(1 for _ in self)} old pieces{more}>"
+
+
+class Ledger:
+    """The removed pieces of one space, oldest first.
+
+    Args:
+        limit: Most pieces remembered.
+    """
+
+    __slots__ = ("_added", "_count", "_entries", "_limit", "_merged", "_merged_seq")
+
+    def __init__(self, limit: int = PIECE_LIMIT) -> None:
+        self._limit = limit
+        self._entries: deque[tuple[int, Sequence[Mapping]]] = deque()
+        self._count = 0
+        self._added = 0
+        self._merged = RangeSet()
+        self._merged_seq = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time to `trim`."""
+        return self._added >= TRIM_EVERY
+
+    def add(self, seq: int, pieces: Sequence[Mapping]) -> None:
+        """Remember what the UNMAP number ``seq`` removed."""
+        self._added += 1
+        count = self._count + len(pieces)
+        if count <= self._limit:
+            self._entries.append((seq, pieces))
+            self._count = count
+        else:
+            for piece in pieces:
+                self._merge(seq, piece.first, piece.last)
+
+    def add_range(self, seq: int, first: int, last: int) -> None:
+        """Remember that something was removed there, of which no more is known."""
+        self._added += 1
+        self._merge(seq, first, last)
+
+    def trim(self, seq: int) -> None:
+        """Forget what was removed up to number ``seq``: nobody uses it any more."""
+        self._added = 0
+        entries = self._entries
+        while entries and entries[0][0] <= seq:
+            self._count -= len(entries.popleft()[1])
+        if self._merged_seq <= seq:
+            self._merged.clear()
+
+    def since(self, seq: int, parts: Sequence[tuple[int, int]]) -> OldPieces:
+        """Return what was removed after number ``seq`` inside the ranges ``parts``."""
+        entries = [pieces for number, pieces in self._entries if number > seq]
+        merged: list[tuple[int, int]] = []
+        if self._merged_seq > seq:
+            for first, last, _ in self._merged:
+                merged += [
+                    (max(first, low), min(last, high)) for low, high in parts if first <= high and last >= low
+                ]
+        return OldPieces(entries, parts, merged)
+
+    def _merge(self, seq: int, first: int, last: int) -> None:
+        self._merged.add(first, last, mark=False)
+        if len(self._merged) > RANGE_LIMIT:
+            self._merged.close_gaps(RANGE_LIMIT // 2)
+        self._merged_seq = seq

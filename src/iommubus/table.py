@@ -1,0 +1,350 @@
+"""The table of one space: which address leads where, now.
+
+Disjoint mappings in order of address, kept as chunked arrays of machine words:
+a million of them cost tens of megabytes and next to nothing in garbage
+collection, and a whole chunk is cut out without looking into it.
+
+The table decides what is legal (overlap, straddling); it knows nothing of
+events, subscribers or numbers.  Units are bytes, ranges are inclusive, and
+whoever calls has checked that ``0 <= first <= last <= 2**64 - 1``.
+"""
+
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
+from typing import Final, overload
+
+from msgspec import Struct
+
+from .caps import Perm
+from .errors import Overlap, Straddle, span
+
+CHUNK: Final = 512
+"""Most mappings in one chunk.  Small enough that the move an insertion costs
+(4 KiB an array) is hidden behind the calls around it, large enough that a
+million mappings need only 2,000 to 4,000 chunks."""
+
+PERMS: Final = (Perm(0), Perm.R, Perm.W, Perm.RW)
+"""Permissions by their value: an index is cheaper than a call of the enum."""
+
+
+class Mapping(Struct, frozen=True, order=True, array_like=True, gc=False):
+    """A linear piece of the table: ``first..last`` leads to ``target``.
+
+    Attributes:
+        first: First I/O virtual address.
+        last: Last I/O virtual address, inclusive.
+        target: Where ``first`` leads to; later addresses follow linearly.
+        perm: What a device may do there.
+    """
+
+    first: int
+    last: int
+    target: int
+    perm: Perm
+
+    @property
+    def size(self) -> int:
+        """Length in bytes."""
+        return self.last - self.first + 1
+
+    def clip(self, first: int, last: int) -> "Mapping":
+        """Return the part inside ``first..last``, which must overlap it."""
+        low, high = max(self.first, first), min(self.last, last)
+        if low == self.first and high == self.last:
+            return self
+        return Mapping(low, high, self.target + low - self.first, self.perm)
+
+    def __str__(self) -> str:
+        return f"{span(self.first, self.last)} -> {self.target:#x} {self.perm!r}"
+
+
+class Chunk:
+    """Some neighbouring mappings, one array for each of their columns."""
+
+    __slots__ = ("firsts", "lasts", "perms", "targets")
+
+    def __init__(
+        self, firsts: "array[int]", lasts: "array[int]", targets: "array[int]", perms: bytearray
+    ) -> None:
+        self.firsts = firsts
+        self.lasts = lasts
+        self.targets = targets
+        self.perms = perms
+
+    def __len__(self) -> int:
+        return len(self.firsts)
+
+    def __getitem__(self, at: int) -> Mapping:
+        return Mapping(self.firsts[at], self.lasts[at], self.targets[at], PERMS[self.perms[at]])
+
+    def extend(self, other: "Chunk") -> None:
+        """Append the mappings of the chunk that follows."""
+        self.firsts.extend(other.firsts)
+        self.lasts.extend(other.lasts)
+        self.targets.extend(other.targets)
+        self.perms.extend(other.perms)
+
+    def cut(self, start: int, stop: int) -> "Chunk":
+        """Remove the mappings ``start`` to ``stop`` (exclusive); return them."""
+        out = Chunk(
+            self.firsts[start:stop], self.lasts[start:stop], self.targets[start:stop], self.perms[start:stop]
+        )
+        del self.firsts[start:stop], self.lasts[start:stop], self.targets[start:stop], self.perms[start:stop]
+        return out
+
+
+class Pieces(Sequence[Mapping]):
+    """Mappings that were cut out of a table; each is made when looked at."""
+
+    __slots__ = ("_chunks", "_count")
+
+    def __init__(self, chunks: list[Chunk]) -> None:
+        self._chunks = chunks
+        self._count = sum(map(len, chunks))
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> Mapping: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Mapping]: ...
+    def __getitem__(self, index: int | slice) -> Mapping | Sequence[Mapping]:
+        if isinstance(index, slice):
+            return [self[at] for at in range(*index.indices(self._count))]
+        at = index + self._count if index < 0 else index
+        for chunk in self._chunks:
+            if 0 <= at < len(chunk):
+                return chunk[at]
+            at -= len(chunk)
+        raise IndexError(index)
+
+    def __iter__(self) -> Iterator[Mapping]:
+        for chunk in self._chunks:
+            yield from chunk
+
+    def __repr__(self) -> str:
+        return f"<{self._count} pieces>"
+
+
+class Cut(Struct, frozen=True, gc=False):
+    """What a range removal with cutting did to the table.
+
+    Attributes:
+        first: First address of the whole mappings removed and the range.
+        last: Last address of them.
+        removed: The whole mappings, as they were.
+        survivors: What was put back of the ones that straddled.
+    """
+
+    first: int
+    last: int
+    removed: Sequence[Mapping]
+    survivors: Sequence[Mapping]
+
+
+class Table:
+    """Disjoint mappings in order of address.
+
+    Args:
+        chunk: Most mappings in one chunk; tests make it small.
+    """
+
+    __slots__ = ("_chunk", "_chunks", "_count", "_lows", "_sparse")
+
+    def __init__(self, chunk: int = CHUNK) -> None:
+        self._chunk = chunk
+        self._sparse = chunk // 8  # fewer mappings than this are worth joining with a neighbour
+        self._chunks: list[Chunk] = []
+        self._lows = array("Q")  # first address of each chunk
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Mapping]:
+        for chunk in self._chunks:
+            yield from chunk
+
+    def insert(self, first: int, last: int, target: int, perm: int) -> bool:
+        """Add a mapping.
+
+        Returns:
+            `False` if this very mapping was there already; nothing changed.
+
+        Raises:
+            Overlap: A different mapping is in the way.
+        """
+        lows = self._lows
+        if not lows:
+            return self._open(first, last, target, perm)
+        index = bisect_right(lows, first) - 1
+        if index < 0:
+            index = 0
+        chunk = self._chunks[index]
+        firsts = chunk.firsts
+        at = bisect_right(firsts, first)
+        if at and chunk.lasts[at - 1] >= first:
+            return self._refuse(chunk[at - 1], Mapping(first, last, target, PERMS[perm]))
+        if at < len(firsts):
+            if firsts[at] <= last:
+                return self._refuse(chunk[at], Mapping(first, last, target, PERMS[perm]))
+        elif index + 1 < len(lows) and lows[index + 1] <= last:
+            return self._refuse(self._chunks[index + 1][0], Mapping(first, last, target, PERMS[perm]))
+        firsts.insert(at, first)
+        chunk.lasts.insert(at, last)
+        chunk.targets.insert(at, target)
+        chunk.perms.insert(at, perm)
+        if not at:
+            lows[index] = first
+        self._count += 1
+        if len(firsts) > self._chunk:
+            self._divide(index, at)
+        return True
+
+    def remove(self, first: int, last: int) -> Sequence[Mapping]:
+        """Remove every mapping in the range.
+
+        Returns:
+            What was removed, in order; nothing if nothing was mapped there.
+
+        Raises:
+            Straddle: A mapping reaches out of the range; nothing changed.
+        """
+        index = bisect_right(self._lows, first) - 1
+        if index >= 0:
+            chunk = self._chunks[index]
+            firsts = chunk.firsts
+            at = bisect_right(firsts, first) - 1
+            if chunk.lasts[at] == last and firsts[at] == first and len(firsts) > 1:
+                removed = Mapping(first, last, chunk.targets[at], PERMS[chunk.perms[at]])
+                del firsts[at], chunk.lasts[at], chunk.targets[at], chunk.perms[at]
+                if not at:
+                    self._lows[index] = firsts[0]
+                self._count -= 1
+                if len(firsts) < self._sparse and len(self._lows) > 1:
+                    self._merge(index)
+                return (removed,)
+        return self._remove_range(first, last)
+
+    def cut(self, first: int, last: int) -> Cut:
+        """Remove the range, and put back what reaches out of it.
+
+        Mappings that straddle an edge are removed whole; the parts of them
+        outside the range come back as mappings of their own, with the target
+        moved to match.
+        """
+        head, tail = self.lookup(first), self.lookup(last)
+        low = head.first if head else first
+        high = tail.last if tail else last
+        removed = self._remove_range(low, high)
+        survivors: list[Mapping] = []
+        if head and head.first < first:
+            survivors.append(head.clip(head.first, first - 1))
+        if tail and tail.last > last:
+            survivors.append(tail.clip(last + 1, tail.last))
+        for piece in survivors:
+            self.insert(piece.first, piece.last, piece.target, piece.perm)
+        return Cut(low, high, removed, survivors)
+
+    def lookup(self, iova: int) -> Mapping | None:
+        """Return the mapping that contains the address, if there is one."""
+        index = bisect_right(self._lows, iova) - 1
+        if index < 0:
+            return None
+        chunk = self._chunks[index]
+        at = bisect_right(chunk.firsts, iova) - 1
+        return chunk[at] if chunk.lasts[at] >= iova else None
+
+    def walk(self, first: int, last: int, limit: int) -> list[Mapping]:
+        """Return the first ``limit`` mappings that overlap the range, whole."""
+        index, at = self._seek(first)
+        found: list[Mapping] = []
+        while index < len(self._chunks) and len(found) < limit:
+            chunk = self._chunks[index]
+            stop = min(bisect_right(chunk.firsts, last), at + limit - len(found))
+            found.extend(map(chunk.__getitem__, range(at, stop)))
+            if stop < len(chunk):
+                break
+            index, at = index + 1, 0
+        return found
+
+    # -- inside ----------------------------------------------------------------
+
+    def _refuse(self, held: Mapping, wanted: Mapping) -> bool:
+        if held == wanted:
+            return False
+        raise Overlap(wanted.first, wanted.last, held.first, held.last)
+
+    def _open(self, first: int, last: int, target: int, perm: int) -> bool:
+        columns = array("Q", (first,)), array("Q", (last,)), array("Q", (target,))
+        self._chunks.append(Chunk(*columns, bytearray((perm,))))
+        self._lows.append(first)
+        self._count = 1
+        return True
+
+    def _seek(self, first: int) -> tuple[int, int]:
+        """Return chunk and index of the first mapping that ends at or behind ``first``."""
+        index = bisect_right(self._lows, first) - 1
+        if index < 0:
+            return 0, 0
+        at = bisect_left(self._chunks[index].lasts, first)
+        if at == len(self._chunks[index]):
+            return index + 1, 0
+        return index, at
+
+    def _divide(self, index: int, at: int) -> None:
+        """Halve a full chunk, or open a new one where the whole table grows at an end."""
+        chunk = self._chunks[index]
+        half = len(chunk) // 2
+        if at == len(chunk) - 1 and index == len(self._chunks) - 1:
+            half = at
+        elif at == 0 and index == 0:
+            half = 1
+        upper = chunk.cut(half, len(chunk))
+        self._chunks.insert(index + 1, upper)
+        self._lows.insert(index + 1, upper.firsts[0])
+
+    def _merge(self, index: int) -> None:
+        """Join a sparse chunk with a neighbour, if both fit in half a chunk."""
+        left = index if index + 1 < len(self._chunks) else index - 1
+        lower, upper = self._chunks[left], self._chunks[left + 1]
+        if len(lower) + len(upper) <= self._chunk // 2:
+            lower.extend(upper)
+            del self._chunks[left + 1], self._lows[left + 1]
+
+    def _remove_range(self, first: int, last: int) -> Sequence[Mapping]:
+        start, low = self._seek(first)
+        stop = bisect_right(self._lows, last) - 1
+        if stop < start:
+            return ()
+        high = bisect_right(self._chunks[stop].firsts, last)
+        self._check_edges(first, last, self._chunks[start], low, self._chunks[stop], high)
+        pieces = self._take_out(start, low, stop, high)
+        removed = Pieces(pieces)
+        self._count -= len(removed)
+        return removed
+
+    def _check_edges(self, first: int, last: int, start: Chunk, low: int, stop: Chunk, high: int) -> None:
+        if low < len(start) and start.firsts[low] < first:
+            raise Straddle(first, last, start.firsts[low], start.lasts[low])
+        if high and stop.lasts[high - 1] > last:
+            raise Straddle(first, last, stop.firsts[high - 1], stop.lasts[high - 1])
+
+    def _take_out(self, start: int, low: int, stop: int, high: int) -> list[Chunk]:
+        """Cut from mapping ``low`` of chunk ``start`` up to ``high`` (exclusive) of ``stop``."""
+        if start == stop:
+            pieces = [self._chunks[start].cut(low, high)]
+        else:
+            head = self._chunks[start].cut(low, len(self._chunks[start]))
+            tail = self._chunks[stop].cut(0, high)
+            pieces = [head, *self._chunks[start + 1 : stop], tail]
+        keep = [chunk for chunk in (self._chunks[start], self._chunks[stop]) if len(chunk)]
+        if start == stop:
+            keep = keep[:1]
+        self._chunks[start : stop + 1] = keep
+        self._lows[start : stop + 1] = array("Q", [chunk.firsts[0] for chunk in keep])
+        if keep and len(keep[0]) < self._sparse and len(self._chunks) > 1:
+            self._merge(start)
+        return pieces
