@@ -5,6 +5,7 @@ something is published.
 """
 
 from collections.abc import Callable
+from functools import reduce
 from typing import Final
 
 from ..caps import Cap
@@ -12,7 +13,7 @@ from ..errors import CapabilityRefused, DemandRefused, UnknownName
 from ..events import Event
 from .abc import DemandChanged
 from .logs import Lines
-from .member import Member, State
+from .member import Member
 from .notifier import Notifier
 
 Put = Callable[[Event], None]
@@ -120,10 +121,8 @@ class Routes:
     # -- inside ----------------------------------------------------------------
 
     def _wanted(self) -> Cap:
-        wanted = Cap(0)
-        for customer in (*self.members, *self._notifiers):
-            wanted |= customer.caps
-        return wanted
+        masks = [member.caps for member in self.members] + [notifier.caps for notifier in self._notifiers]
+        return reduce(lambda wanted, mask: wanted | mask, masks, Cap(0))
 
     def _admit(self, caps: Cap) -> None:
         for kind, reason in REASONS.items():

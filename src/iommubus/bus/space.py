@@ -8,7 +8,7 @@ before anybody is told.
 from collections.abc import Callable, Iterable, Sequence
 from threading import get_ident
 from types import TracebackType
-from typing import Literal, Self
+from typing import Self
 
 import anyio
 from anyio.lowlevel import checkpoint
