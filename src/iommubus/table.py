@@ -12,17 +12,19 @@ whoever calls has checked that ``0 <= first <= last <= 2**64 - 1``.
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Final, overload
 
 from msgspec import Struct
 
 from .caps import Perm
 from .errors import Overlap, Straddle, span
+from .ranges import LAST
 
-CHUNK: Final = 512
+CHUNK: Final = 256
 """Most mappings in one chunk.  Small enough that the move an insertion costs
-(4 KiB an array) is hidden behind the calls around it, large enough that a
-million mappings need only 2,000 to 4,000 chunks."""
+(2 KiB an array) is hidden behind the calls around it, large enough that a
+million mappings need only 4,000 to 8,000 chunks."""
 
 PERMS: Final = (Perm(0), Perm.R, Perm.W, Perm.RW)
 """Permissions by their value: an index is cheaper than a call of the enum."""
@@ -64,9 +66,7 @@ class Chunk:
 
     __slots__ = ("firsts", "lasts", "perms", "targets")
 
-    def __init__(
-        self, firsts: "array[int]", lasts: "array[int]", targets: "array[int]", perms: bytearray
-    ) -> None:
+    def __init__(self, firsts: "array[int]", lasts: "array[int]", targets: "array[int]", perms: bytearray) -> None:
         self.firsts = firsts
         self.lasts = lasts
         self.targets = targets
@@ -74,6 +74,9 @@ class Chunk:
 
     def __len__(self) -> int:
         return len(self.firsts)
+
+    def __iter__(self) -> Iterator[Mapping]:
+        return map(self.__getitem__, range(len(self.firsts)))
 
     def __getitem__(self, at: int) -> Mapping:
         return Mapping(self.firsts[at], self.lasts[at], self.targets[at], PERMS[self.perms[at]])
@@ -87,9 +90,7 @@ class Chunk:
 
     def cut(self, start: int, stop: int) -> "Chunk":
         """Remove the mappings ``start`` to ``stop`` (exclusive); return them."""
-        out = Chunk(
-            self.firsts[start:stop], self.lasts[start:stop], self.targets[start:stop], self.perms[start:stop]
-        )
+        out = Chunk(self.firsts[start:stop], self.lasts[start:stop], self.targets[start:stop], self.perms[start:stop])
         del self.firsts[start:stop], self.lasts[start:stop], self.targets[start:stop], self.perms[start:stop]
         return out
 
@@ -121,8 +122,7 @@ class Pieces(Sequence[Mapping]):
         raise IndexError(index)
 
     def __iter__(self) -> Iterator[Mapping]:
-        for chunk in self._chunks:
-            yield from chunk
+        return chain.from_iterable(self._chunks)
 
     def __repr__(self) -> str:
         return f"<{self._count} pieces>"
@@ -151,21 +151,25 @@ class Table:
         chunk: Most mappings in one chunk; tests make it small.
     """
 
-    __slots__ = ("_chunk", "_chunks", "_count", "_lows", "_sparse")
+    __slots__ = ("_chunk", "_chunks", "_lows", "_near", "_near_high", "_near_index", "_near_low", "_sparse")
 
     def __init__(self, chunk: int = CHUNK) -> None:
         self._chunk = chunk
         self._sparse = chunk // 8  # fewer mappings than this are worth joining with a neighbour
         self._chunks: list[Chunk] = []
         self._lows = array("Q")  # first address of each chunk
-        self._count = 0
+        # The chunk last changed, and the addresses ``low <= first < high`` that
+        # belong into it: a guest works in one place for a while.
+        self._near = Chunk(array("Q"), array("Q"), array("Q"), bytearray())
+        self._near_index = 0
+        self._near_low = 0
+        self._near_high = 0
 
     def __len__(self) -> int:
-        return self._count
+        return sum(map(len, self._chunks))
 
     def __iter__(self) -> Iterator[Mapping]:
-        for chunk in self._chunks:
-            yield from chunk
+        return chain.from_iterable(self._chunks)
 
     def insert(self, first: int, last: int, target: int, perm: int) -> bool:
         """Add a mapping.
@@ -176,31 +180,25 @@ class Table:
         Raises:
             Overlap: A different mapping is in the way.
         """
-        lows = self._lows
-        if not lows:
-            return self._open(first, last, target, perm)
-        index = bisect_right(lows, first) - 1
-        if index < 0:
-            index = 0
-        chunk = self._chunks[index]
+        if not self._near_low <= first < self._near_high:
+            self._approach(first)
+        chunk = self._near
         firsts = chunk.firsts
         at = bisect_right(firsts, first)
-        if at and chunk.lasts[at - 1] >= first:
-            return self._refuse(chunk[at - 1], Mapping(first, last, target, PERMS[perm]))
-        if at < len(firsts):
-            if firsts[at] <= last:
-                return self._refuse(chunk[at], Mapping(first, last, target, PERMS[perm]))
-        elif index + 1 < len(lows) and lows[index + 1] <= last:
-            return self._refuse(self._chunks[index + 1][0], Mapping(first, last, target, PERMS[perm]))
+        if (
+            (at and chunk.lasts[at - 1] >= first)
+            or (at < len(firsts) and firsts[at] <= last)
+            or last >= self._near_high
+        ):
+            return self._refuse(Mapping(first, last, target, PERMS[perm]))
         firsts.insert(at, first)
         chunk.lasts.insert(at, last)
         chunk.targets.insert(at, target)
         chunk.perms.insert(at, perm)
         if not at:
-            lows[index] = first
-        self._count += 1
+            self._lows[self._near_index] = first
         if len(firsts) > self._chunk:
-            self._divide(index, at)
+            self._divide(self._near_index, at)
         return True
 
     def remove(self, first: int, last: int) -> Sequence[Mapping]:
@@ -212,21 +210,22 @@ class Table:
         Raises:
             Straddle: A mapping reaches out of the range; nothing changed.
         """
-        index = bisect_right(self._lows, first) - 1
-        if index >= 0:
-            chunk = self._chunks[index]
-            firsts = chunk.firsts
-            at = bisect_right(firsts, first) - 1
-            if chunk.lasts[at] == last and firsts[at] == first and len(firsts) > 1:
-                removed = Mapping(first, last, chunk.targets[at], PERMS[chunk.perms[at]])
-                del firsts[at], chunk.lasts[at], chunk.targets[at], chunk.perms[at]
-                if not at:
-                    self._lows[index] = firsts[0]
-                self._count -= 1
-                if len(firsts) < self._sparse and len(self._lows) > 1:
-                    self._merge(index)
-                return (removed,)
-        return self._remove_range(first, last)
+        if not self._near_low <= first < self._near_high:
+            if not self._chunks:
+                return ()
+            self._approach(first)
+        chunk = self._near
+        firsts = chunk.firsts
+        at = bisect_right(firsts, first) - 1
+        if at < 0 or chunk.lasts[at] != last or firsts[at] != first or len(firsts) == 1:
+            return self._remove_range(first, last)
+        removed = Mapping(first, last, chunk.targets[at], PERMS[chunk.perms[at]])
+        del firsts[at], chunk.lasts[at], chunk.targets[at], chunk.perms[at]
+        if not at:
+            self._lows[self._near_index] = firsts[0]
+        if len(firsts) < self._sparse and len(self._lows) > 1:
+            self._merge(self._near_index)
+        return (removed,)
 
     def cut(self, first: int, last: int) -> Cut:
         """Remove the range, and put back what reaches out of it.
@@ -272,17 +271,26 @@ class Table:
 
     # -- inside ----------------------------------------------------------------
 
-    def _refuse(self, held: Mapping, wanted: Mapping) -> bool:
+    def _refuse(self, wanted: Mapping) -> bool:
+        held = self.walk(wanted.first, wanted.last, 1)[0]
         if held == wanted:
             return False
         raise Overlap(wanted.first, wanted.last, held.first, held.last)
 
-    def _open(self, first: int, last: int, target: int, perm: int) -> bool:
-        columns = array("Q", (first,)), array("Q", (last,)), array("Q", (target,))
-        self._chunks.append(Chunk(*columns, bytearray((perm,))))
-        self._lows.append(first)
-        self._count = 1
-        return True
+    def _approach(self, first: int) -> None:
+        """Find the chunk into which a mapping that begins at ``first`` belongs."""
+        if not self._chunks:
+            self._chunks.append(Chunk(array("Q"), array("Q"), array("Q"), bytearray()))
+            self._lows.append(first)  # and the caller puts a mapping there
+        index = max(bisect_right(self._lows, first) - 1, 0)
+        self._near = self._chunks[index]
+        self._near_index = index
+        self._near_low = self._lows[index] if index else 0
+        self._near_high = self._lows[index + 1] if index + 1 < len(self._lows) else LAST + 1
+
+    def _reshaped(self) -> None:
+        """Forget the chunk last changed: there are other ones now."""
+        self._near_low = self._near_high = 0
 
     def _seek(self, first: int) -> tuple[int, int]:
         """Return chunk and index of the first mapping that ends at or behind ``first``."""
@@ -305,6 +313,7 @@ class Table:
         upper = chunk.cut(half, len(chunk))
         self._chunks.insert(index + 1, upper)
         self._lows.insert(index + 1, upper.firsts[0])
+        self._reshaped()
 
     def _merge(self, index: int) -> None:
         """Join a sparse chunk with a neighbour, if both fit in half a chunk."""
@@ -313,6 +322,7 @@ class Table:
         if len(lower) + len(upper) <= self._chunk // 2:
             lower.extend(upper)
             del self._chunks[left + 1], self._lows[left + 1]
+            self._reshaped()
 
     def _remove_range(self, first: int, last: int) -> Sequence[Mapping]:
         start, low = self._seek(first)
@@ -321,10 +331,7 @@ class Table:
             return ()
         high = bisect_right(self._chunks[stop].firsts, last)
         self._check_edges(first, last, self._chunks[start], low, self._chunks[stop], high)
-        pieces = self._take_out(start, low, stop, high)
-        removed = Pieces(pieces)
-        self._count -= len(removed)
-        return removed
+        return Pieces(self._take_out(start, low, stop, high))
 
     def _check_edges(self, first: int, last: int, start: Chunk, low: int, stop: Chunk, high: int) -> None:
         if low < len(start) and start.firsts[low] < first:
@@ -347,4 +354,5 @@ class Table:
         self._lows[start : stop + 1] = array("Q", [chunk.firsts[0] for chunk in keep])
         if keep and len(keep[0]) < self._sparse and len(self._chunks) > 1:
             self._merge(start)
+        self._reshaped()
         return pieces
