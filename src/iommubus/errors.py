@@ -480,8 +480,8 @@ class NoTranslator(TranslationFault):
 class NotifierFailed(IommubusError, ExceptionGroup[Exception]):
     """Notifiers raised; the event is published and the others have run."""
 
-    def derive(self, excs: Sequence[Exception], /) -> "NotifierFailed":
-        """Return a group of the same kind around ``excs``."""
+    def derive(self, excs: Sequence[Exception], /) -> "NotifierFailed":  # type: ignore[override]
+        """Return a group of the same kind around ``excs``, which `split` takes from this one."""
         return NotifierFailed(self.message, excs)
 
 

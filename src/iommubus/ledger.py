@@ -121,9 +121,7 @@ class Ledger:
         merged: list[tuple[int, int]] = []
         if self._merged_seq > seq:
             for first, last, _ in self._merged:
-                merged += [
-                    (max(first, low), min(last, high)) for low, high in parts if first <= high and last >= low
-                ]
+                merged += [(max(first, low), min(last, high)) for low, high in parts if first <= high and last >= low]
         return OldPieces(entries, parts, merged)
 
     def _merge(self, seq: int, first: int, last: int) -> None:

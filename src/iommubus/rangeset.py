@@ -9,8 +9,6 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 
-from .ranges import LAST
-
 
 class RangeSet:
     """Disjoint, marked ranges in order of address."""
@@ -48,8 +46,8 @@ class RangeSet:
         Returns:
             The edges of the range that came out of it.
         """
-        start = bisect_left(self._lasts, max(first, 1) - 1)
-        stop = bisect_right(self._firsts, min(last, LAST - 1) + 1)
+        start = bisect_left(self._lasts, first - 1)
+        stop = bisect_right(self._firsts, last + 1)
         if start < stop:
             first = min(first, self._firsts[start])
             last = max(last, self._lasts[stop - 1])
@@ -105,9 +103,7 @@ class RangeSet:
         What lies in a bridged gap counts as part of the range from then on, so
         this is for cachers, who must bear invalidations larger than needed.
         """
-        surplus = len(self) - count
-        if surplus <= 0:
-            return
+        surplus = max(len(self) - count, 0)
         gaps = sorted(range(1, len(self)), key=lambda at: self._firsts[at] - self._lasts[at - 1])
         for at in sorted(gaps[:surplus], reverse=True):
             self._marks[at - 1] |= self._marks[at]

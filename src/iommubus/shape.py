@@ -8,6 +8,7 @@ Source: virtio-iommu ``page_size_mask``, ``input_range`` and
 
 from msgspec import Struct
 
+from .caps import Perm
 from .errors import (
     BadPermission,
     BadShape,
@@ -74,7 +75,7 @@ class Shape(Struct, frozen=True):
             EmptyRange, RangeWraps, OutsideSpace, Misaligned: As for `check_range`.
         """
         self.check_range(iova, size)
-        if not 1 <= perm <= 3:
+        if not Perm.R <= perm <= Perm.RW:
             raise BadPermission(perm)
         if target < 0 or target + size - 1 > LAST:
             raise BadTarget(target, size)

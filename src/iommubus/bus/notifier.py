@@ -51,39 +51,44 @@ class Notifier(Struct, frozen=True, eq=False):
             self.notify(part)
 
 
+Call = Callable[[Event], object]
+"""A notifier's callback, or its `Notifier.offer` where events must be cropped."""
+
+
 class Notice:
     """Tells notifiers of events in order, even of those they cause."""
 
     __slots__ = ("_backlog", "_busy")
 
     def __init__(self) -> None:
-        self._backlog: deque[tuple[Event, Sequence[Notifier]]] = deque()
+        self._backlog: deque[tuple[Event, Sequence[Call]]] = deque()
         self._busy = False
 
-    def tell(self, event: Event, notifiers: Sequence[Notifier]) -> None:
-        """Run every notifier.
+    def tell(self, event: Event, calls: Sequence[Call]) -> None:
+        """Run every callback; one that publishes is served afterwards.
 
         Raises:
             NotifierFailed: Some raised; all have run.
         """
-        self._backlog.append((event, notifiers))
         if self._busy:
+            self._backlog.append((event, calls))
             return
         self._busy = True
         failures: list[Exception] = []
         try:
+            run(event, calls, failures)
             while self._backlog:
-                failures += self._run(*self._backlog.popleft())
+                run(*self._backlog.popleft(), failures)
         finally:
             self._busy = False
         if failures:
             raise NotifierFailed(f"{len(failures)} notifiers raised", failures)
 
-    def _run(self, event: Event, notifiers: Sequence[Notifier]) -> list[Exception]:
-        failures: list[Exception] = []
-        for notifier in notifiers:
-            try:
-                notifier.offer(event)
-            except Exception as failure:  # noqa: BLE001 - handed to the producer
-                failures.append(failure)
-        return failures
+
+def run(event: Event, calls: Sequence[Call], failures: list[Exception]) -> None:
+    """Run callbacks, and collect what they raise."""
+    for call in calls:
+        try:
+            call(event)
+        except Exception as failure:  # noqa: BLE001, PERF203 - handed to the producer; trying costs nothing
+            failures.append(failure)

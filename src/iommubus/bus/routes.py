@@ -14,7 +14,7 @@ from ..events import Event
 from .abc import DemandChanged
 from .logs import Lines
 from .member import Member
-from .notifier import Notifier
+from .notifier import Call, Notifier
 
 Put = Callable[[Event], None]
 
@@ -43,12 +43,13 @@ class Routes:
         self.members: list[Member] = []
         self.unproven: list[Member] = []
         self.demand = Cap(0)
+        self.counted = False  # somebody has to let go of what is removed
         self.maps: tuple[Put, ...] = ()
         self.unmaps: tuple[Put, ...] = ()
         self.devices: tuple[Put, ...] = ()
-        self.map_notifiers: tuple[Notifier, ...] = ()
-        self.unmap_notifiers: tuple[Notifier, ...] = ()
-        self.device_notifiers: tuple[Notifier, ...] = ()
+        self.map_calls: tuple[Call, ...] = ()
+        self.unmap_calls: tuple[Call, ...] = ()
+        self.device_calls: tuple[Call, ...] = ()
         self._space = space
         self._whole = ((0, last),)
         self._offers = offers
@@ -76,8 +77,8 @@ class Routes:
             self.unproven.append(member)
         if member in self.members:
             self.members.remove(member)
-            self._remake()
             self._narrow()
+        self._remake()
 
     def add_notifier(self, notifier: Notifier) -> None:
         """Register a notifier; raises as `add_member` does."""
@@ -89,8 +90,8 @@ class Routes:
         """Call it no more."""
         if notifier in self._notifiers:
             self._notifiers.remove(notifier)
-            self._remake()
             self._narrow()
+            self._remake()
 
     def add_observer(self, put: Put) -> None:
         """Show an observer everything that is published."""
@@ -149,12 +150,13 @@ class Routes:
             self._lines.warn("demand", self._space, f"its demand callback raised {failure!r} at {self.demand!r}")
 
     def _remake(self) -> None:
+        self.counted = bool(self.members or self.unproven)
         self.maps = self._puts(Cap.MAP)
         self.unmaps = self._puts(Cap.UNMAP)
         self.devices = self._puts(Cap.DEVIOTLB_UNMAP)
-        self.map_notifiers = self._called(Cap.MAP)
-        self.unmap_notifiers = self._called(Cap.UNMAP)
-        self.device_notifiers = self._called(Cap.DEVIOTLB_UNMAP)
+        self.map_calls = self._calls(Cap.MAP)
+        self.unmap_calls = self._calls(Cap.UNMAP)
+        self.device_calls = self._calls(Cap.DEVIOTLB_UNMAP)
 
     def _puts(self, kind: Cap) -> tuple[Put, ...]:
         puts = [self._put(member) for member in self.members if member.caps & kind]
@@ -163,5 +165,9 @@ class Routes:
     def _put(self, member: Member) -> Put:
         return member.mailbox.put if member.ranges == self._whole else member.offer
 
-    def _called(self, kind: Cap) -> tuple[Notifier, ...]:
-        return tuple(notifier for notifier in self._notifiers if notifier.caps & kind)
+    def _calls(self, kind: Cap) -> tuple[Call, ...]:
+        return tuple(self._call(notifier) for notifier in self._notifiers if notifier.caps & kind)
+
+    def _call(self, notifier: Notifier) -> Call:
+        whole = notifier.first == 0 and notifier.last >= self._whole[0][1]
+        return notifier.notify if whole else notifier.offer

@@ -8,7 +8,7 @@ before anybody is told.
 from collections.abc import Callable, Iterable, Sequence
 from threading import get_ident
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -23,7 +23,7 @@ from ..table import PERMS, Mapping, Table
 from .abc import SYNC_TIMEOUT, AddressSpace, DemandChanged, Straddling, Subscription
 from .logs import Lines
 from .member import Member, State
-from .notifier import Notice, Notifier
+from .notifier import Call, Notice, Notifier
 from .reports import SpaceStatistics, SyncReport
 from .routes import Routes
 from .sync import Sync
@@ -31,8 +31,12 @@ from .sync import Sync
 Staged = tuple[Event, Sequence[Mapping]]
 """An event that is in the table but not published, and what it removed."""
 
-REPLAY_STEP = 1024
+REPLAY_STEP: Final = 1024
 """Mappings read from the table at once when a notifier is registered."""
+
+LEAST: Final = int(Perm.R)
+MOST: Final = int(Perm.RW)
+TOP: Final = LAST + 1
 
 
 class Registration:
@@ -93,6 +97,7 @@ class LocalSpace(AddressSpace):
         self._pull = not offers & Cap.MAP
         self._table_last = -1 if self._pull else shape.last  # nothing fits into a pull space
         self._mask = shape.granule - 1
+        self._reserved = bool(shape.reserved)
         self._buried: list[Member] = []
         self._notice = Notice()
         self._room: list[anyio.Event] = []
@@ -109,19 +114,20 @@ class LocalSpace(AddressSpace):
             get_ident() != self._open_in
             or not 0 <= iova <= last <= self._table_last
             or (iova | size | target) & self._mask
-            or not 1 <= perm <= 3
-            or not 0 <= target <= LAST - size + 1
-            or self.shape.reserved
+            or not LEAST <= perm <= MOST
+            or not 0 <= target <= TOP - size
+            or self._reserved
         ):
             self._check_map(iova, size, target, perm)
         if not self._table.insert(iova, last, target, perm):
             return
         self.seq = seq = self.seq + 1
         event = Map(self.name, seq, iova, last, target, PERMS[perm])
-        for put in self.routes.maps:
+        routes = self.routes
+        for put in routes.maps:
             put(event)
-        if self.routes.map_notifiers:
-            self._notice.tell(event, self.routes.map_notifiers)
+        if routes.map_calls:
+            self._notice.tell(event, routes.map_calls)
         if self._buried:
             self._abandon_buried()
 
@@ -133,24 +139,22 @@ class LocalSpace(AddressSpace):
             or (iova | size) & self._mask
         ):
             self._check_range(iova, size)
-            if self._pull:
-                self._publish([self._stage_pull(iova, last, self.seq)])
-                return ()
+            return self._unmap_pull(iova, last)
         try:
             removed = self._table.remove(iova, last)
         except Straddle:
-            if self._straddle == "refuse":
-                raise
-            return self._split(iova, last)
+            return self._unmap_straddling(iova, last)
         if removed:
             self.seq = seq = self.seq + 1
             self._unmapped += 1
-            self._remember(seq, removed)
             event = Unmap(self.name, seq, iova, last)
-            for put in self.routes.unmaps:
+            routes = self.routes
+            if routes.counted:
+                self._remember(event, removed)
+            for put in routes.unmaps:
                 put(event)
-            if self.routes.unmap_notifiers:
-                self._notice.tell(event, self.routes.unmap_notifiers)
+            if routes.unmap_calls:
+                self._notice.tell(event, routes.unmap_calls)
             if self._buried:
                 self._abandon_buried()
         return removed
@@ -352,7 +356,7 @@ class LocalSpace(AddressSpace):
             return
         self.shape.check_range(change.first, change.size)
         if self._pull:
-            staged.append(self._stage_pull(change.first, change.last, seq - 1))
+            staged.append((Unmap(self.name, seq, change.first, change.last), ()))
             return
         try:
             removed = self._table.remove(change.first, change.last)
@@ -368,9 +372,6 @@ class LocalSpace(AddressSpace):
         if self._table.insert(*mapping_fields(mapping)):
             staged.append((Map(self.name, seq, *mapping_fields(mapping)), ()))
 
-    def _stage_pull(self, first: int, last: int, seq: int) -> Staged:
-        return Unmap(self.name, seq + 1, first, last), ()
-
     def _stage_split(self, first: int, last: int, seq: int, staged: list[Staged]) -> Sequence[Mapping]:
         cut = self._table.cut(first, last)
         staged.append((Unmap(self.name, seq, cut.first, cut.last), cut.removed))
@@ -379,7 +380,14 @@ class LocalSpace(AddressSpace):
             staged.append((Map(self.name, seq, *mapping_fields(survivor)), ()))
         return cut.removed
 
-    def _split(self, first: int, last: int) -> Sequence[Mapping]:
+    def _unmap_pull(self, first: int, last: int) -> Sequence[Mapping]:
+        """Publish an UNMAP of a space without a table, whatever may have been mapped."""
+        self._publish([(Unmap(self.name, self.seq + 1, first, last), ())])
+        return ()
+
+    def _unmap_straddling(self, first: int, last: int) -> Sequence[Mapping]:
+        if self._straddle == "refuse":
+            raise
         staged: list[Staged] = []
         removed = self._stage_split(first, last, self.seq + 1, staged)
         self._publish(staged)
@@ -405,7 +413,7 @@ class LocalSpace(AddressSpace):
         failures: list[Exception] = []
         for event, _ in staged:
             try:
-                self._notice.tell(event, self._called_for(event))
+                self._notice.tell(event, self._calls_for(event))
             except NotifierFailed as failed:
                 failures += failed.exceptions
         self._abandon_buried()
@@ -413,25 +421,24 @@ class LocalSpace(AddressSpace):
             raise NotifierFailed(f"{len(failures)} notifiers raised", failures)
 
     def _send(self, event: Event, removed: Sequence[Mapping]) -> None:
-        if isinstance(event, Map):
-            puts = self.routes.maps
-        elif isinstance(event, Unmap):
+        puts = self.routes.maps
+        if isinstance(event, Unmap):
             puts = self.routes.unmaps
             self._unmapped += 1
-            self._remember(event.seq, removed, event)
-        else:
+        elif isinstance(event, DevIotlbUnmap):
             puts = self.routes.devices
             self._invalidated += 1
-            self._remember(event.seq, removed, event)
+        if self.routes.counted and not isinstance(event, Map):
+            self._remember(event, removed)
         for put in puts:
             put(event)
 
-    def _called_for(self, event: Event) -> Sequence[Notifier]:
+    def _calls_for(self, event: Event) -> Sequence[Call]:
         if isinstance(event, Map):
-            return self.routes.map_notifiers
+            return self.routes.map_calls
         if isinstance(event, Unmap):
-            return self.routes.unmap_notifiers
-        return self.routes.device_notifiers
+            return self.routes.unmap_calls
+        return self.routes.device_calls
 
     def _replay(self, notifier: Notifier) -> None:
         """Call a notifier with every present mapping of its range."""
@@ -439,21 +446,19 @@ class LocalSpace(AddressSpace):
         while cursor <= notifier.last:
             found = self._table.walk(cursor, notifier.last, REPLAY_STEP)
             for mapping in found:
-                self._notice.tell(Map(self.name, self.seq, *mapping_fields(mapping)), (notifier,))
+                self._notice.tell(Map(self.name, self.seq, *mapping_fields(mapping)), (notifier.offer,))
             if len(found) < REPLAY_STEP:
                 return
             cursor = found[-1].last + 1
 
     # -- inside: old translations --------------------------------------------------
 
-    def _remember(self, seq: int, removed: Sequence[Mapping], event: Event | None = None) -> None:
+    def _remember(self, event: Event, removed: Sequence[Mapping]) -> None:
         """Keep what was removed until everybody has let go of it."""
-        if not self.routes.members and not self.routes.unproven:
-            return
         if removed:
-            self.ledger.add(seq, removed)
-        elif event is not None:
-            self.ledger.add_range(seq, event.first, event.last)
+            self.ledger.add(event.seq, removed)
+        else:
+            self.ledger.add_range(event.seq, event.first, event.last)
         if self.ledger.due:
             self._trim()
 
