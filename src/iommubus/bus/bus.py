@@ -185,9 +185,7 @@ class Bus(EventBus):
             if not PATTERN_CHARACTERS & set(pattern):
                 self._endpoint(pattern)
         return tuple(
-            space
-            for name, space in self._spaces.items()
-            if any(fnmatchcase(name, pattern) for pattern in patterns)
+            space for name, space in self._spaces.items() if any(fnmatchcase(name, pattern) for pattern in patterns)
         )
 
     def _attach_observer(self, observer: LocalObserver) -> Callable[[], None]:

@@ -109,6 +109,7 @@ class Member:
             on_ready=self._wake,
             on_limit=self._overrun,
         )
+        self.hand: list[Event] = []  # of the last hand-over, not given yet, the last one first
         self.failures: list[MapFailure] = []
         self.proof_failure: Exception | None = None
         self.removals = RecentRemovals()
@@ -167,7 +168,7 @@ class Member:
             self._held_back = self._retried_in = None
         self.completion.acknowledge(number)
 
-    def fail(self, event: Event, error: Exception, behind: list[Event]) -> None:
+    def fail(self, event: Event, error: Exception) -> None:
         """Note that an event in hand could not be applied."""
         if isinstance(event, Map):
             failure = MapFailure(self.name, self.home.name, event.first, event.last, error)
@@ -177,6 +178,8 @@ class Member:
             self._held_back = self.completion.covered
         self._retried_in = None
         self.proof_failure = error
+        behind = [later for later in self.hand if later.first <= event.last and later.last >= event.first]
+        self.hand[:] = [later for later in self.hand if later not in behind]
         self.mailbox.refuse(event.first, event.last, behind)
 
     def check_usable(self) -> None:
@@ -215,6 +218,7 @@ class Member:
             return
         self.fenced, self.reason = True, reason
         self.removals.stop()
+        self.hand.clear()
         if not self._touched:
             self._go(How.LEFT)
         elif self.stops == "lease":

@@ -37,9 +37,7 @@ class Routes:
         lines: Where refusals that cannot be given to anybody are logged.
     """
 
-    def __init__(
-        self, space: str, last: int, offers: Cap, demand_changed: DemandChanged | None, lines: Lines
-    ) -> None:
+    def __init__(self, space: str, last: int, offers: Cap, demand_changed: DemandChanged | None, lines: Lines) -> None:
         self.members: list[Member] = []
         self.unproven: list[Member] = []
         self.demand = Cap(0)

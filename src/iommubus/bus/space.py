@@ -14,7 +14,7 @@ import anyio
 from anyio.lowlevel import checkpoint
 
 from ..caps import Cap, Perm
-from ..errors import NotifierFailed, NotOffered, NoTranslator, SpaceClosed, Straddle, SyncFailed, WrongThread
+from ..errors import NotifierFailed, NotOffered, NoTranslator, SpaceClosed, SyncFailed, WrongThread
 from ..events import DevIotlbUnmap, Event, Map, Unmap
 from ..ledger import Ledger
 from ..ranges import LAST, IovaRange
@@ -96,6 +96,7 @@ class LocalSpace(AddressSpace):
         self._table = Table()
         self._pull = not offers & Cap.MAP
         self._table_last = -1 if self._pull else shape.last  # nothing fits into a pull space
+        self._plain_last = -1 if straddle == "split" else self._table_last  # where an UNMAP is one event
         self._mask = shape.granule - 1
         self._reserved = bool(shape.reserved)
         self._buried: list[Member] = []
@@ -133,17 +134,9 @@ class LocalSpace(AddressSpace):
 
     def unmap(self, iova: int, size: int) -> Sequence[Mapping]:
         last = iova + size - 1
-        if (
-            get_ident() != self._open_in
-            or not 0 <= iova <= last <= self._table_last
-            or (iova | size) & self._mask
-        ):
-            self._check_range(iova, size)
-            return self._unmap_pull(iova, last)
-        try:
-            removed = self._table.remove(iova, last)
-        except Straddle:
-            return self._unmap_straddling(iova, last)
+        if get_ident() != self._open_in or not 0 <= iova <= last <= self._plain_last or (iova | size) & self._mask:
+            return self._unmap_staged(iova, size)
+        removed = self._table.remove(iova, last)
         if removed:
             self.seq = seq = self.seq + 1
             self._unmapped += 1
@@ -290,9 +283,12 @@ class LocalSpace(AddressSpace):
 
     def dismiss(self, member: Member) -> None:
         """Publish to the member no longer; forget it once it is gone."""
-        if member.fenced and member in self.routes.members:
-            self._lines.warn("fenced", member.name, member.reason)
-        self.routes.remove_member(member, unproven=member.state is State.UNPROVEN)
+        unproven = member.state is State.UNPROVEN
+        if unproven:
+            self._lines.warn("unproven", member.name, f"fenced and not proven stopped: {member.reason}")
+        elif member.fenced:
+            self._lines.info("fenced", member.name, f"fenced: {member.reason}")
+        self.routes.remove_member(member, unproven=unproven)
         self.moved()
 
     def bury(self, member: Member) -> None:
@@ -347,51 +343,45 @@ class LocalSpace(AddressSpace):
 
     def _stage(self, change: Mapping | IovaRange, staged: list[Staged]) -> None:
         """Make a change in the table, and append what is to be published of it."""
-        seq = self.seq + len(staged) + 1
         if isinstance(change, Mapping):
             self.shape.check_map(change.first, change.size, change.target, change.perm)
-            if self._pull:
-                raise NotOffered("MAP", int(self.offers))
-            self._stage_map(change, seq, staged)
+            self._stage_map(change, staged)
             return
         self.shape.check_range(change.first, change.size)
+        self._stage_unmap(change.first, change.last, staged)
+
+    def _stage_map(self, mapping: Mapping, staged: list[Staged]) -> None:
         if self._pull:
-            staged.append((Unmap(self.name, seq, change.first, change.last), ()))
-            return
-        try:
-            removed = self._table.remove(change.first, change.last)
-        except Straddle:
-            if self._straddle == "refuse":
-                raise
-            self._stage_split(change.first, change.last, seq, staged)
-            return
-        if removed:
-            staged.append((Unmap(self.name, seq, change.first, change.last), removed))
-
-    def _stage_map(self, mapping: Mapping, seq: int, staged: list[Staged]) -> None:
+            raise NotOffered("MAP", int(self.offers))
         if self._table.insert(*mapping_fields(mapping)):
-            staged.append((Map(self.name, seq, *mapping_fields(mapping)), ()))
+            staged.append((Map(self.name, self._next(staged), *mapping_fields(mapping)), ()))
 
-    def _stage_split(self, first: int, last: int, seq: int, staged: list[Staged]) -> Sequence[Mapping]:
+    def _stage_unmap(self, first: int, last: int, staged: list[Staged]) -> None:
+        if self._pull:
+            staged.append((Unmap(self.name, self._next(staged), first, last), ()))
+        elif self._straddle == "split":
+            self._stage_split(first, last, staged)
+        elif removed := self._table.remove(first, last):
+            staged.append((Unmap(self.name, self._next(staged), first, last), removed))
+
+    def _stage_split(self, first: int, last: int, staged: list[Staged]) -> None:
         cut = self._table.cut(first, last)
-        staged.append((Unmap(self.name, seq, cut.first, cut.last), cut.removed))
+        if cut.removed:
+            staged.append((Unmap(self.name, self._next(staged), cut.first, cut.last), cut.removed))
         for survivor in cut.survivors:
-            seq += 1
-            staged.append((Map(self.name, seq, *mapping_fields(survivor)), ()))
-        return cut.removed
+            staged.append((Map(self.name, self._next(staged), *mapping_fields(survivor)), ()))
 
-    def _unmap_pull(self, first: int, last: int) -> Sequence[Mapping]:
-        """Publish an UNMAP of a space without a table, whatever may have been mapped."""
-        self._publish([(Unmap(self.name, self.seq + 1, first, last), ())])
-        return ()
+    def _next(self, staged: list[Staged]) -> int:
+        """Return the number of the event that is staged next."""
+        return self.seq + len(staged) + 1
 
-    def _unmap_straddling(self, first: int, last: int) -> Sequence[Mapping]:
-        if self._straddle == "refuse":
-            raise
+    def _unmap_staged(self, iova: int, size: int) -> Sequence[Mapping]:
+        """Unmap where that may be no event, or several; or say what is wrong with it."""
+        self._check_range(iova, size)
         staged: list[Staged] = []
-        removed = self._stage_split(first, last, self.seq + 1, staged)
+        self._stage_unmap(iova, iova + size - 1, staged)
         self._publish(staged)
-        return removed
+        return staged[0][1] if staged else ()
 
     def _undo(self, staged: list[Staged]) -> None:
         """Put the table back as it was before the changes."""

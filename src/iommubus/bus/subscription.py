@@ -49,13 +49,17 @@ class LocalSubscription(Subscription):
         self._register = register
         self._check_thread = check_thread
         self._mode: Acknowledge = ack
-        self._hand: list[Event] = []  # of the last hand-over, not given yet, last one first
         self._iterator: ref[AsyncIterator[object]] | None = None
         self.name = member.name
 
     @property
     def fenced(self) -> bool:
         return self._member.fenced
+
+    @property
+    def handed(self) -> int:
+        """Number of the last hand-over."""
+        return self._member.completion.handed
 
     async def __aenter__(self) -> Self:
         self._check_thread()
@@ -69,22 +73,22 @@ class LocalSubscription(Subscription):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is None:
-            self._leave()
+            self._member.leave()
         else:
             self._member.abandon(f"its block was left by {kind.__name__}")
 
     async def close(self) -> None:
         self._check_thread()
-        self._leave()
+        self._member.leave()
         await checkpoint()
 
     def __aiter__(self) -> AsyncIterator[Event]:
         if self._mode == "manual":
             raise WrongMode(self.name, self._mode, "iterate batches() and ack() each")
-        return self._only(Events(self))
+        return self._only(Events(self, self._member.hand))
 
     def batches(self) -> AsyncIterator[Batch]:
-        return self._only(Batches(self))
+        return self._only(Batches(self, self._member.hand))
 
     def ack(self, batch: Batch) -> None:
         self._check_open()
@@ -96,9 +100,7 @@ class LocalSubscription(Subscription):
 
     def fail(self, event: Event, error: Exception) -> None:
         self._check_open()
-        behind = [later for later in self._hand if later.first <= event.last and later.last >= event.first]
-        self._hand = [later for later in self._hand if later not in behind]
-        self._member.fail(event, error, behind)
+        self._member.fail(event, error)
 
     async def wait_current(self) -> None:
         self._check_open()
@@ -132,28 +134,10 @@ class LocalSubscription(Subscription):
         state = f"fenced: {member.reason}" if member.fenced else member.state.value
         return f"<subscription {self.name} {member.caps!r}, {state}, lag {member.mailbox.lag}>"
 
-    # -- for the iterators -------------------------------------------------------
-
-    async def next_event(self) -> Event:
-        """Return the next event; this acknowledges the hand-over before, once it is used up."""
-        if not self._hand:
-            hand = await self._next_hand()
-            hand.reverse()
-            self._hand = hand
-        return self._hand.pop()
-
-    async def next_batch(self) -> Batch:
-        """Return the rest of the hand-over that `next_event` began, or the next one."""
-        hand, self._hand = self._hand, []
-        if hand:
-            hand.reverse()
-        else:
-            hand = await self._next_hand()
-        return Batch(self._member.completion.handed, hand)
-
     # -- inside ------------------------------------------------------------------
 
-    async def _next_hand(self) -> list[Event]:
+    async def next_hand(self) -> list[Event]:
+        """Return the next hand-over; asking for it acknowledges the one before."""
         member = self._member
         self._check_open()
         if self._mode == "next":
@@ -188,30 +172,40 @@ class LocalSubscription(Subscription):
                 raise NotEntered(self.name)
             raise SubscriptionClosed(self.name)
 
-    def _leave(self) -> None:
-        self._hand = []
-        self._member.leave()
-
 
 class Events(AsyncIterator[Event]):
-    """Iterates a subscription event by event."""
+    """Iterates a subscription event by event.
 
-    __slots__ = ("__weakref__", "_subscription")
+    Args:
+        subscription: What is iterated.
+        hand: Its events handed over and not given yet, the last one first.
+    """
 
-    def __init__(self, subscription: LocalSubscription) -> None:
+    __slots__ = ("__weakref__", "_hand", "_subscription")
+
+    def __init__(self, subscription: LocalSubscription, hand: list[Event]) -> None:
         self._subscription = subscription
+        self._hand = hand
 
     async def __anext__(self) -> Event:
-        return await self._subscription.next_event()
+        hand = self._hand
+        if not hand:
+            hand += reversed(await self._subscription.next_hand())
+        return hand.pop()
 
 
 class Batches(AsyncIterator[Batch]):
-    """Iterates a subscription hand-over by hand-over."""
+    """Iterates a subscription hand-over by hand-over; takes the same arguments."""
 
-    __slots__ = ("__weakref__", "_subscription")
+    __slots__ = ("__weakref__", "_hand", "_subscription")
 
-    def __init__(self, subscription: LocalSubscription) -> None:
+    def __init__(self, subscription: LocalSubscription, hand: list[Event]) -> None:
         self._subscription = subscription
+        self._hand = hand
 
     async def __anext__(self) -> Batch:
-        return await self._subscription.next_batch()
+        events = self._hand[::-1]
+        self._hand.clear()
+        if not events:
+            events = await self._subscription.next_hand()
+        return Batch(self._subscription.handed, events)
