@@ -21,6 +21,7 @@ ALONE: Final = (
     "ranges",
     "events",
     "shape",
+    "staging",
     "rangeset",
     "table",
     "mailbox",

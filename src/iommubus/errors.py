@@ -186,10 +186,9 @@ class NotOffered(MappingError):
     """An event of a kind that the space said it does not publish."""
 
     kind: str
-    offers: int
 
     def __str__(self) -> str:
-        return f"the space offers the mask {self.offers:#x}, which has no {self.kind}"
+        return f"the space does not offer {self.kind}"
 
 
 # -- the consumer's requests -------------------------------------------------

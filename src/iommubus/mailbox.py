@@ -20,7 +20,14 @@ merged over gaps, because a cacher must bear over-sized invalidations; for a
 shadower they may not, and what did not change is never disturbed.
 
 Range edges never cut a mapping, neither one that is held nor one in the table:
-a range grows by whole events only, and events name whole mappings.
+a range grows by whole events only, and events name whole mappings.  Where a
+range and the FIFO overlap, the FIFO is older; and in a range without a mark
+nothing is held once the FIFO was applied.
+
+A removal that failed is set aside, *parked*, with all that waits in its range:
+nothing else may be handed over there before it, and a subscriber that fails for
+ever must not be kept busy by it.  So the FIFO and the dirty ranges never
+overlap what is parked for a shadower.
 
 No clock, no task: the mailbox is told when somebody waits, and calls back.
 """
@@ -28,7 +35,7 @@ No clock, no task: the mailbox is told when somebody waits, and calls back.
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from .events import DevIotlbUnmap, Event, Map, Unmap
+from .events import DevIotlbUnmap, Event, Unmap
 from .ranges import LAST
 from .rangeset import RangeSet
 from .table import Mapping
@@ -66,7 +73,7 @@ class Mailbox:
         capacity: Most events in the FIFO, at least 1.
         piece: Most mappings read in one hand-over, at least 1.
         limit: Most dirty ranges.
-        on_ready: Called once when something arrives after `expect`.
+        on_ready: Called once when there is more to hand over, after `expect`.
         on_limit: Called when the dirty ranges exceed the limit.
     """
 
@@ -81,6 +88,7 @@ class Mailbox:
         "_on_limit",
         "_on_ready",
         "_parked",
+        "_parked_dev",
         "_piece",
         "_round",
         "_slow",
@@ -108,8 +116,9 @@ class Mailbox:
         self._fifo: list[Event] = []
         self._dirty = RangeSet()  # marked: the subscriber may hold something there
         self._dev = RangeSet()
-        self._parked = RangeSet()  # UNMAPs that failed, until somebody asks again
-        self._slow = False  # one of the three sets is not empty
+        self._parked = RangeSet()  # where an UNMAP failed, until somebody asks again
+        self._parked_dev = RangeSet()  # device invalidations that failed, or wait for such an UNMAP
+        self._slow = False  # one of the four sets is not empty
         self._round = 0
         self._cursor = 0
         self.conflations = 0
@@ -128,14 +137,16 @@ class Mailbox:
             self._on_ready()
 
     def replay(self, first: int, last: int) -> None:
-        """Have a range read from the table; nothing in it is held yet."""
+        """Have a range read from the table; nothing in it is held once the FIFO was applied."""
+        self._make_way(first, last)
         self._dirty.add(first, last, mark=False)
         self._slow = True
+        self._wake()
 
     # -- the subscriber's side -------------------------------------------------
 
     def expect(self) -> None:
-        """Ask for one call of ``on_ready`` when the next event arrives."""
+        """Ask for one call of ``on_ready`` when there is more to hand over."""
         self._expected = True
 
     def hand_over(self, space: str, seq: int) -> list[Event]:
@@ -154,37 +165,37 @@ class Mailbox:
             if self._walk is None:
                 self._dirty.clear()
             elif self._dirty:
-                events += [
-                    Map(space, seq, mapping.first, mapping.last, mapping.target, mapping.perm)
-                    for mapping in self._read(self._walk)
-                ]
-            self._slow = bool(self._dirty or self._parked)
+                events += [mapping.event(space, seq) for mapping in self._read(self._walk)]
+            self._slow = bool(self._dirty or self._parked or self._parked_dev)
         return events
 
-    def refuse(self, first: int, last: int, behind: Sequence[Event] = ()) -> None:
-        """Note that the subscriber could not apply an UNMAP.
+    def refuse(self, event: Event, hand: Sequence[Event] = ()) -> list[Event]:
+        """Note that the subscriber could not apply an event that takes something away.
 
-        It is handed over again after `retry`, or before anything else there.
+        It is handed over again after `retry`, or when something else comes
+        there, and before that.  What waits there already waits with it.
 
         Args:
-            first: First address of the UNMAP.
-            last: Last address of the UNMAP.
-            behind: Events there that were handed over with it but not given to
-                the subscriber yet; they are taken back.
+            event: The UNMAP, or the device invalidation.
+            hand: Events handed over with it that the subscriber was not given yet.
+
+        Returns:
+            Those that may still be given to it, in the same order.
         """
-        self._parked.add(first, last, mark=True)
         self._slow = True
-        for event in behind:
-            self._dirty.add(event.first, event.last, mark=True)
-        if behind or any(event.first <= last and event.last >= first for event in self._fifo):
-            self._unpark(first, last)
+        left = list(hand)
+        if type(event) is DevIotlbUnmap:
+            self._parked_dev.add(event.first, event.last, mark=True)
+        else:
+            self._park(event.first, event.last, left)
+        self._keep_limits()
+        return left
 
     def retry(self) -> None:
-        """Have every refused UNMAP handed over again."""
-        self._unpark(0, LAST)
-        if self.ready and self._expected:
-            self._expected = False
-            self._on_ready()
+        """Have everything that failed handed over again."""
+        if self._parked or self._parked_dev:
+            self._unpark()
+            self._wake()
 
     # -- questions -------------------------------------------------------------
 
@@ -200,8 +211,11 @@ class Mailbox:
 
     @property
     def refused(self) -> list[tuple[int, int]]:
-        """The ranges of the UNMAPs that the subscriber could not apply."""
-        return [(first, last) for first, last, _ in self._parked]
+        """The ranges in which the subscriber could not take something away."""
+        ranges = RangeSet()
+        for first, last, _ in (*self._parked, *self._parked_dev):
+            ranges.add(first, last, mark=True)
+        return [(first, last) for first, last, _ in ranges]
 
     @property
     def reading(self) -> bool:
@@ -211,7 +225,7 @@ class Mailbox:
     @property
     def lag(self) -> int:
         """Events in the FIFO and ranges that wait beside it."""
-        return len(self._fifo) + len(self._dirty) + len(self._dev) + len(self._parked)
+        return len(self._fifo) + sum(map(len, (self._dirty, self._dev, self._parked, self._parked_dev)))
 
     @property
     def dirty(self) -> bool:
@@ -229,15 +243,19 @@ class Mailbox:
         return self._round + 1, self._cursor
 
     def reached(self, turn: Turn) -> bool:
-        """Say whether the cursor has come to ``turn``, or has nothing left to read."""
+        """Say whether the cursor has come to ``turn``, or has nothing left to read.
+
+        Asked after a hand-over, it says whether all that was in the table when
+        ``turn`` was taken, and has not changed since, was handed over.  What is
+        parked does not count: it says so by itself, in `refused`.
+        """
         return not self._dirty or (self._round, self._cursor) >= turn
 
     # -- inside ----------------------------------------------------------------
 
     def _put_slow(self, event: Event) -> None:
         first, last = event.first, event.last
-        if self._parked.overlaps(first, last):
-            self._unpark(first, last)
+        self._make_way(first, last)
         if type(event) is DevIotlbUnmap and self._dirty:
             self._soil(event)  # behind the UNMAPs that wait there
         elif self._dirty.overlaps(first, last):
@@ -247,7 +265,7 @@ class Mailbox:
         else:
             self._conflate(event)
         self._keep_limits()
-        self._slow = bool(self._dirty or self._dev or self._parked)
+        self._slow = bool(self._dirty or self._dev or self._parked or self._parked_dev)
 
     def _absorb(self, event: Event) -> None:
         """Note a change that overlaps dirty ranges."""
@@ -270,41 +288,63 @@ class Mailbox:
 
     def _keep_limits(self) -> None:
         """Bound the sets: by merging where that is allowed, else by giving up."""
-        if len(self._dev) > self._capacity:
-            self._dev.close_gaps(self._capacity // 2)
-        if len(self._dirty) > self._capacity and self._walk is None:
-            self._dirty.close_gaps(self._capacity // 2)
-        if len(self._dirty) > self._limit:
+        self._merge(self._dev)
+        self._merge(self._parked_dev)
+        if self._walk is None:
+            self._merge(self._dirty)
+            self._merge(self._parked)
+        elif len(self._dirty) + len(self._parked) > self._limit:
             self._on_limit()
 
-    def _unpark(self, first: int, last: int) -> None:
-        """Move refused UNMAPs to the dirty ranges, with all that waits behind them."""
-        for low, high in self._parked.pop_overlapping(first, last):
-            low, high = self._dirty.add(low, high, mark=True)
-            while (behind := self._overtaken(low, high)) is not None:
-                low, high = self._dirty.add(behind.first, behind.last, mark=True)
+    def _merge(self, ranges: RangeSet) -> None:
+        """Bridge gaps, in a set of which more than was asked may be taken away."""
+        if len(ranges) > self._capacity:
+            ranges.close_gaps(self._capacity // 2)
 
-    def _overtaken(self, first: int, last: int) -> Event | None:
-        """Remove and return one event of the FIFO that must not pass a dirty range."""
-        for at, event in enumerate(self._fifo):
-            if event.first <= last and event.last >= first and type(event) is not DevIotlbUnmap:
-                return self._fifo.pop(at)
-        return None
+    def _park(self, first: int, last: int, hand: list[Event]) -> None:
+        """Set a range aside, with all that waits there or has not been given yet."""
+        ranges = [(first, last)]
+        while ranges:
+            first, last = self._parked.add(*ranges.pop(), mark=True)  # all of what this has come to
+            ranges += self._dirty.pop_overlapping(first, last)
+            for event in take_overlapping(self._fifo, first, last) + take_overlapping(hand, first, last):
+                if type(event) is DevIotlbUnmap:
+                    self._parked_dev.add(event.first, event.last, mark=True)
+                elif not self._parked.covers(event.first, event.last):
+                    ranges.append((event.first, event.last))
+        for low, high in self._dev.pop_overlapping(first, last):
+            self._parked_dev.add(low, high, mark=True)
+
+    def _make_way(self, first: int, last: int) -> None:
+        """See to it that nothing comes before what failed there."""
+        if self._parked.overlaps(first, last) or self._parked_dev.overlaps(first, last):
+            self._unpark()
+
+    def _unpark(self) -> None:
+        """Move what failed to where it is handed over; all of it, so that the order among it stays."""
+        for parked, ranges in (self._parked, self._dirty), (self._parked_dev, self._dev):
+            for first, last, _ in parked:
+                ranges.add(first, last, mark=True)
+            parked.clear()
+
+    def _wake(self) -> None:
+        if self._expected:
+            self._expected = False
+            self._on_ready()
 
     def _read(self, walk: Walk) -> list[Mapping]:
         """Read a piece of the table from the cursor on, and clean what was read.
 
-        It ends at the latest where the cursor starts its next round.
+        It ends at the latest where a round of the cursor does.
         """
+        if self._dirty.at_or_after(self._cursor) is None:
+            self._round, self._cursor = self._round + 1, 0
         found: list[Mapping] = []
-        for _ in range(self._piece):
+        for _ in range(self._piece):  # ranges without a mapping cost time too
             part = self._dirty.at_or_after(self._cursor)
-            if part is None:
-                self._round, self._cursor = self._round + 1, 0
+            if part is None or len(found) >= self._piece:
                 break
             found += self._read_part(walk, *part, self._piece - len(found))
-            if len(found) >= self._piece:
-                break
         return found
 
     def _read_part(self, walk: Walk, first: int, last: int, room: int) -> list[Mapping]:
@@ -318,3 +358,11 @@ class Mailbox:
             self._dirty.discard(first, end)
         self._cursor = max(first, end + 1)
         return found
+
+
+def take_overlapping(events: list[Event], first: int, last: int) -> list[Event]:
+    """Remove and return the events that overlap ``first..last``."""
+    found = [event for event in events if event.first <= last and event.last >= first]
+    if found:
+        events[:] = [event for event in events if event.first > last or event.last < first]
+    return found

@@ -19,6 +19,7 @@ from msgspec import Struct
 
 from .caps import Perm
 from .errors import Overlap, Straddle, span
+from .events import Map
 from .ranges import LAST
 
 CHUNK: Final = 256
@@ -56,6 +57,10 @@ class Mapping(Struct, frozen=True, order=True, array_like=True, gc=False):
         if low == self.first and high == self.last:
             return self
         return Mapping(low, high, self.target + low - self.first, self.perm)
+
+    def event(self, space: str, seq: int) -> Map:
+        """Return the event that tells of this mapping."""
+        return Map(space, seq, self.first, self.last, self.target, self.perm)
 
     def __str__(self) -> str:
         return f"{span(self.first, self.last)} -> {self.target:#x} {self.perm!r}"
@@ -160,10 +165,9 @@ class Table:
         self._lows = array("Q")  # first address of each chunk
         # The chunk last changed, and the addresses ``low <= first < high`` that
         # belong into it: a guest works in one place for a while.
-        self._near = Chunk(array("Q"), array("Q"), array("Q"), bytearray())
-        self._near_index = 0
-        self._near_low = 0
-        self._near_high = 0
+        self._near: Chunk
+        self._near_index: int
+        self._reshaped()
 
     def __len__(self) -> int:
         return sum(map(len, self._chunks))
@@ -217,7 +221,7 @@ class Table:
         chunk = self._near
         firsts = chunk.firsts
         at = bisect_right(firsts, first) - 1
-        if at < 0 or chunk.lasts[at] != last or firsts[at] != first or len(firsts) == 1:
+        if chunk.lasts[at] != last or firsts[at] != first or len(firsts) == 1:
             return self._remove_range(first, last)
         removed = Mapping(first, last, chunk.targets[at], PERMS[chunk.perms[at]])
         del firsts[at], chunk.lasts[at], chunk.targets[at], chunk.perms[at]
@@ -260,7 +264,7 @@ class Table:
         """Return the first ``limit`` mappings that overlap the range, whole."""
         index, at = self._seek(first)
         found: list[Mapping] = []
-        while index < len(self._chunks) and len(found) < limit:
+        while index < len(self._chunks):
             chunk = self._chunks[index]
             stop = min(bisect_right(chunk.firsts, last), at + limit - len(found))
             found.extend(map(chunk.__getitem__, range(at, stop)))
@@ -272,7 +276,7 @@ class Table:
     # -- inside ----------------------------------------------------------------
 
     def _refuse(self, wanted: Mapping) -> bool:
-        held = self.walk(wanted.first, wanted.last, 1)[0]
+        (held,) = self.walk(wanted.first, wanted.last, 1)
         if held == wanted:
             return False
         raise Overlap(wanted.first, wanted.last, held.first, held.last)
@@ -285,12 +289,12 @@ class Table:
         index = max(bisect_right(self._lows, first) - 1, 0)
         self._near = self._chunks[index]
         self._near_index = index
-        self._near_low = self._lows[index] if index else 0
+        self._near_low = index and self._lows[index]  # nothing is below the first chunk
         self._near_high = self._lows[index + 1] if index + 1 < len(self._lows) else LAST + 1
 
     def _reshaped(self) -> None:
         """Forget the chunk last changed: there are other ones now."""
-        self._near_low = self._near_high = 0
+        self._near_low = self._near_high = LAST
 
     def _seek(self, first: int) -> tuple[int, int]:
         """Return chunk and index of the first mapping that ends at or behind ``first``."""
@@ -334,22 +338,20 @@ class Table:
         return Pieces(self._take_out(start, low, stop, high))
 
     def _check_edges(self, first: int, last: int, start: Chunk, low: int, stop: Chunk, high: int) -> None:
-        if low < len(start) and start.firsts[low] < first:
+        if start.firsts[low] < first:
             raise Straddle(first, last, start.firsts[low], start.lasts[low])
-        if high and stop.lasts[high - 1] > last:
+        if stop.lasts[high - 1] > last:
             raise Straddle(first, last, stop.firsts[high - 1], stop.lasts[high - 1])
 
     def _take_out(self, start: int, low: int, stop: int, high: int) -> list[Chunk]:
         """Cut from mapping ``low`` of chunk ``start`` up to ``high`` (exclusive) of ``stop``."""
-        if start == stop:
-            pieces = [self._chunks[start].cut(low, high)]
+        head, tail = self._chunks[start], self._chunks[stop]
+        if head is tail:
+            pieces, edges = [head.cut(low, high)], [head]
         else:
-            head = self._chunks[start].cut(low, len(self._chunks[start]))
-            tail = self._chunks[stop].cut(0, high)
-            pieces = [head, *self._chunks[start + 1 : stop], tail]
-        keep = [chunk for chunk in (self._chunks[start], self._chunks[stop]) if len(chunk)]
-        if start == stop:
-            keep = keep[:1]
+            middle = self._chunks[start + 1 : stop]
+            pieces, edges = [head.cut(low, len(head)), *middle, tail.cut(0, high)], [head, tail]
+        keep = [chunk for chunk in edges if len(chunk)]
         self._chunks[start : stop + 1] = keep
         self._lows[start : stop + 1] = array("Q", [chunk.firsts[0] for chunk in keep])
         if keep and len(keep[0]) < self._sparse and len(self._chunks) > 1:

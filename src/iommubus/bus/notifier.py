@@ -9,6 +9,8 @@ order.
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Self
 
 from msgspec import Struct
 
@@ -92,3 +94,22 @@ def run(event: Event, calls: Sequence[Call], failures: list[Exception]) -> None:
             call(event)
         except Exception as failure:  # noqa: BLE001 - handed to the producer; trying costs nothing
             failures.append(failure)
+
+
+class Registration:
+    """A registered notifier; close it, or use it as a context manager."""
+
+    def __init__(self, close: Callable[[], None]) -> None:
+        self._close = close
+
+    def close(self) -> None:
+        """Call the notifier no more.  May be called from inside it."""
+        self._close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -7,8 +7,7 @@ before anybody is told.
 
 from collections.abc import Callable, Iterable, Sequence
 from threading import get_ident
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -19,17 +18,15 @@ from ..events import DevIotlbUnmap, Event, Map, Unmap
 from ..ledger import Ledger
 from ..ranges import LAST, IovaRange
 from ..shape import Shape
+from ..staging import Staged, Staging
 from ..table import PERMS, Mapping, Table
 from .abc import SYNC_TIMEOUT, AddressSpace, DemandChanged, Straddling, Subscription
 from .logs import Lines
 from .member import Member, State
-from .notifier import Call, Notice, Notifier
+from .notifier import Call, Notice, Notifier, Registration
 from .reports import SpaceStatistics, SyncReport
 from .routes import Routes
 from .sync import Sync
-
-Staged = tuple[Event, Sequence[Mapping]]
-"""An event that is in the table but not published, and what it removed."""
 
 REPLAY_STEP: Final = 1024
 """Mappings read from the table at once when a notifier is registered."""
@@ -37,25 +34,6 @@ REPLAY_STEP: Final = 1024
 LEAST: Final = int(Perm.R)
 MOST: Final = int(Perm.RW)
 TOP: Final = LAST + 1
-
-
-class Registration:
-    """A registered notifier; close it, or use it as a context manager."""
-
-    def __init__(self, close: Callable[[], None]) -> None:
-        self._close = close
-
-    def close(self) -> None:
-        """Call the notifier no more.  May be called from inside it."""
-        self._close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class LocalSpace(AddressSpace):
@@ -88,7 +66,7 @@ class LocalSpace(AddressSpace):
         self.seq = 0
         self.ledger = Ledger()
         self.routes = Routes(name, shape.last, offers, demand_changed, lines)
-        self._straddle: Straddling = straddle
+        self._split = straddle == "split"
         self._lines = lines
         self._on_close = on_close
         self._owner = get_ident()
@@ -96,7 +74,7 @@ class LocalSpace(AddressSpace):
         self._table = Table()
         self._pull = not offers & Cap.MAP
         self._table_last = -1 if self._pull else shape.last  # nothing fits into a pull space
-        self._plain_last = -1 if straddle == "split" else self._table_last  # where an UNMAP is one event
+        self._plain_last = -1 if self._split else self._table_last  # where an UNMAP is one event
         self._mask = shape.granule - 1
         self._reserved = bool(shape.reserved)
         self._buried: list[Member] = []
@@ -163,23 +141,16 @@ class LocalSpace(AddressSpace):
 
     def apply(self, changes: Iterable[Mapping | IovaRange]) -> None:
         self._check_open()
-        staged: list[Staged] = []
-        try:
-            for change in changes:
-                self._stage(change, staged)
-        except BaseException:
-            self._undo(staged)
-            raise
-        self._publish(staged)
+        self._publish(self._stage(changes))
 
     def invalidate_device(self, iova: int, size: int) -> None:
         self._check_range(iova, size)
         if not self.offers & Cap.DEVIOTLB_UNMAP:
-            raise NotOffered("DEVIOTLB_UNMAP", int(self.offers))
+            raise NotOffered("DEVIOTLB_UNMAP")
         last = iova + size - 1
         if self._table.walk(iova, last, 1):
             self._lines.warn("mapped", self.name, f"device TLB invalidated at {iova:#x}, which is still mapped")
-        self._publish([(DevIotlbUnmap(self.name, self.seq + 1, iova, last), ())])
+        self._publish([Staged(DevIotlbUnmap(self.name, self.seq + 1, iova, last), ())])
 
     def register(self, notifier: Notifier) -> Registration:
         """Have a notifier called inside every later change; embedded only.
@@ -337,59 +308,29 @@ class LocalSpace(AddressSpace):
         self._check_open()
         self.shape.check_map(iova, size, target, perm)
         if self._pull:
-            raise NotOffered("MAP", int(self.offers))
+            raise NotOffered("MAP")
 
     # -- inside: staging and publishing ----------------------------------------------
 
-    def _stage(self, change: Mapping | IovaRange, staged: list[Staged]) -> None:
-        """Make a change in the table, and append what is to be published of it."""
-        if isinstance(change, Mapping):
-            self.shape.check_map(change.first, change.size, change.target, change.perm)
-            self._stage_map(change, staged)
-            return
-        self.shape.check_range(change.first, change.size)
-        self._stage_unmap(change.first, change.last, staged)
-
-    def _stage_map(self, mapping: Mapping, staged: list[Staged]) -> None:
-        if self._pull:
-            raise NotOffered("MAP", int(self.offers))
-        if self._table.insert(*mapping_fields(mapping)):
-            staged.append((Map(self.name, self._next(staged), *mapping_fields(mapping)), ()))
-
-    def _stage_unmap(self, first: int, last: int, staged: list[Staged]) -> None:
-        if self._pull:
-            staged.append((Unmap(self.name, self._next(staged), first, last), ()))
-        elif self._straddle == "split":
-            self._stage_split(first, last, staged)
-        elif removed := self._table.remove(first, last):
-            staged.append((Unmap(self.name, self._next(staged), first, last), removed))
-
-    def _stage_split(self, first: int, last: int, staged: list[Staged]) -> None:
-        cut = self._table.cut(first, last)
-        if cut.removed:
-            staged.append((Unmap(self.name, self._next(staged), cut.first, cut.last), cut.removed))
-        for survivor in cut.survivors:
-            staged.append((Map(self.name, self._next(staged), *mapping_fields(survivor)), ()))
-
-    def _next(self, staged: list[Staged]) -> int:
-        """Return the number of the event that is staged next."""
-        return self.seq + len(staged) + 1
+    def _stage(self, changes: Iterable[Mapping | IovaRange]) -> list[Staged]:
+        """Make the changes in the table, all or none; return what is to be published."""
+        table = None if self._pull else self._table
+        staging = Staging(self.name, self.seq, table, self.shape, split=self._split)
+        try:
+            for change in changes:
+                staging.add(change)
+        except BaseException:
+            staging.undo()
+            raise
+        return staging.staged
 
     def _unmap_staged(self, iova: int, size: int) -> Sequence[Mapping]:
         """Unmap where that may be no event, or several; or say what is wrong with it."""
         self._check_range(iova, size)
-        staged: list[Staged] = []
-        self._stage_unmap(iova, iova + size - 1, staged)
+        last = iova + size - 1
+        staged = self._stage((IovaRange(iova, last),))
         self._publish(staged)
-        return staged[0][1] if staged else ()
-
-    def _undo(self, staged: list[Staged]) -> None:
-        """Put the table back as it was before the changes."""
-        for event, removed in reversed(staged):
-            if isinstance(event, Map):
-                self._table.remove(event.first, event.last)
-            for piece in removed:
-                self._table.insert(*mapping_fields(piece))
+        return [piece.clip(iova, last) for step in staged for piece in step.removed]
 
     def _publish(self, staged: list[Staged]) -> None:
         """Put events that are in the table into the mailboxes, then run the notifiers.
@@ -397,13 +338,13 @@ class LocalSpace(AddressSpace):
         In that order for all of them: a notifier may publish too, and nobody
         may see what it says before what it was told.
         """
-        for event, removed in staged:
-            self.seq = event.seq
-            self._send(event, removed)
+        for step in staged:
+            self.seq = step.event.seq
+            self._send(step.event, step.removed)
         failures: list[Exception] = []
-        for event, _ in staged:
+        for step in staged:
             try:
-                self._notice.tell(event, self._calls_for(event))
+                self._notice.tell(step.event, self._calls_for(step.event))
             except NotifierFailed as failed:
                 failures += failed.exceptions
         self._abandon_buried()
@@ -436,7 +377,7 @@ class LocalSpace(AddressSpace):
         while cursor <= notifier.last:
             found = self._table.walk(cursor, notifier.last, REPLAY_STEP)
             for mapping in found:
-                self._notice.tell(Map(self.name, self.seq, *mapping_fields(mapping)), (notifier.offer,))
+                self._notice.tell(mapping.event(self.name, self.seq), (notifier.offer,))
             if len(found) < REPLAY_STEP:
                 return
             cursor = found[-1].last + 1
@@ -459,11 +400,6 @@ class LocalSpace(AddressSpace):
         while self._buried:
             member = self._buried.pop()
             member.abandon(member.reason)
-
-
-def mapping_fields(mapping: Mapping) -> tuple[int, int, int, Perm]:
-    """Return the fields in the order in which tables and events take them."""
-    return mapping.first, mapping.last, mapping.target, mapping.perm
 
 
 async def sync_spaces(spaces: Sequence[LocalSpace], timeout: float) -> SyncReport:  # noqa: ASYNC109

@@ -1,0 +1,102 @@
+"""Several changes of a table at once: all of them, or none.
+
+The changes are made in the table as they are staged; the events that tell of
+them wait until all went well.  If one cannot be made, `undo` puts the table back.
+"""
+
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+from .errors import NotOffered
+from .events import Event, Map, Unmap
+from .ranges import IovaRange
+from .shape import Shape
+from .table import Mapping, Table
+
+
+class Staged(Struct, frozen=True, gc=False):
+    """An event whose change is made and not published yet.
+
+    Attributes:
+        event: What is to be published.
+        removed: What it removed from the table.
+    """
+
+    event: Event
+    removed: Sequence[Mapping]
+
+
+class Staging:
+    """Changes of one space on their way to be published.
+
+    Args:
+        space: Name of the space.
+        seq: Its latest number; the events go on from there.
+        table: Its table; `None` for a pull space, which keeps none.
+        shape: What addresses it accepts.
+        split: Whether an UNMAP may cut mappings.
+    """
+
+    __slots__ = ("_seq", "_shape", "_space", "_split", "_table", "staged")
+
+    def __init__(self, space: str, seq: int, table: Table | None, shape: Shape, *, split: bool) -> None:
+        self.staged: list[Staged] = []
+        self._space = space
+        self._seq = seq
+        self._table = table
+        self._shape = shape
+        self._split = split
+
+    def add(self, change: Mapping | IovaRange) -> None:
+        """Map a `Mapping`, or unmap an `IovaRange`.
+
+        Raises:
+            MappingError: It cannot be; the table is as it was before this change.
+        """
+        if isinstance(change, Mapping):
+            self._shape.check_map(change.first, change.size, change.target, change.perm)
+            self._map(change)
+        else:
+            self._shape.check_range(change.first, change.size)
+            self._unmap(change.first, change.last)
+
+    def undo(self) -> None:
+        """Put the table back as it was before all changes."""
+        if self._table is None:
+            return
+        for step in reversed(self.staged):
+            if isinstance(step.event, Map):
+                self._table.remove(step.event.first, step.event.last)
+            for piece in step.removed:
+                self._table.insert(piece.first, piece.last, piece.target, piece.perm)
+
+    # -- inside ----------------------------------------------------------------
+
+    def _map(self, mapping: Mapping) -> None:
+        if self._table is None:
+            raise NotOffered("MAP")
+        if self._table.insert(mapping.first, mapping.last, mapping.target, mapping.perm):
+            self._stage_map(mapping)
+
+    def _unmap(self, first: int, last: int) -> None:
+        if self._table is None:
+            self._stage_unmap(first, last, ())
+        elif self._split:
+            cut = self._table.cut(first, last)
+            if cut.removed:
+                self._stage_unmap(cut.first, cut.last, cut.removed)
+            for survivor in cut.survivors:
+                self._stage_map(survivor)
+        elif removed := self._table.remove(first, last):
+            self._stage_unmap(first, last, removed)
+
+    def _stage_map(self, mapping: Mapping) -> None:
+        self.staged.append(Staged(mapping.event(self._space, self._next), ()))
+
+    def _stage_unmap(self, first: int, last: int, removed: Sequence[Mapping]) -> None:
+        self.staged.append(Staged(Unmap(self._space, self._next, first, last), removed))
+
+    @property
+    def _next(self) -> int:
+        return self._seq + len(self.staged) + 1

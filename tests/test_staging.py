@@ -1,0 +1,143 @@
+"""Changes of a table that are made all or none."""
+
+import itertools
+from collections.abc import Sequence
+
+import pytest
+
+from iommubus.caps import Perm
+from iommubus.errors import InReserved, MappingError, Misaligned, NotOffered, OutsideSpace, Overlap, Straddle
+from iommubus.events import Map, Unmap
+from iommubus.ranges import IovaRange
+from iommubus.shape import Shape
+from iommubus.staging import Staging
+from iommubus.table import Mapping, Table
+
+SHAPE = Shape(granule=1, last=7, reserved=(IovaRange(7, 7),))
+Change = Mapping | IovaRange
+
+
+def mapping(first: int, last: int, target: int = 0x100) -> Mapping:
+    return Mapping(first, last, target, Perm.RW)
+
+
+def filled(*mappings: Mapping) -> Table:
+    table = Table(chunk=2)
+    for one in mappings:
+        table.insert(one.first, one.last, one.target, one.perm)
+    return table
+
+
+def stage(table: Table | None, changes: Sequence[Change], *, split: bool = False, seq: int = 10) -> Staging:
+    staging = Staging("s", seq, table, SHAPE, split=split)
+    for change in changes:
+        staging.add(change)
+    return staging
+
+
+def test_a_change_is_made_at_once_and_told_of_by_a_numbered_event() -> None:
+    """
+    The table has changed before anybody is told, and numbers go on from the space's.
+    """
+    table = filled(mapping(0, 1))
+
+    staging = stage(table, [IovaRange(0, 2), mapping(1, 3, 0x200)])
+
+    assert list(table) == [mapping(1, 3, 0x200)]
+    assert [step.event for step in staging.staged] == [Unmap("s", 11, 0, 2), Map("s", 12, 1, 3, 0x200, Perm.RW)]
+    assert [list(step.removed) for step in staging.staged] == [[mapping(0, 1)], []]
+
+
+def test_what_changes_nothing_is_not_published() -> None:
+    """
+    An identical MAP and an UNMAP of nothing take no number.
+    """
+    table = filled(mapping(0, 1))
+
+    staging = stage(table, [mapping(0, 1), IovaRange(4, 5), mapping(4, 5)])
+
+    assert [step.event for step in staging.staged] == [Map("s", 11, 4, 5, 0x100, Perm.RW)]
+
+
+def test_a_pull_space_tells_of_every_unmap_and_of_no_map() -> None:
+    """
+    Without a table an UNMAP may name what was never mapped.
+    """
+    staging = stage(None, [IovaRange(2, 3), IovaRange(2, 3)])
+
+    assert [step.event for step in staging.staged] == [Unmap("s", 11, 2, 3), Unmap("s", 12, 2, 3)]
+    with pytest.raises(NotOffered):
+        staging.add(mapping(0, 0))
+    staging.undo()
+
+
+def test_splitting_removes_whole_mappings_and_maps_what_survives() -> None:
+    """
+    Law 6: nobody sees an UNMAP that cuts a mapping it holds.
+    """
+    table = filled(mapping(0, 2, 0x100), mapping(3, 5, 0x200))
+
+    staging = stage(table, [IovaRange(1, 4)], split=True)
+
+    assert [step.event for step in staging.staged] == [
+        Unmap("s", 11, 0, 5),
+        Map("s", 12, 0, 0, 0x100, Perm.RW),
+        Map("s", 13, 5, 5, 0x202, Perm.RW),
+    ]
+    assert list(staging.staged[0].removed) == [mapping(0, 2, 0x100), mapping(3, 5, 0x200)]
+    assert stage(table, [IovaRange(2, 3)], split=True).staged == []
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        (mapping(1, 2), Overlap),
+        (IovaRange(0, 0), Straddle),
+        (mapping(7, 7), InReserved),
+        (mapping(7, 8), OutsideSpace),
+        (IovaRange(0, 8), OutsideSpace),
+    ],
+)
+def test_a_change_that_cannot_be_raises_and_leaves_the_table(change: Change, error: type[MappingError]) -> None:
+    """
+    The check comes before the change.
+    """
+    table = filled(mapping(0, 1))
+
+    with pytest.raises(error):
+        stage(table, [change])
+
+    assert list(table) == [mapping(0, 1)]
+
+
+def test_ranges_are_checked_against_the_granule() -> None:
+    """
+    A staged change is held to the same shape as a single one.
+    """
+    staging = Staging("s", 0, Table(), Shape(granule=4, last=15), split=False)
+
+    with pytest.raises(Misaligned):
+        staging.add(IovaRange(2, 5))
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_undo_puts_back_exactly_what_was(split: bool) -> None:
+    """
+    All or none: over every short list of changes of a small table.
+    """
+    ranges = [(0, 0), (0, 3), (1, 2), (3, 4)]
+    alphabet: list[Change] = [IovaRange(*edges) for edges in ranges]
+    alphabet += [mapping(*edges, 0x300) for edges in ranges]
+    start = [mapping(0, 1, 0x100), mapping(3, 4, 0x200)]
+
+    for changes in itertools.product(alphabet, repeat=3):
+        table = filled(*start)
+        staging = Staging("s", 0, table, SHAPE, split=split)
+        for change in changes:
+            try:
+                staging.add(change)
+            except MappingError:
+                break
+        staging.undo()
+
+        assert list(table) == start, changes
