@@ -1,43 +1,79 @@
 """iommubus: an event bus for the changes of I/O address spaces.
 
-The embedded API.  Read on in this order:
+The embedded API.  Read the package in this order:
 
 * `errors`, `caps`, `ranges`, `events`: the words.
-* `rangeset`, `table`, `shape`, `mailbox`, `ledger`, `completion`: the machines,
-  pure; `abi` reads other people's bytes.
+* `shape`, `rangeset`, `table`, `staging`, `mailbox`, `ledger`, `completion`: the
+  machines, pure; `abi` reads other people's bytes.
 * `bus`: spaces, subscriptions, observers, `sync`; `bus.abc` is the contract.
 * `consumers`: a shadower's `Mirror` and a cacher's `Iotlb`.
 * `demo`, `cli`: a real guest's events played through the bus.
 """
 
-from .bus.abc import (
-    AddressSpace as AddressSpace,
-    Batch as Batch,
-    EventBus as EventBus,
-    Observer as Observer,
-    Subscription as Subscription,
-    Translation as Translation,
+from .bus.abc import AddressSpace, Batch, EventBus, Observer, Subscription, Translation
+from .bus.bus import Bus
+from .bus.notifier import Notifier, Registration
+from .bus.reports import MapFailure, Missing, Outcome, SyncReport
+from .caps import Cap, Perm
+from .completion import How
+from .consumers.iotlb import Iotlb
+from .consumers.mirror import Mirror
+from .errors import (
+    AccessDenied,
+    Fenced,
+    IommubusError,
+    MappingError,
+    MappingFailed,
+    NotifierFailed,
+    NotMapped,
+    StateError,
+    SubscribeError,
+    SyncFailed,
+    TranslationFault,
 )
-from .bus.bus import Bus as Bus
-from .bus.notifier import Notifier as Notifier
-from .bus.reports import (
-    MapFailure as MapFailure,
-    Missing as Missing,
-    Outcome as Outcome,
-    SyncReport as SyncReport,
-)
-from .caps import Cap as Cap, Perm as Perm
-from .completion import How as How
-from .consumers.iotlb import Iotlb as Iotlb
-from .consumers.mirror import Mirror as Mirror
-from .errors import IommubusError as IommubusError
-from .events import (
-    DevIotlbUnmap as DevIotlbUnmap,
-    Event as Event,
-    Lost as Lost,
-    Map as Map,
-    Observed as Observed,
-    Unmap as Unmap,
-)
-from .ranges import LAST as LAST, IovaRange as IovaRange
-from .table import Mapping as Mapping
+from .events import DevIotlbUnmap, Event, Lost, Map, Observed, Unmap
+from .ledger import OldPieces
+from .ranges import LAST, IovaRange
+from .table import Mapping
+
+__all__ = [
+    "LAST",
+    "AccessDenied",
+    "AddressSpace",
+    "Batch",
+    "Bus",
+    "Cap",
+    "DevIotlbUnmap",
+    "Event",
+    "EventBus",
+    "Fenced",
+    "How",
+    "IommubusError",
+    "Iotlb",
+    "IovaRange",
+    "Lost",
+    "Map",
+    "MapFailure",
+    "Mapping",
+    "MappingError",
+    "MappingFailed",
+    "Mirror",
+    "Missing",
+    "NotMapped",
+    "Notifier",
+    "NotifierFailed",
+    "Observed",
+    "Observer",
+    "OldPieces",
+    "Outcome",
+    "Perm",
+    "Registration",
+    "StateError",
+    "SubscribeError",
+    "Subscription",
+    "SyncFailed",
+    "SyncReport",
+    "Translation",
+    "TranslationFault",
+    "Unmap",
+]

@@ -1,0 +1,1 @@
+"""Other people's bytes: pure functions, no descriptors, nothing believed unchecked."""
