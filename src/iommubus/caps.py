@@ -47,8 +47,9 @@ def check_mask(caps: int) -> Cap:
     """
     if caps == 0:
         raise EmptyMask(caps)
-    if caps & ~Cap.ALL:
-        raise UnknownCapability(caps, int(Cap.ALL))
+    known = int(Cap.ALL)  # `~Cap.ALL` has no unknown bits on some Pythons, ~7 has them all
+    if caps & ~known:
+        raise UnknownCapability(caps, known)
     if caps & Cap.MAP and not caps & Cap.UNMAP:
         raise MapAlone(int(caps))
     return Cap(caps)
