@@ -11,7 +11,7 @@ whoever calls has checked that ``0 <= first <= last <= 2**64 - 1``.
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, MutableSequence, Sequence
 from itertools import chain
 from typing import Final, overload
 
@@ -26,6 +26,11 @@ CHUNK: Final = 256
 """Most mappings in one chunk.  Small enough that the move an insertion costs
 (2 KiB an array) is hidden behind the calls around it, large enough that a
 million mappings need only 4,000 to 8,000 chunks."""
+
+STAY: Final = 8
+"""Changes in a row in one chunk after which it is worth turning its columns into
+lists: that costs as much as it saves in some forty changes, and a guest that
+works in one place makes hundreds."""
 
 PERMS: Final = (Perm(0), Perm.R, Perm.W, Perm.RW)
 """Permissions by their value: an index is cheaper than a call of the enum."""
@@ -66,12 +71,18 @@ class Mapping(Struct, frozen=True, order=True, array_like=True, gc=False):
         return f"{span(self.first, self.last)} -> {self.target:#x} {self.perm!r}"
 
 
+Column = MutableSequence[int]
+
+
 class Chunk:
-    """Some neighbouring mappings, one array for each of their columns."""
+    """Some neighbouring mappings, one column for each of their fields.
+
+    Columns are arrays, which are small, or lists, which are quicker to change.
+    """
 
     __slots__ = ("firsts", "lasts", "perms", "targets")
 
-    def __init__(self, firsts: "array[int]", lasts: "array[int]", targets: "array[int]", perms: bytearray) -> None:
+    def __init__(self, firsts: Column, lasts: Column, targets: Column, perms: Column) -> None:
         self.firsts = firsts
         self.lasts = lasts
         self.targets = targets
@@ -85,6 +96,16 @@ class Chunk:
 
     def __getitem__(self, at: int) -> Mapping:
         return Mapping(self.firsts[at], self.lasts[at], self.targets[at], PERMS[self.perms[at]])
+
+    def thaw(self) -> None:
+        """Turn the columns into lists."""
+        self.firsts, self.lasts = list(self.firsts), list(self.lasts)
+        self.targets, self.perms = list(self.targets), list(self.perms)
+
+    def freeze(self) -> None:
+        """Turn the columns into arrays."""
+        self.firsts, self.lasts = array("Q", self.firsts), array("Q", self.lasts)
+        self.targets, self.perms = array("Q", self.targets), bytearray(self.perms)
 
     def extend(self, other: "Chunk") -> None:
         """Append the mappings of the chunk that follows."""
@@ -156,18 +177,32 @@ class Table:
         chunk: Most mappings in one chunk; tests make it small.
     """
 
-    __slots__ = ("_chunk", "_chunks", "_lows", "_near", "_near_high", "_near_index", "_near_low", "_sparse")
+    __slots__ = (
+        "_chunk",
+        "_chunks",
+        "_lows",
+        "_near",
+        "_near_high",
+        "_near_index",
+        "_near_low",
+        "_next_low",
+        "_sparse",
+        "_stay",
+    )
 
     def __init__(self, chunk: int = CHUNK) -> None:
         self._chunk = chunk
         self._sparse = chunk // 8  # fewer mappings than this are worth joining with a neighbour
         self._chunks: list[Chunk] = []
         self._lows = array("Q")  # first address of each chunk
-        # The chunk last changed, and the addresses ``low <= first < high`` that
-        # belong into it: a guest works in one place for a while.
-        self._near: Chunk
-        self._near_index: int
-        self._reshaped()
+        # The chunk being worked on.  If its columns are lists, it takes what
+        # begins at ``low <= first`` and ends at ``last < high``; else high is 0.
+        self._near = Chunk([], [], [], [])
+        self._near_index = -1
+        self._near_low = 0
+        self._near_high = 0
+        self._next_low = 0  # first address of the chunk behind it
+        self._stay = 0  # changes made there in a row
 
     def __len__(self) -> int:
         return sum(map(len, self._chunks))
@@ -184,16 +219,15 @@ class Table:
         Raises:
             Overlap: A different mapping is in the way.
         """
-        if not self._near_low <= first < self._near_high:
-            self._approach(first)
+        if not (self._near_low <= first and last < self._near_high):
+            if not self._approach(first):
+                return self._open(first, last, target, perm)
+            if last >= self._next_low:
+                return self._refuse(Mapping(first, last, target, PERMS[perm]))
         chunk = self._near
         firsts = chunk.firsts
-        at = bisect_right(firsts, first)
-        if (
-            (at and chunk.lasts[at - 1] >= first)
-            or (at < len(firsts) and firsts[at] <= last)
-            or last >= self._near_high
-        ):
+        at = bisect_right(firsts, last)
+        if at and chunk.lasts[at - 1] >= first:
             return self._refuse(Mapping(first, last, target, PERMS[perm]))
         firsts.insert(at, first)
         chunk.lasts.insert(at, last)
@@ -214,14 +248,12 @@ class Table:
         Raises:
             Straddle: A mapping reaches out of the range; nothing changed.
         """
-        if not self._near_low <= first < self._near_high:
-            if not self._chunks:
-                return ()
-            self._approach(first)
+        if not (self._near_low <= first and last < self._near_high) and not self._approach(first):
+            return ()
         chunk = self._near
         firsts = chunk.firsts
         at = bisect_right(firsts, first) - 1
-        if chunk.lasts[at] != last or firsts[at] != first or len(firsts) == 1:
+        if at < 0 or chunk.lasts[at] != last or firsts[at] != first or len(firsts) == 1:
             return self._remove_range(first, last)
         removed = Mapping(first, last, chunk.targets[at], PERMS[chunk.perms[at]])
         del firsts[at], chunk.lasts[at], chunk.targets[at], chunk.perms[at]
@@ -281,20 +313,38 @@ class Table:
             return False
         raise Overlap(wanted.first, wanted.last, held.first, held.last)
 
-    def _approach(self, first: int) -> None:
-        """Find the chunk into which a mapping that begins at ``first`` belongs."""
-        if not self._chunks:
-            self._chunks.append(Chunk(array("Q"), array("Q"), array("Q"), bytearray()))
-            self._lows.append(first)  # and the caller puts a mapping there
-        index = max(bisect_right(self._lows, first) - 1, 0)
-        self._near = self._chunks[index]
-        self._near_index = index
-        self._near_low = index and self._lows[index]  # nothing is below the first chunk
-        self._near_high = self._lows[index + 1] if index + 1 < len(self._lows) else LAST + 1
+    def _open(self, first: int, last: int, target: int, perm: int) -> bool:
+        columns = array("Q", (first,)), array("Q", (last,)), array("Q", (target,))
+        self._chunks.append(Chunk(*columns, bytearray((perm,))))
+        self._lows.append(first)
+        return True
 
-    def _reshaped(self) -> None:
-        """Forget the chunk last changed: there are other ones now."""
-        self._near_low = self._near_high = LAST
+    def _approach(self, first: int) -> bool:
+        """Go to the chunk that takes what begins at ``first``; say whether there is one.
+
+        Whoever stays there for a while finds its columns turned into lists.
+        """
+        if not self._chunks:
+            return False
+        index = max(bisect_right(self._lows, first) - 1, 0)
+        if index != self._near_index:
+            self._settle()
+            self._near_index = index
+            self._near = self._chunks[index]
+            self._next_low = self._lows[index + 1] if index + 1 < len(self._lows) else LAST + 1
+        self._stay += 1
+        if self._stay >= STAY and not self._near_high:
+            self._near.thaw()
+            self._near_low = self._lows[index] if index else 0
+            self._near_high = self._next_low
+        return True
+
+    def _settle(self) -> None:
+        """Leave the chunk being worked on: turn it back into arrays."""
+        if self._near_high:
+            self._near.freeze()
+        self._near_index = -1
+        self._near_high = self._stay = 0
 
     def _seek(self, first: int) -> tuple[int, int]:
         """Return chunk and index of the first mapping that ends at or behind ``first``."""
@@ -308,6 +358,7 @@ class Table:
 
     def _divide(self, index: int, at: int) -> None:
         """Halve a full chunk, or open a new one where the whole table grows at an end."""
+        self._settle()
         chunk = self._chunks[index]
         half = len(chunk) // 2
         if at == len(chunk) - 1 and index == len(self._chunks) - 1:
@@ -317,18 +368,18 @@ class Table:
         upper = chunk.cut(half, len(chunk))
         self._chunks.insert(index + 1, upper)
         self._lows.insert(index + 1, upper.firsts[0])
-        self._reshaped()
 
     def _merge(self, index: int) -> None:
         """Join a sparse chunk with a neighbour, if both fit in half a chunk."""
+        self._settle()
         left = index if index + 1 < len(self._chunks) else index - 1
         lower, upper = self._chunks[left], self._chunks[left + 1]
         if len(lower) + len(upper) <= self._chunk // 2:
             lower.extend(upper)
             del self._chunks[left + 1], self._lows[left + 1]
-            self._reshaped()
 
     def _remove_range(self, first: int, last: int) -> Sequence[Mapping]:
+        self._settle()
         start, low = self._seek(first)
         stop = bisect_right(self._lows, last) - 1
         if stop < start:
@@ -356,5 +407,4 @@ class Table:
         self._lows[start : stop + 1] = array("Q", [chunk.firsts[0] for chunk in keep])
         if keep and len(keep[0]) < self._sparse and len(self._chunks) > 1:
             self._merge(start)
-        self._reshaped()
         return pieces
