@@ -175,6 +175,7 @@ class Table:
 
     Args:
         chunk: Most mappings in one chunk; tests make it small.
+        stay: Changes in a row in one chunk that make it worth thawing.
     """
 
     __slots__ = (
@@ -186,12 +187,14 @@ class Table:
         "_near_index",
         "_near_low",
         "_next_low",
+        "_patience",
         "_sparse",
         "_stay",
     )
 
-    def __init__(self, chunk: int = CHUNK) -> None:
+    def __init__(self, chunk: int = CHUNK, stay: int = STAY) -> None:
         self._chunk = chunk
+        self._patience = stay
         self._sparse = chunk // 8  # fewer mappings than this are worth joining with a neighbour
         self._chunks: list[Chunk] = []
         self._lows = array("Q")  # first address of each chunk
@@ -333,7 +336,7 @@ class Table:
             self._near = self._chunks[index]
             self._next_low = self._lows[index + 1] if index + 1 < len(self._lows) else LAST + 1
         self._stay += 1
-        if self._stay >= STAY and not self._near_high:
+        if self._stay >= self._patience and not self._near_high:
             self._near.thaw()
             self._near_low = self._lows[index] if index else 0
             self._near_high = self._next_low
