@@ -14,7 +14,7 @@
       `LookupError`) -- a name is wrong
     * `StateError` (also `RuntimeError`) -- right call, wrong moment or place
         * `BusClosed`, `SpaceClosed`, `SubscriptionClosed`, `NotEntered`
-        * `AlreadyIterated`, `WrongThread`, `WrongMode`
+        * `AlreadyIterated`, `WrongThread`, `WrongMode`, `ForeignBatch`
     * `Fenced` -- this subscription was fenced; what it holds must not be used
     * `MappingFailed` -- this subscriber could not apply part of its first replay
     * `SyncFailed` -- *subscribers* did not finish in time, or could not
@@ -392,6 +392,21 @@ class WrongMode(StateError):
 
     def __str__(self) -> str:
         return f"the subscription {self.subscription!r} acknowledges by {self.mode!r}: {self.reason}"
+
+
+@dataclass(eq=False)
+class ForeignBatch(StateError):
+    """A batch that another subscription handed over.
+
+    Attributes:
+        number: Number of the batch, in the subscription that it came from.
+    """
+
+    subscription: str
+    number: int
+
+    def __str__(self) -> str:
+        return f"batch {self.number} was handed over by another subscription than {self.subscription!r}"
 
 
 # -- what happened to somebody -----------------------------------------------

@@ -55,11 +55,16 @@ class Batch(Sequence[Event]):
         number: Number of the hand-over in its subscription, from 1.
     """
 
-    __slots__ = ("_events", "number")
+    __slots__ = ("_events", "_giver", "number")
 
-    def __init__(self, number: int, events: list[Event]) -> None:
+    def __init__(self, number: int, events: list[Event], giver: object) -> None:
         self.number = number
         self._events = events
+        self._giver = giver
+
+    def came_from(self, giver: object) -> bool:
+        """Say whether ``giver`` handed it over."""
+        return self._giver is giver
 
     def __len__(self) -> int:
         return len(self._events)
@@ -139,6 +144,7 @@ class Subscription(ABC):
 
         Raises:
             WrongMode: The subscription acknowledges by asking for the next.
+            ForeignBatch: Another subscription handed it over.
         """
 
     @abstractmethod

@@ -4,13 +4,13 @@ from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 from threading import get_ident
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import anyio
-from anyio.lowlevel import checkpoint
+from anyio.lowlevel import checkpoint, current_token
 
 from ..caps import Cap, check_mask
-from ..errors import BadCapacity, BadName, BusClosed, NameTaken, UnknownName, WrongThread
+from ..errors import BadCapacity, BadName, BusClosed, NameTaken, NotifierFailed, UnknownName, WrongThread
 from ..mailbox import CAPACITY
 from ..ranges import LAST, IovaRange
 from ..shape import Shape
@@ -20,7 +20,7 @@ from .logs import Lines
 from .member import Member
 from .observer import OBSERVER_CAPACITY, LocalObserver
 from .reports import BusStatistics, SyncReport
-from .space import LocalSpace, sync_spaces
+from .space import LocalSpace, Soon, sync_spaces
 from .subscription import LocalSubscription
 
 PATTERN_CHARACTERS: Final = frozenset("*?[]")
@@ -40,11 +40,13 @@ class Bus(EventBus):
         self._observers: list[LocalObserver] = []
         self._awaited: dict[str, anyio.Event] = {}
         self._lines = Lines()
+        self._soon: Soon = do_nothing
         self._open = False
 
     async def __aenter__(self) -> Self:
         await checkpoint()
         self._owner = get_ident()
+        self._soon = soon_in_this_loop()
         self._open = True
         return self
 
@@ -54,8 +56,9 @@ class Bus(EventBus):
         self._shut()
 
     async def close(self) -> None:
-        self._check_thread()
-        self._shut()
+        if self._open:
+            self._check_thread()
+            self._shut()
         await checkpoint()
 
     async def create_space(
@@ -70,6 +73,8 @@ class Bus(EventBus):
         demand_changed: DemandChanged | None = None,
     ) -> LocalSpace:
         self._check_open()
+        await checkpoint()
+        self._check_open()
         if not name or PATTERN_CHARACTERS & set(name):
             raise BadName(name)
         if name in self._spaces:
@@ -81,6 +86,7 @@ class Bus(EventBus):
             straddle=straddle,
             demand_changed=demand_changed,
             lines=self._lines,
+            soon=self._soon,
             on_close=self._forget,
         )
         self._spaces[name] = space
@@ -90,7 +96,6 @@ class Bus(EventBus):
                 space.routes.add_observer(observer.put)
         if name in self._awaited:
             self._awaited.pop(name).set()
-        await checkpoint()
         return space
 
     def subscribe(
@@ -207,10 +212,27 @@ class Bus(EventBus):
         del self._spaces[space.name], self._endpoints[space.name]
 
     def _shut(self) -> None:
+        failures: list[Exception] = []
         for space in self.spaces():
-            space.shut()
+            try:
+                space.shut()
+            except NotifierFailed as failed:
+                failures += failed.exceptions
         for observer in self._observers:
             observer.end()
         self._open = False
-        for awaited in self._awaited.values():
-            awaited.set()
+        while self._awaited:
+            self._awaited.popitem()[1].set()
+        if failures:
+            raise NotifierFailed(f"{len(failures)} notifiers raised", failures)
+
+
+def soon_in_this_loop() -> Soon:
+    """Return what has a callback run by this event loop: from any thread, at any moment."""
+    loop: Any = current_token().native_token
+    soon: Soon = loop.run_sync_soon if hasattr(loop, "run_sync_soon") else loop.call_soon_threadsafe
+    return soon
+
+
+def do_nothing(_: Callable[[], object]) -> None:
+    """Stand in for the loop of a bus that was not entered."""

@@ -22,6 +22,7 @@ from ..errors import Fenced
 from ..events import DevIotlbUnmap, Event, Map, Unmap, crop
 from ..ledger import Ledger, OldPieces
 from ..mailbox import Mailbox
+from ..rangeset import RangeSet
 from ..table import Mapping
 from .abc import OnFence, Stops
 from .reports import MapFailure, SubscriptionStatistics
@@ -110,7 +111,8 @@ class Member:
             on_limit=self._overrun,
         )
         self.hand: list[Event] = []  # of the last hand-over, not given yet, the last one first
-        self.failures: list[MapFailure] = []
+        self.failures: list[MapFailure] = []  # for the next sync
+        self.first_failures: list[MapFailure] = []  # of the first replay, for the subscriber itself
         self.proof_failure: Exception | None = None
         self.removals = RecentRemovals()
         self._on_fence = on_fence
@@ -119,6 +121,7 @@ class Member:
         self._arrival: anyio.Event | None = None
         self._held_back: int | None = None  # removals from here on may be in use: an UNMAP failed
         self._retried_in: int | None = None  # hand-over that gives that UNMAP again
+        self._unapplied = RangeSet()  # where UNMAPs failed
         self._touched = False  # something live was handed to it
         self._delivered = {Map: 0, Unmap: 0, DevIotlbUnmap: 0}
 
@@ -151,6 +154,7 @@ class Member:
     def take(self) -> list[Event]:
         """Make a hand-over; it may turn out to be empty, and then has no number."""
         events = self.mailbox.hand_over(self.home.name, self.home.seq)
+        self.home.moved()
         if not events:
             self.completion.look(self.mailbox)
             return events
@@ -159,24 +163,25 @@ class Member:
             self._retried_in = number
         self._count(events)
         self.removals.note(events)
-        self.home.moved()
         return events
 
     def acknowledge(self, number: int) -> None:
         """Take it that hand-overs up to ``number`` are applied and out of use."""
         if self._retried_in is not None and self._retried_in <= number:
-            self._held_back = self._retried_in = None
+            self._held_back = self._retried_in = self.proof_failure = None
+            self._unapplied.clear()
         self.completion.acknowledge(number)
 
     def fail(self, event: Event, error: Exception) -> None:
         """Note that an event in hand could not be applied."""
         if isinstance(event, Map):
             failure = MapFailure(self.name, self.home.name, event.first, event.last, error)
-            self.failures.append(failure)
+            (self.failures if self.completion.current else self.first_failures).append(failure)
             return
         if self._held_back is None:
             self._held_back = self.completion.covered
         self._retried_in = None
+        self._unapplied.add(event.first, event.last, mark=True)
         self.proof_failure = error
         behind = [later for later in self.hand if later.first <= event.last and later.last >= event.first]
         self.hand[:] = [later for later in self.hand if later not in behind]
@@ -227,6 +232,7 @@ class Member:
             self.state = State.UNPROVEN
             self.home.dismiss(self)
             self.completion.poke()
+            self.first_turn.set()  # it will not come any more
             self._wake()
 
     def lose(self, reason: str) -> None:
@@ -283,9 +289,19 @@ class Member:
         """Return what was removed and may be in use here."""
         return self.home.ledger.since(self.covered, self.ranges)
 
+    @property
+    def unapplied(self) -> list[tuple[int, int]]:
+        """Where UNMAPs failed that were not applied since."""
+        return [(first, last) for first, last, _ in self._unapplied]
+
     def pop_failures(self) -> list[MapFailure]:
         """Return the MAPs that failed since this was last asked."""
         failures, self.failures = self.failures, []
+        return failures
+
+    def pop_first_failures(self) -> list[MapFailure]:
+        """Return the MAPs of the first replay that failed since this was last asked."""
+        failures, self.first_failures = self.first_failures, []
         return failures
 
     def statistics(self) -> SubscriptionStatistics:
@@ -338,6 +354,8 @@ class Member:
 
     def _go(self, how: How) -> None:
         self.state = State.GONE
+        self.hand.clear()
+        self.removals.stop()
         self.home.dismiss(self)
         self.completion.finish(how)
         self._wake()

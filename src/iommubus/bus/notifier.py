@@ -53,7 +53,29 @@ class Notifier(Struct, frozen=True, eq=False):
             self.notify(part)
 
 
-Call = Callable[[Event], object]
+class Registration:
+    """A registered notifier; close it, or use it as a context manager."""
+
+    def __init__(self, notifier: Notifier, close: Callable[["Registration"], None]) -> None:
+        self.notifier = notifier
+        self.live = True
+        self._close = close
+
+    def close(self) -> None:
+        """Call the notifier no more.  May be called from inside it, or another."""
+        self.live = False
+        self._close(self)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+Call = tuple[Registration, Callable[[Event], object]]
 """A notifier's callback, or its `Notifier.offer` where events must be cropped."""
 
 
@@ -67,18 +89,25 @@ class Notice:
         self._busy = False
 
     def tell(self, event: Event, calls: Sequence[Call]) -> None:
-        """Run every callback; one that publishes is served afterwards.
+        """Run every callback; what one publishes is told of afterwards.
 
         Raises:
             NotifierFailed: Some raised; all have run.
         """
+        self._backlog.append((event, calls))
+        self._work_off()
+
+    def tell_all(self, told: Sequence[tuple[Event, Sequence[Call]]]) -> None:
+        """Tell of several events; raises as `tell` does."""
+        self._backlog.extend(told)
+        self._work_off()
+
+    def _work_off(self) -> None:
         if self._busy:
-            self._backlog.append((event, calls))
             return
         self._busy = True
         failures: list[Exception] = []
         try:
-            run(event, calls, failures)
             while self._backlog:
                 run(*self._backlog.popleft(), failures)
         finally:
@@ -89,27 +118,10 @@ class Notice:
 
 def run(event: Event, calls: Sequence[Call], failures: list[Exception]) -> None:
     """Run callbacks, and collect what they raise."""
-    for call in calls:
+    for registration, call in calls:
+        if not registration.live:
+            continue
         try:
             call(event)
         except Exception as failure:  # noqa: BLE001 - handed to the producer; trying costs nothing
             failures.append(failure)
-
-
-class Registration:
-    """A registered notifier; close it, or use it as a context manager."""
-
-    def __init__(self, close: Callable[[], None]) -> None:
-        self._close = close
-
-    def close(self) -> None:
-        """Call the notifier no more.  May be called from inside it."""
-        self._close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

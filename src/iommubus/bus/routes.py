@@ -9,12 +9,12 @@ from functools import reduce
 from typing import Final
 
 from ..caps import Cap
-from ..errors import CapabilityRefused, DemandRefused, UnknownName
+from ..errors import CapabilityRefused, DemandRefused
 from ..events import Event
 from .abc import DemandChanged
 from .logs import Lines
 from .member import Member
-from .notifier import Call, Notifier
+from .notifier import Call, Registration
 
 Put = Callable[[Event], None]
 
@@ -53,7 +53,7 @@ class Routes:
         self._offers = offers
         self._demand_changed = demand_changed
         self._lines = lines
-        self._notifiers: list[Notifier] = []
+        self._notifiers: list[Registration] = []
         self._observers: list[Put] = []
 
     def add_member(self, member: Member) -> None:
@@ -78,16 +78,16 @@ class Routes:
             self._narrow()
         self._remake()
 
-    def add_notifier(self, notifier: Notifier) -> None:
+    def add_notifier(self, registration: Registration) -> None:
         """Register a notifier; raises as `add_member` does."""
-        self._admit(notifier.caps)
-        self._notifiers.append(notifier)
+        self._admit(registration.notifier.caps)
+        self._notifiers.append(registration)
         self._remake()
 
-    def remove_notifier(self, notifier: Notifier) -> None:
+    def remove_notifier(self, registration: Registration) -> None:
         """Call it no more."""
-        if notifier in self._notifiers:
-            self._notifiers.remove(notifier)
+        if registration in self._notifiers:
+            self._notifiers.remove(registration)
             self._narrow()
             self._remake()
 
@@ -102,17 +102,6 @@ class Routes:
             self._observers.remove(put)
             self._remake()
 
-    def find(self, name: str) -> Member:
-        """Return a live or unproven subscription.
-
-        Raises:
-            UnknownName: There is none of this name.
-        """
-        known = {member.name: member for member in self.counting()}
-        if name not in known:
-            raise UnknownName(name, tuple(known))
-        return known[name]
-
     def counting(self) -> tuple[Member, ...]:
         """Return everybody a `sync` has to wait for."""
         return (*self.members, *self.unproven)
@@ -120,7 +109,7 @@ class Routes:
     # -- inside ----------------------------------------------------------------
 
     def _wanted(self) -> Cap:
-        masks = [member.caps for member in self.members] + [notifier.caps for notifier in self._notifiers]
+        masks = [member.caps for member in self.members] + [entry.notifier.caps for entry in self._notifiers]
         return reduce(lambda wanted, mask: wanted | mask, masks, Cap(0))
 
     def _admit(self, caps: Cap) -> None:
@@ -164,8 +153,9 @@ class Routes:
         return member.mailbox.put if member.ranges == self._whole else member.offer
 
     def _calls(self, kind: Cap) -> tuple[Call, ...]:
-        return tuple(self._call(notifier) for notifier in self._notifiers if notifier.caps & kind)
+        return tuple(self._call(entry) for entry in self._notifiers if entry.notifier.caps & kind)
 
-    def _call(self, notifier: Notifier) -> Call:
+    def _call(self, entry: Registration) -> Call:
+        notifier = entry.notifier
         whole = notifier.first == 0 and notifier.last >= self._whole[0][1]
-        return notifier.notify if whole else notifier.offer
+        return entry, notifier.notify if whole else notifier.offer

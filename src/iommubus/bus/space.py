@@ -6,6 +6,7 @@ before anybody is told.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from threading import get_ident
 from typing import Final
 
@@ -13,7 +14,7 @@ import anyio
 from anyio.lowlevel import checkpoint
 
 from ..caps import Cap, Perm
-from ..errors import NotifierFailed, NotOffered, NoTranslator, SpaceClosed, SyncFailed, WrongThread
+from ..errors import NotOffered, NoTranslator, SpaceClosed, SyncFailed, UnknownName, WrongThread
 from ..events import DevIotlbUnmap, Event, Map, Unmap
 from ..ledger import Ledger
 from ..ranges import LAST, IovaRange
@@ -26,10 +27,10 @@ from .member import Member, State
 from .notifier import Call, Notice, Notifier, Registration
 from .reports import SpaceStatistics, SyncReport
 from .routes import Routes
+from .subscription import LocalSubscription
 from .sync import Sync
 
-REPLAY_STEP: Final = 1024
-"""Mappings read from the table at once when a notifier is registered."""
+Soon = Callable[[Callable[[], object]], object]
 
 LEAST: Final = int(Perm.R)
 MOST: Final = int(Perm.RW)
@@ -46,6 +47,7 @@ class LocalSpace(AddressSpace):
         straddle: What an UNMAP does that cuts a mapping.
         demand_changed: The producer's callback.
         lines: Where it logs.
+        soon: Has a callback run by the loop of the bus; called from any thread.
         on_close: Called when it is closed.
     """
 
@@ -58,6 +60,7 @@ class LocalSpace(AddressSpace):
         straddle: Straddling,
         demand_changed: DemandChanged | None,
         lines: Lines,
+        soon: Soon,
         on_close: Callable[["LocalSpace"], None],
     ) -> None:
         self.name = name
@@ -68,6 +71,7 @@ class LocalSpace(AddressSpace):
         self.routes = Routes(name, shape.last, offers, demand_changed, lines)
         self._split = straddle == "split"
         self._lines = lines
+        self._soon = soon
         self._on_close = on_close
         self._owner = get_ident()
         self._open_in = self._owner  # the thread that may publish; 0 once closed
@@ -141,7 +145,7 @@ class LocalSpace(AddressSpace):
 
     def apply(self, changes: Iterable[Mapping | IovaRange]) -> None:
         self._check_open()
-        self._publish(self._stage(changes))
+        self._publish(self._stage(tuple(changes)))  # made first: an iterable may publish itself
 
     def invalidate_device(self, iova: int, size: int) -> None:
         self._check_range(iova, size)
@@ -165,14 +169,15 @@ class LocalSpace(AddressSpace):
         ``memory_region_iommu_replay``, in one step.
         """
         self._check_open()
-        self.routes.add_notifier(notifier)
+        registration = Registration(notifier, self.routes.remove_notifier)
+        self.routes.add_notifier(registration)
         try:
             if notifier.caps & Cap.MAP:
-                self._replay(notifier)
+                self._replay(registration)
         except BaseException:
-            self.routes.remove_notifier(notifier)
+            registration.close()
             raise
-        return Registration(lambda: self.routes.remove_notifier(notifier))
+        return registration
 
     # -- waiting -----------------------------------------------------------------
 
@@ -190,10 +195,11 @@ class LocalSpace(AddressSpace):
 
     async def fence(self, subscription: Subscription | str) -> bool:
         self._check_thread()
-        member = self.routes.find(subscription if isinstance(subscription, str) else subscription.name)
-        member.abandon("the producer fenced it")
+        members = self._find(subscription)
+        for member in members:
+            member.abandon("the producer fenced it")
         await checkpoint()
-        return await member.prove()
+        return all([await member.prove() for member in members])
 
     async def close(self) -> None:
         self._check_thread()
@@ -201,16 +207,22 @@ class LocalSpace(AddressSpace):
         await checkpoint()
 
     def shut(self) -> None:
-        """Close without waiting: UNMAP of all, then the end."""
+        """Close without waiting: UNMAP of all, then the end.
+
+        Raises:
+            NotifierFailed: Some raised; it is closed.
+        """
         if not self._open_in:
             return
-        self.unmap_all()
-        for member in self.routes.members:
-            if not member.caps & Cap.UNMAP:
-                member.offer(DevIotlbUnmap(self.name, self.seq, 0, self.shape.last))
-            member.end()
-        self._open_in = 0
-        self._on_close(self)
+        self._open_in = 0  # first: a notifier that is told of the UNMAP can map nothing any more
+        try:
+            self._publish(self._stage((IovaRange(0, self.shape.last),)))
+        finally:
+            for member in self.routes.members:
+                if not member.caps & Cap.UNMAP:
+                    member.offer(DevIotlbUnmap(self.name, self.seq, 0, self.shape.last))
+                member.end()
+            self._on_close(self)
 
     def statistics(self) -> SpaceStatistics:
         maps = self.seq - self._unmapped - self._invalidated
@@ -265,6 +277,8 @@ class LocalSpace(AddressSpace):
     def bury(self, member: Member) -> None:
         """Abandon a member at the next opportunity; called from any thread."""
         self._buried.append(member)
+        with suppress(RuntimeError):  # the loop has ended
+            self._soon(self._abandon_buried)
 
     def moved(self) -> None:
         """Note that a mailbox has more room."""
@@ -341,15 +355,10 @@ class LocalSpace(AddressSpace):
         for step in staged:
             self.seq = step.event.seq
             self._send(step.event, step.removed)
-        failures: list[Exception] = []
-        for step in staged:
-            try:
-                self._notice.tell(step.event, self._calls_for(step.event))
-            except NotifierFailed as failed:
-                failures += failed.exceptions
-        self._abandon_buried()
-        if failures:
-            raise NotifierFailed(f"{len(failures)} notifiers raised", failures)
+        try:
+            self._notice.tell_all([(step.event, self._calls_for(step.event)) for step in staged])
+        finally:
+            self._abandon_buried()
 
     def _send(self, event: Event, removed: Sequence[Mapping]) -> None:
         puts = self.routes.maps
@@ -371,16 +380,12 @@ class LocalSpace(AddressSpace):
             return self.routes.unmap_calls
         return self.routes.device_calls
 
-    def _replay(self, notifier: Notifier) -> None:
-        """Call a notifier with every present mapping of its range."""
-        cursor = notifier.first
-        while cursor <= notifier.last:
-            found = self._table.walk(cursor, notifier.last, REPLAY_STEP)
-            for mapping in found:
-                self._notice.tell(mapping.event(self.name, self.seq), (notifier.offer,))
-            if len(found) < REPLAY_STEP:
-                return
-            cursor = found[-1].last + 1
+    def _replay(self, registration: Registration) -> None:
+        """Call a notifier with every mapping of its range that is present now."""
+        notifier = registration.notifier
+        calls = ((registration, notifier.offer),)
+        present = self._table.walk(notifier.first, notifier.last, len(self._table))
+        self._notice.tell_all([(mapping.event(self.name, self.seq), calls) for mapping in present])
 
     # -- inside: old translations --------------------------------------------------
 
@@ -395,6 +400,24 @@ class LocalSpace(AddressSpace):
 
     def _trim(self) -> None:
         self.ledger.trim(min((member.covered for member in self.routes.counting()), default=self.seq))
+
+    def _find(self, subscription: Subscription | str) -> list[Member]:
+        """Return those that count and have this name, or this handle.
+
+        Raises:
+            UnknownName: There is none.
+        """
+        counting = self.counting()
+        if isinstance(subscription, str):
+            found = [member for member in counting if member.name == subscription]
+        elif isinstance(subscription, LocalSubscription):
+            found = [member for member in counting if subscription.stands_for(member)]
+        else:
+            found = []
+        if not found:
+            name = subscription if isinstance(subscription, str) else subscription.name
+            raise UnknownName(name, tuple(member.name for member in counting))
+        return found
 
     def _abandon_buried(self) -> None:
         while self._buried:

@@ -13,6 +13,7 @@ from ..errors import (
     AccessDenied,
     AlreadyIterated,
     Fenced,
+    ForeignBatch,
     MappingFailed,
     NotEntered,
     NotMapped,
@@ -49,23 +50,27 @@ class LocalSubscription(Subscription):
         self._register = register
         self._check_thread = check_thread
         self._mode: Acknowledge = ack
-        self._iterator: ref[AsyncIterator[object]] | None = None
+        self._iterator: ref[object] | None = None  # the one that may ask
+        self._asking = False
         self.name = member.name
 
     @property
     def fenced(self) -> bool:
         return self._member.fenced
 
-    @property
-    def handed(self) -> int:
-        """Number of the last hand-over."""
-        return self._member.completion.handed
+    def stands_for(self, member: Member) -> bool:
+        """Say whether it is the handle on ``member``."""
+        return member is self._member
+
+    def batch(self, events: list[Event]) -> Batch:
+        """Return events of the last hand-over as a batch."""
+        return Batch(self._member.completion.handed, events, self._member)
 
     async def __aenter__(self) -> Self:
         self._check_thread()
+        await checkpoint()
         if self._member.state is not State.NEW:
             raise SubscriptionClosed(self.name)
-        await checkpoint()
         self._register(self._member)
         return self
 
@@ -94,8 +99,8 @@ class LocalSubscription(Subscription):
         self._check_open()
         if self._mode != "manual":
             raise WrongMode(self.name, self._mode, "asking for the next event acknowledges")
-        if batch.number > self._member.completion.handed:
-            raise WrongMode(self.name, self._mode, f"{batch!r} is not of this subscription")
+        if not batch.came_from(self._member):
+            raise ForeignBatch(self.name, batch.number)
         self._member.acknowledge(batch.number)
 
     def fail(self, event: Event, error: Exception) -> None:
@@ -105,7 +110,7 @@ class LocalSubscription(Subscription):
     async def wait_current(self) -> None:
         self._check_open()
         await self._member.first_turn.wait()
-        failures = self._member.pop_failures()
+        failures = self._member.pop_first_failures()
         if failures:
             raise MappingFailed(tuple(failures))
         self._check_open()
@@ -126,8 +131,8 @@ class LocalSubscription(Subscription):
 
     def __del__(self) -> None:
         if self._member.state is State.JOINED:
+            self._member.lose("it was garbage collected")  # first: a warning may raise
             warnings.warn(f"{self!r} was never left", ResourceWarning, source=self, stacklevel=1)
-            self._member.lose("it was garbage collected")
 
     def __repr__(self) -> str:
         member = self._member
@@ -136,10 +141,21 @@ class LocalSubscription(Subscription):
 
     # -- inside ------------------------------------------------------------------
 
-    async def next_hand(self) -> list[Event]:
+    async def next_hand(self, iterator: object) -> list[Event]:
         """Return the next hand-over; asking for it acknowledges the one before."""
-        member = self._member
         self._check_open()
+        self._claim(iterator)
+        self._asking = True
+        try:
+            return await self._next_hand()
+        except BaseException:
+            self._iterator = None  # a traceback may keep it alive for long
+            raise
+        finally:
+            self._asking = False
+
+    async def _next_hand(self) -> list[Event]:
+        member = self._member
         if self._mode == "next":
             member.acknowledge(member.completion.handed)
         if member.mailbox.ready or member.ended:
@@ -150,6 +166,7 @@ class LocalSubscription(Subscription):
                 hand = member.take()
                 if hand:
                     return hand
+                await checkpoint()  # there may be many ranges with nothing in them
             elif member.ended:
                 raise StopAsyncIteration
             else:
@@ -157,10 +174,16 @@ class LocalSubscription(Subscription):
 
     def _only(self, iterator: IteratorT) -> IteratorT:
         self._check_open()
-        if self._iterator is not None and self._iterator() is not None:
-            raise AlreadyIterated(self.name)
-        self._iterator = ref(iterator)
+        self._claim(iterator)
         return iterator
+
+    def _claim(self, iterator: object) -> None:
+        """Make it the one that may ask, unless another may."""
+        holder = None if self._iterator is None else self._iterator()
+        if self._asking or (holder is not None and holder is not iterator):
+            raise AlreadyIterated(self.name)
+        if holder is None:
+            self._iterator = ref(iterator)
 
     def _check_open(self) -> None:
         self._check_thread()
@@ -190,7 +213,7 @@ class Events(AsyncIterator[Event]):
     async def __anext__(self) -> Event:
         hand = self._hand
         if not hand:
-            hand += reversed(await self._subscription.next_hand())
+            hand += reversed(await self._subscription.next_hand(self))
         return hand.pop()
 
 
@@ -207,5 +230,5 @@ class Batches(AsyncIterator[Batch]):
         events = self._hand[::-1]
         self._hand.clear()
         if not events:
-            events = await self._subscription.next_hand()
-        return Batch(self._subscription.handed, events)
+            events = await self._subscription.next_hand(self)
+        return self._subscription.batch(events)

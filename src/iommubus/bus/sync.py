@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import anyio
 from anyio.lowlevel import checkpoint
 
-from ..completion import Wait
+from ..completion import How, Wait
 from ..errors import SyncFailed, span
 from .member import Member, State
 from .reports import MapFailure, Missing, Outcome, SyncReport
@@ -70,7 +70,7 @@ class Sync:
         missing = [
             self._missing(member, wait, timeout)
             for member, wait in self._waits.items()
-            if wait.how is None or member.mailbox.refused
+            if wait.how is None or (wait.how is How.ACKNOWLEDGED and member.unapplied)
         ]
         failures: list[MapFailure] = []
         for member in self._waits:
@@ -89,6 +89,6 @@ class Sync:
         if member.state is State.UNPROVEN:
             reason = f"is not proven stopped ({member.reason})"
         elif wait.how is not None:
-            ranges = ", ".join(span(first, last) for first, last in member.mailbox.refused)
+            ranges = ", ".join(span(first, last) for first, last in member.unapplied)
             reason = f"could not unmap {ranges}"
         return Missing(member.name, member.home.name, reason, member.old_pieces(), member.proof_failure)
