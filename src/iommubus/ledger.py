@@ -68,64 +68,57 @@ class OldPieces(Iterable[Mapping]):
 class Ledger:
     """The removed pieces of one space, oldest first.
 
+    Attributes:
+        fresh: Where publishing appends the number of an UNMAP and the pieces it
+            removed; `trim` takes them in, so call it when there are `TRIM_EVERY`.
+
     Args:
-        limit: Most pieces remembered.
+        limit: Most pieces remembered by `trim`.
     """
 
-    __slots__ = ("_added", "_count", "_entries", "_limit", "_merged", "_merged_seq")
+    __slots__ = ("_count", "_kept", "_limit", "_merged", "_merged_seq", "fresh")
 
     def __init__(self, limit: int = PIECE_LIMIT) -> None:
+        self.fresh: list[tuple[int, Sequence[Mapping]]] = []
         self._limit = limit
-        self._entries: deque[tuple[int, Sequence[Mapping]]] = deque()
-        self._count = 0
-        self._added = 0
+        self._kept: deque[tuple[int, Sequence[Mapping]]] = deque()
+        self._count = 0  # pieces in what is kept
         self._merged = RangeSet()
-        self._merged_seq = 0
+        self._merged_seq = 0  # number of the last removal in it
 
     def __len__(self) -> int:
-        return self._count
-
-    @property
-    def due(self) -> bool:
-        """Whether it is time to `trim`."""
-        return self._added >= TRIM_EVERY
-
-    def add(self, seq: int, pieces: Sequence[Mapping]) -> None:
-        """Remember what the UNMAP number ``seq`` removed."""
-        self._added += 1
-        count = self._count + len(pieces)
-        if count <= self._limit:
-            self._entries.append((seq, pieces))
-            self._count = count
-        else:
-            for piece in pieces:
-                self._merge(seq, piece.first, piece.last)
+        return self._count + sum(len(pieces) for _, pieces in self.fresh)
 
     def add_range(self, seq: int, first: int, last: int) -> None:
         """Remember that something was removed there, of which no more is known."""
-        self._added += 1
-        self._merge(seq, first, last)
+        self._merged.add(first, last, mark=False)
+        if len(self._merged) > RANGE_LIMIT:
+            self._merged.close_gaps(RANGE_LIMIT // 2)
+        self._merged_seq = max(self._merged_seq, seq)
 
     def trim(self, seq: int) -> None:
-        """Forget what was removed up to number ``seq``: nobody uses it any more."""
-        self._added = 0
-        entries = self._entries
-        while entries and entries[0][0] <= seq:
-            self._count -= len(entries.popleft()[1])
+        """Forget what was removed up to number ``seq``: nobody uses it any more.
+
+        If there is more left than the limit, the oldest lose their targets.
+        """
+        self._count = len(self)
+        self._kept += self.fresh
+        self.fresh.clear()
+        while self._kept and self._kept[0][0] <= seq:
+            self._count -= len(self._kept.popleft()[1])
+        while self._count > self._limit:
+            number, pieces = self._kept.popleft()
+            self._count -= len(pieces)
+            for piece in pieces:
+                self.add_range(number, piece.first, piece.last)
         if self._merged_seq <= seq:
             self._merged.clear()
 
     def since(self, seq: int, parts: Sequence[tuple[int, int]]) -> OldPieces:
         """Return what was removed after number ``seq`` inside the ranges ``parts``."""
-        entries = [pieces for number, pieces in self._entries if number > seq]
+        entries = [pieces for number, pieces in (*self._kept, *self.fresh) if number > seq]
         merged: list[tuple[int, int]] = []
         if self._merged_seq > seq:
             for first, last, _ in self._merged:
                 merged += [(max(first, low), min(last, high)) for low, high in parts if first <= high and last >= low]
         return OldPieces(entries, parts, merged)
-
-    def _merge(self, seq: int, first: int, last: int) -> None:
-        self._merged.add(first, last, mark=False)
-        if len(self._merged) > RANGE_LIMIT:
-            self._merged.close_gaps(RANGE_LIMIT // 2)
-        self._merged_seq = seq

@@ -16,7 +16,7 @@ from anyio.lowlevel import checkpoint
 from ..caps import Cap, Perm
 from ..errors import NotOffered, NoTranslator, SpaceClosed, SyncFailed, UnknownName, WrongThread
 from ..events import DevIotlbUnmap, Event, Map, Unmap
-from ..ledger import Ledger
+from ..ledger import TRIM_EVERY, Ledger
 from ..ranges import LAST, IovaRange
 from ..shape import Shape
 from ..staging import Staged, Staging
@@ -125,7 +125,10 @@ class LocalSpace(AddressSpace):
             event = Unmap(self.name, seq, iova, last)
             routes = self.routes
             if routes.counted:
-                self._remember(event, removed)
+                fresh = self.ledger.fresh
+                fresh.append((seq, removed))
+                if len(fresh) >= TRIM_EVERY:
+                    self._trim()
             for put in routes.unmaps:
                 put(event)
             if routes.unmap_calls:
@@ -392,10 +395,10 @@ class LocalSpace(AddressSpace):
     def _remember(self, event: Event, removed: Sequence[Mapping]) -> None:
         """Keep what was removed until everybody has let go of it."""
         if removed:
-            self.ledger.add(event.seq, removed)
+            self.ledger.fresh.append((event.seq, removed))
         else:
             self.ledger.add_range(event.seq, event.first, event.last)
-        if self.ledger.due:
+        if len(self.ledger.fresh) >= TRIM_EVERY:
             self._trim()
 
     def _trim(self) -> None:
