@@ -35,8 +35,10 @@ INSIDE: Final[dict[str, list[str]]] = {
     "service": ["config", "rules", "leases", "sessions", "metrics", "systemd"],
     "client": ["link", "remote", "reconnect"],
     "testing": [],
-    "demo": [],
-    "cli": [],
+    "demo": [
+        "pages", "script", "source", "judge", "picture", "result", "subscribers", "player", "job", "canvas", "view",
+    ],
+    "cli": ["demo", "app", "start", "__main__"],
 }  # fmt: skip
 
 LEAVES: Final = {"bridges"}

@@ -1,0 +1,5 @@
+"""``python -m iommubus.cli``: the same as the script ``iommubus``."""
+
+from .start import main
+
+main()

@@ -1,0 +1,15 @@
+"""A real guest's recorded events, played through the bus and judged.
+
+* `source`: where a trace log comes from: shipped, a file, standard input
+* `script`: a log as steps to play
+* `pages`: what is mapped, page by page
+* `judge`: what must be true after a `sync`, read from the trace alone
+* `picture`: the I/O address space over time, as a grid of shares
+* `result`: what came out, the figures and the verdict
+* `subscribers`: those who listen: VFIO-like, vhost-like, and others
+* `player`: plays a script on a bus, on any loop
+* `job`: several logs one after the other, on one loop
+* `view`: how a person sees it; the only file that needs rich
+
+Everything that decides is plain code; `subscribers` and `player` await.
+"""
