@@ -14,13 +14,19 @@ from statistics import median
 from typing import Final
 
 from iommubus import Bus, Cap, Map, Subscription
-from iommubus.errors import SubscriptionClosed
+from iommubus.errors import SubscriptionClosed, SyncFailed
 
 from .rows import Row
 from .scale import MILLION, filled
-from .workload import SPACE
+from .workload import PAGE, RW, SPACE
 
 GAP_MS: Final = 10.0
+
+PATIENCE: Final = 0.01
+"""Seconds given to a sync that is to fail."""
+
+CHANGES: Final = 2048
+"""Changes made after that: enough for the bus to look through what it remembers."""
 
 
 class Ticker:
@@ -97,12 +103,15 @@ class Gaps:
 async def measure(rounds: int) -> list[Row]:
     """Let a subscriber join a million mappings, and take them all away again."""
     replay, removal = Gaps("replay of 1,000,000 mappings"), Gaps("unmap_all of 1,000,000 mappings")
+    failure = Gaps("unmap_all of 1,000,000 mappings, and a sync that fails")
     calls: list[float] = []
     for _ in range(rounds):
         async with filled(MILLION) as bus:
             calls.append(await come_and_go(bus, replay, removal))
+        async with filled(MILLION) as bus:
+            await fail(bus, failure)
     call = Row(case=removal.case, subject="the call alone", value=round(median(calls), 3), unit="ms")
-    return [*replay.rows(), *removal.rows(), call]
+    return [*replay.rows(), *removal.rows(), call, *failure.rows()]
 
 
 async def come_and_go(bus: Bus, replay: Gaps, removal: Gaps) -> float:
@@ -121,6 +130,20 @@ async def come_and_go(bus: Bus, replay: Gaps, removal: Gaps) -> float:
         if len(removed) != MILLION or await consumer != MILLION:
             raise RuntimeError("mappings went missing")
     return milliseconds
+
+
+async def fail(bus: Bus, failure: Gaps) -> None:
+    """Take all mappings away from a subscriber that never lets go, and go on with the work."""
+    space = bus.space(SPACE)
+    async with bus.subscribe(SPACE, Cap.UNMAP), failure.ticking():
+        space.unmap_all()
+        with suppress(SyncFailed):
+            await space.sync(timeout=PATIENCE)
+            raise RuntimeError("a sync succeeded without its subscriber")
+        for _ in range(CHANGES):
+            space.map(0, PAGE, 0, RW)
+            space.unmap(0, PAGE)
+            await asyncio.sleep(0)
 
 
 async def mirror(events: Subscription) -> int:
