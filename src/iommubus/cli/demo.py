@@ -6,7 +6,7 @@ nothing to play, 130 after Ctrl-C.
 
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from typing import Annotated, Final
@@ -85,7 +85,7 @@ class _Silent:
     """Shows nothing; the results are printed in the end."""
 
     @contextmanager
-    def playing(self, exhibit: Exhibit) -> Iterator[Watch]:  # noqa: ARG002 - a View's
+    def playing(self, exhibit: Exhibit) -> Generator[Watch, None, None]:  # noqa: ARG002 - a View's
         """Show nothing."""
         yield lambda _: None
 
@@ -97,7 +97,7 @@ class _Silent:
 
 
 @contextmanager
-def _plain_errors(loop: str) -> Iterator[None]:
+def _plain_errors(loop: str) -> Generator[None, None, None]:
     """Say what a person can act on in one line, and keep the bus's log lines out of the picture."""
     logging.getLogger("iommubus").addHandler(logging.NullHandler())
     try:
@@ -106,19 +106,13 @@ def _plain_errors(loop: str) -> Iterator[None]:
         _quit(str(error), UNPLAYABLE)
     except ModuleNotFoundError as missing:
         _quit(f"the loop {loop} is not installed: {missing}; try --loop asyncio", UNPLAYABLE)
-    except BaseException as error:
-        if not _is_interrupt(error):
+    except KeyboardInterrupt:
+        _quit("interrupted", INTERRUPTED)
+    except BaseExceptionGroup as group:  # trio interrupts the task that runs
+        if group.split(KeyboardInterrupt)[1] is not None:
             raise
 
         _quit("interrupted", INTERRUPTED)
-
-
-def _is_interrupt(error: BaseException) -> bool:
-    """Say whether it is Ctrl-C, which trio wraps in a group."""
-    if isinstance(error, BaseExceptionGroup):
-        return error.split(KeyboardInterrupt)[1] is None
-
-    return isinstance(error, KeyboardInterrupt)
 
 
 def _quit(text: str, status: int) -> None:

@@ -6,10 +6,13 @@
 * `judge`: what must be true after a `sync`, read from the trace alone
 * `picture`: the I/O address space over time, as a grid of shares
 * `result`: what came out, the figures and the verdict
-* `subscribers`: those who listen: VFIO-like, vhost-like, and others
+* `subscribers`: those who keep translations, like VFIO and like vhost
+* `counters`: those who only count
+* `casting`: a space, its judge and those who listen to it
 * `player`: plays a script on a bus, on any loop
 * `job`: several logs one after the other, on one loop
-* `view`: how a person sees it; the only file that needs rich
+* `canvas`: a picture as text
+* `view`: how a person sees it; these two alone need rich
 
 Everything that decides is plain code; `subscribers` and `player` await.
 """

@@ -1,17 +1,15 @@
-"""Those who listen to a space in the demo, each a task of its own.
+"""Those who keep translations of a space in the demo, each a task of its own.
 
 * `Shadower` stands for VFIO: asks for MAP and UNMAP in the ranges that the MSI
   window leaves, keeps an exact copy, and is hardware: ``stops="exit"``.
 * `SlowShadower` is one with a small mailbox that takes nothing until a `sync`
   makes it.  Its mailbox must overflow, and its copy must be right all the same.
 * `Cacher` stands for vhost: asks for UNMAP alone, and fills its cache by asking.
-* `Counter` stands for QEMU's own notifiers: called inside `map` and `unmap`.
-* `Watcher` observes and counts.
 
 They follow the bus and know nothing of the trace; the judge looks at what they hold.
 """
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -19,12 +17,11 @@ import anyio
 from anyio.abc import TaskStatus
 
 from ..bus.abc import Batch, EventBus, Subscription
-from ..bus.notifier import Notifier
 from ..caps import Cap, Perm
 from ..consumers.iotlb import Iotlb
 from ..consumers.mirror import Mirror
 from ..errors import MappingError, TranslationFault
-from ..events import DevIotlbUnmap, Event, Lost, Map, Observed, Unmap
+from ..events import DevIotlbUnmap, Event, Map, Unmap
 from ..ranges import LAST
 from ..table import Mapping
 from .judge import Held
@@ -135,7 +132,9 @@ class Shadower:
         )
 
     @asynccontextmanager
-    async def _entered(self, subscription: Subscription, task_status: TaskStatus[None]) -> AsyncIterator[Subscription]:
+    async def _entered(
+        self, subscription: Subscription, task_status: TaskStatus[None]
+    ) -> AsyncGenerator[Subscription, None]:
         async with subscription:
             self._subscription = subscription
             self.mirror = Mirror(subscription)
@@ -258,76 +257,3 @@ class Cacher:
         figures = self._subscription.statistics()
         unmaps = figures.delivered[Cap.UNMAP]
         return Received(self.space, self.name, self.role, None, unmaps, figures.lag, figures.conflations)
-
-
-class Counter:
-    """Counts what a space publishes, inside the call that publishes it.
-
-    Args:
-        space: Name of the space.
-        caps: What it is told of: all that the space offers.
-    """
-
-    name = "notifier"
-    role = "is called inside map()"
-
-    def __init__(self, space: str, caps: Cap) -> None:
-        self.space = space
-        self.maps = 0
-        self.unmaps = 0
-        self.notifier = Notifier(self.notify, caps)
-
-    def notify(self, event: Event) -> None:
-        """Count one event."""
-        if isinstance(event, Map):
-            self.maps += 1
-        else:
-            self.unmaps += 1
-
-    @property
-    def events(self) -> int:
-        """Events so far."""
-        return self.maps + self.unmaps
-
-    def received(self) -> Received:
-        """Return its counters."""
-        maps = self.maps if self.notifier.caps & Cap.MAP else None
-        return Received(self.space, self.name, self.role, maps, self.unmaps)
-
-
-class Watcher:
-    """Observes every space, and may be told that it lost events."""
-
-    name = "observer"
-    role = "watches, delays nobody"
-
-    def __init__(self) -> None:
-        self.maps = 0
-        self.unmaps = 0
-        self.lost = 0
-
-    async def run(self, bus: EventBus, *, task_status: TaskStatus[None]) -> None:
-        """Count to the end."""
-        async with bus.observe("*") as events:
-            task_status.started()
-            async for event in events:
-                self.count(event)
-
-    def count(self, event: Observed) -> None:
-        """Count one event."""
-        match event:
-            case Map():
-                self.maps += 1
-            case Unmap() | DevIotlbUnmap():
-                self.unmaps += 1
-            case Lost():
-                self.lost += event.count
-
-    @property
-    def seen(self) -> int:
-        """Events it was given or was told that it lost."""
-        return self.maps + self.unmaps + self.lost
-
-    def received(self) -> Received:
-        """Return its counters."""
-        return Received("*", self.name, self.role, self.maps, self.unmaps, lost=self.lost)
