@@ -121,6 +121,10 @@ class Chunk:
         return out
 
 
+NOWHERE: Final = Chunk([], [], [], [])
+"""The chunk being worked on while there is none."""
+
+
 class Pieces(Sequence[Mapping]):
     """Mappings that were cut out of a table; each is made when looked at."""
 
@@ -200,11 +204,11 @@ class Table:
         self._lows = array("Q")  # first address of each chunk
         # The chunk being worked on.  If its columns are lists, it takes what
         # begins at ``low <= first`` and ends at ``last < high``; else high is 0.
-        self._near = Chunk([], [], [], [])
-        self._near_index = -1
-        self._near_low = 0
+        self._near = NOWHERE
+        self._near_index: int
+        self._near_low: int
         self._near_high = 0
-        self._next_low = 0  # first address of the chunk behind it
+        self._next_low: int  # first address of the chunk behind it
         self._stay = 0  # changes made there in a row
 
     def __len__(self) -> int:
@@ -222,7 +226,7 @@ class Table:
         Raises:
             Overlap: A different mapping is in the way.
         """
-        if not (self._near_low <= first and last < self._near_high):
+        if not (last < self._near_high and self._near_low <= first):
             if not self._approach(first):
                 return self._open(first, last, target, perm)
             if last >= self._next_low:
@@ -251,12 +255,12 @@ class Table:
         Raises:
             Straddle: A mapping reaches out of the range; nothing changed.
         """
-        if not (self._near_low <= first and last < self._near_high) and not self._approach(first):
+        if not (last < self._near_high and self._near_low <= first) and not self._approach(first):
             return ()
         chunk = self._near
         firsts = chunk.firsts
         at = bisect_right(firsts, first) - 1
-        if at < 0 or chunk.lasts[at] != last or firsts[at] != first or len(firsts) == 1:
+        if chunk.lasts[at] != last or firsts[at] != first or len(firsts) == 1:
             return self._remove_range(first, last)
         removed = Mapping(first, last, chunk.targets[at], PERMS[chunk.perms[at]])
         del firsts[at], chunk.lasts[at], chunk.targets[at], chunk.perms[at]
@@ -329,16 +333,16 @@ class Table:
         """
         if not self._chunks:
             return False
-        index = max(bisect_right(self._lows, first) - 1, 0)
-        if index != self._near_index:
+        index = bisect_right(self._lows, first, 1) - 1
+        if self._chunks[index] is not self._near:
             self._settle()
-            self._near_index = index
             self._near = self._chunks[index]
+            self._near_index = index
             self._next_low = self._lows[index + 1] if index + 1 < len(self._lows) else LAST + 1
         self._stay += 1
         if self._stay >= self._patience and not self._near_high:
             self._near.thaw()
-            self._near_low = self._lows[index] if index else 0
+            self._near_low = index and self._lows[index]  # all that is below the first chunk is near it
             self._near_high = self._next_low
         return True
 
@@ -346,7 +350,7 @@ class Table:
         """Leave the chunk being worked on: turn it back into arrays."""
         if self._near_high:
             self._near.freeze()
-        self._near_index = -1
+        self._near = NOWHERE
         self._near_high = self._stay = 0
 
     def _seek(self, first: int) -> tuple[int, int]:

@@ -1,0 +1,834 @@
+"""The table, driven through every reachable state beside a page array, and deep at random."""
+
+import pickle
+import random
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise, product
+from typing import Self, cast
+
+import pytest
+
+from iommubus.caps import Perm
+from iommubus.errors import Overlap, Straddle
+from iommubus.events import Map
+from iommubus.ranges import LAST
+from iommubus.table import CHUNK, PERMS, STAY, Chunk, Cut, Mapping, Pieces, Table
+
+Range = tuple[int, int]
+
+
+# -- what stands beside the table --------------------------------------------
+
+
+class Watched(Table):
+    """A table that shows its inside."""
+
+    @property
+    def chunk_sizes(self) -> list[int]:
+        """How many mappings each chunk has."""
+        return [len(chunk) for chunk in self._chunks]
+
+    @property
+    def columns(self) -> list[type]:
+        """What kind of columns each chunk has."""
+        return [type(chunk.firsts) for chunk in self._chunks]
+
+    @property
+    def layout(self) -> tuple[object, ...]:
+        """The mappings as they are divided into chunks, and in which kind of columns."""
+        return tuple(map(tuple, self._chunks)), tuple(self.columns)
+
+    def forbid_chunks(self, start: int) -> None:
+        """Make it an error to look into the chunks from ``start`` on."""
+        self._chunks[start:] = [cast("Chunk", None)] * (len(self._chunks) - start)
+
+    def copy(self) -> Self:
+        """Return another table in the same state."""
+        again: Self = pickle.loads(pickle.dumps(self))  # noqa: S301
+        return again
+
+    def check(self) -> None:
+        """Check what has to hold inside after every step."""
+        mappings = list(self)
+        assert len(self) == len(mappings) == sum(self.chunk_sizes)
+        assert all(0 <= mapping.first <= mapping.last <= LAST for mapping in mappings)
+        assert all(one.last < two.first for one, two in pairwise(mappings))
+        assert len(self._lows) == len(self._chunks)
+        assert self.columns.count(list) <= 1
+        for low, chunk in zip(self._lows, self._chunks, strict=True):
+            assert 1 <= len(chunk) <= self._chunk
+            assert len(chunk.firsts) == len(chunk.lasts) == len(chunk.targets) == len(chunk.perms)
+            assert chunk.firsts[0] == low
+            kinds = [type(chunk.firsts), type(chunk.lasts), type(chunk.targets), type(chunk.perms)]
+            assert kinds in ([list] * 4, [array, array, array, bytearray])
+
+
+class Pages:
+    """A page array: of each address, the mapping that it belongs to.  Too simple to be wrong."""
+
+    def __init__(self, mappings: Sequence[Mapping] = ()) -> None:
+        self.owner: dict[int, Mapping] = {}
+        for mapping in mappings:
+            self.put(mapping)
+
+    def put(self, mapping: Mapping) -> None:
+        """Write a mapping to its addresses."""
+        for address in range(mapping.first, mapping.last + 1):
+            self.owner[address] = mapping
+
+    def take(self, mappings: Sequence[Mapping]) -> None:
+        """Clear the addresses of mappings."""
+        for mapping in mappings:
+            for address in range(mapping.first, mapping.last + 1):
+                del self.owner[address]
+
+    def within(self, first: int, last: int) -> list[Mapping]:
+        """Return the mappings that overlap a range, in order."""
+        return list(dict.fromkeys(self.owner[at] for at in range(first, last + 1) if at in self.owner))
+
+    def all(self) -> list[Mapping]:
+        """Return every mapping, in order."""
+        return sorted(set(self.owner.values()))
+
+
+Step = Callable[[Watched, Pages], None]
+"""Does one thing to a table and to the page array, and compares what they say."""
+
+
+def insert(mapping: Mapping) -> Step:
+    """Insert a mapping: refused with the lowest one in the way, nothing if it was there."""
+
+    def step(table: Watched, pages: Pages) -> None:
+        held = pages.within(mapping.first, mapping.last)
+        fields = mapping.first, mapping.last, mapping.target, mapping.perm
+        if not held:
+            assert table.insert(*fields) is True
+            pages.put(mapping)
+        elif held == [mapping]:
+            assert table.insert(*fields) is False
+        else:
+            with pytest.raises(Overlap) as refused:
+                table.insert(*fields)
+            error = refused.value
+            assert (error.first, error.last) == (mapping.first, mapping.last)
+            assert (error.held_first, error.held_last) == (held[0].first, held[0].last)
+
+    return step
+
+
+def remove(first: int, last: int) -> Step:
+    """Remove a range: what lay inside comes back in order, a cut is refused with the lower mapping."""
+
+    def step(table: Watched, pages: Pages) -> None:
+        held = pages.within(first, last)
+        straddling = [mapping for mapping in held if mapping.first < first or mapping.last > last]
+        if straddling:
+            with pytest.raises(Straddle) as refused:
+                table.remove(first, last)
+            error = refused.value
+            assert (error.first, error.last) == (first, last)
+            assert (error.held_first, error.held_last) == (straddling[0].first, straddling[0].last)
+        else:
+            assert list(table.remove(first, last)) == held
+            pages.take(held)
+
+    return step
+
+
+def cut(first: int, last: int) -> Step:
+    """Cut a range out: whole mappings go, and what reaches out comes back where it led before."""
+
+    def step(table: Watched, pages: Pages) -> None:
+        held = pages.within(first, last)
+        reached = {
+            at: (mapping.target + at - mapping.first, mapping.perm)
+            for mapping in held
+            for at in range(mapping.first, mapping.last + 1)
+            if not first <= at <= last
+        }
+
+        done = table.cut(first, last)
+
+        assert list(done.removed) == held
+        assert done.first == min([first, *(mapping.first for mapping in held)])
+        assert done.last == max([last, *(mapping.last for mapping in held)])
+        assert {
+            at: (mapping.target + at - mapping.first, mapping.perm)
+            for mapping in done.survivors
+            for at in range(mapping.first, mapping.last + 1)
+        } == reached
+        assert len(done.survivors) == (bool(held) and held[0].first < first) + (bool(held) and held[-1].last > last)
+        pages.take(held)
+        for survivor in done.survivors:
+            pages.put(survivor)
+
+    return step
+
+
+def ranges(base: int, size: int) -> Iterator[Range]:
+    """Yield every range on ``size`` addresses from ``base``."""
+    for first in range(base, base + size):
+        for last in range(first, base + size):
+            yield first, last
+
+
+def check_reads(table: Watched, pages: Pages, base: int, size: int) -> None:
+    """Compare every lookup and every walk on ``size`` addresses from ``base``, and one to each side."""
+    low, high = max(base - 1, 0), min(base + size, LAST)
+    for address in range(low, high + 1):
+        assert table.lookup(address) == pages.owner.get(address)
+    for first, last in ranges(low, high - low + 1):
+        whole = pages.within(first, last)
+        for limit in range(len(whole) + 2):
+            assert table.walk(first, last, limit) == whole[:limit]
+
+
+def explore(start: Watched, base: int, size: int, targets: Sequence[int]) -> int:
+    """Do every step in every state that any history can reach, and return how many states there are.
+
+    Targets are the address plus one of ``targets``, so that an equal mapping
+    can be inserted again, and so that the states have an end.
+    """
+    every = list(ranges(base, size))
+    steps = [remove(*edges) for edges in every] + [cut(*edges) for edges in every]
+    for offset, (first, last) in product(targets, every):
+        steps.append(insert(Mapping(first, last, first - base + offset, PERMS[1 + offset % 3])))
+
+    seen, todo = {start.layout}, [start]
+    while todo:
+        state = todo.pop()
+        pages = Pages(list(state))
+        check_reads(state, pages, base, size)
+        for step in steps:
+            table, beside = state.copy(), Pages()
+            beside.owner = dict(pages.owner)
+            step(table, beside)
+            table.check()
+            assert list(table) == beside.all()
+            if (layout := table.layout) not in seen:
+                seen.add(layout)
+                todo.append(table)
+
+    return len(seen)
+
+
+# -- every state, and long histories -----------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("chunk", "base", "size", "targets", "stay"),
+    [
+        (2, 0, 3, (1000, 2003), 1),
+        (2, LAST - 3, 4, (1000,), 2),
+        (2, 0, 5, (1000,), 1),
+        (4, LAST - 4, 5, (1000,), STAY),
+        (1, 7, 4, (1000,), 1),
+    ],
+)
+def test_every_step_in_every_state(chunk: int, base: int, size: int, targets: tuple[int, ...], stay: int) -> None:
+    """On a few addresses, at both ends of the space, no history however long parts the table from a page array."""
+    assert explore(Watched(chunk, stay), base, size, targets) > 30
+
+
+@pytest.mark.parametrize(("chunk", "stay"), [(2, 1), (3, 2), (4, 8), (16, 1), (33, 3), (64, 8), (CHUNK, STAY)])
+@pytest.mark.parametrize(("base", "size"), [(0, 900), (LAST - 299, 300)])
+def test_long_random_histories(chunk: int, stay: int, base: int, size: int) -> None:
+    """Over hundreds of steps, through divided and joined chunks, the table stays equal to a page array."""
+    rng = random.Random(chunk * 1000 + size)  # noqa: S311
+    table, pages = Watched(chunk, stay), Pages()
+    target = 0
+    for at in range(600):
+        growing = at % 300 < 200
+        length = rng.choice([1, 1, 2, 3, 9] if growing else [1, 2, 9, 60])
+        first = rng.randrange(size)
+        last = min(first + length, size) - 1
+        near = table.lookup(base + first)
+        choice = rng.random()
+        target += 1000
+        if choice < (0.75 if growing else 0.1):
+            step = insert(Mapping(base + first, base + last, target, PERMS[rng.randrange(1, 4)]))
+        elif near and choice < 0.85:
+            step = remove(near.first, near.last)
+        elif near and choice < 0.88:
+            step = insert(near)
+        elif choice < 0.95:
+            step = remove(base + first, base + last)
+        else:
+            step = cut(base + first, base + last)
+
+        step(table, pages)
+
+        table.check()
+        if at % 20 == 0:
+            assert list(table) == pages.all()
+            middle = base + first
+            check_reads(table, pages, min(middle, base + size - 4), 4)
+    assert list(table) == pages.all()
+
+
+# -- insert ------------------------------------------------------------------
+
+
+def filled(chunk: int, *edges: Range) -> Watched:
+    """Return a table with these ranges; each leads to its first address plus 0x10000."""
+    table = Watched(chunk)
+    for first, last in edges:
+        assert table.insert(first, last, first + 0x10000, Perm.RW)
+    return table
+
+
+def m(first: int, last: int) -> Mapping:
+    """Return the mapping that `filled` makes of a range."""
+    return Mapping(first, last, first + 0x10000, Perm.RW)
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 4])
+@pytest.mark.parametrize(
+    ("wanted", "held"),
+    [
+        ((15, 20), (10, 15)),
+        ((14, 15), (10, 15)),
+        ((5, 10), (10, 15)),
+        ((10, 10), (10, 15)),
+        ((11, 14), (10, 15)),
+        ((10, 14), (10, 15)),
+        ((10, 16), (10, 15)),
+        ((9, 16), (10, 15)),
+        ((16, 30), (30, 35)),
+        ((0, LAST), (10, 15)),
+        ((36, LAST), (50, 55)),
+        ((55, 60), (50, 55)),
+        ((LAST, LAST), (70, LAST)),
+        ((69, 70), (70, LAST)),
+    ],
+)
+def test_a_mapping_over_a_live_one_is_refused(chunk: int, wanted: Range, held: Range) -> None:
+    """One shared address is an overlap; the lowest mapping in the way is named, and nothing changes."""
+    table = filled(chunk, (10, 15), (30, 35), (50, 55), (70, LAST))
+    before = list(table)
+
+    with pytest.raises(Overlap) as refused:
+        table.insert(*wanted, 7, Perm.R)
+
+    assert (refused.value.first, refused.value.last) == wanted
+    assert (refused.value.held_first, refused.value.held_last) == held
+    assert list(table) == before
+    table.check()
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 4])
+@pytest.mark.parametrize("wanted", [(0, 9), (9, 9), (16, 29), (16, 16), (29, 29), (20, 22), (36, 49), (56, 69)])
+def test_touching_is_no_overlap(chunk: int, wanted: Range) -> None:
+    """A mapping fits into a gap to its last byte."""
+    table = filled(chunk, (10, 15), (30, 35), (50, 55), (70, LAST))
+
+    assert table.insert(*wanted, 7, Perm.R)
+
+    assert table.lookup(wanted[0]) == table.lookup(wanted[1]) == Mapping(*wanted, 7, Perm.R)
+    assert len(table) == 5
+    table.check()
+
+
+@pytest.mark.parametrize(
+    "other", [(10, 14, 100, 3), (10, 16, 100, 3), (9, 15, 100, 3), (10, 15, 101, 3), (10, 15, 100, 1)]
+)
+def test_the_very_same_mapping_is_nothing_new(other: tuple[int, int, int, int]) -> None:
+    """An equal mapping changes nothing and is no error; whatever differs in one field is refused."""
+    table = Watched(4)
+    assert table.insert(10, 15, 100, Perm.RW) is True
+
+    assert table.insert(10, 15, 100, Perm.RW) is False
+    assert table.insert(10, 15, 100, 3) is False
+    with pytest.raises(Overlap):
+        table.insert(*other)
+
+    assert list(table) == [Mapping(10, 15, 100, Perm.RW)]
+
+
+@pytest.mark.parametrize("edges", [(0, 0), (LAST, LAST), (0, LAST), (1, LAST), (0, LAST - 1)])
+def test_one_mapping_may_be_anywhere(edges: Range) -> None:
+    """The first byte, the last byte and the whole space are mapped, found and removed like any other."""
+    table = Watched(2)
+    first, last = edges
+    mapping = Mapping(first, last, LAST - (last - first), Perm.W)
+
+    assert table.insert(first, last, LAST - (last - first), Perm.W)
+
+    assert table.lookup(first) == table.lookup(last) == mapping
+    assert (table.lookup(first - 1) if first else None) is None
+    assert (table.lookup(last + 1) if last < LAST else None) is None
+    assert table.walk(0, LAST, 2) == [mapping]
+    assert list(table.remove(0, LAST)) == [mapping]
+    assert len(table) == 0
+    assert list(table) == []
+
+
+def test_an_empty_table_answers() -> None:
+    """Nothing is mapped, nothing is removed, nothing is cut; and nothing changes by asking."""
+    table = Watched(2)
+
+    for address in (0, 1, LAST):
+        assert table.lookup(address) is None
+    assert table.walk(0, LAST, 9) == []
+    assert len(table.remove(0, LAST)) == 0
+    assert len(table.remove(5, 5)) == 0
+    done = table.cut(5, 9)
+    assert (done.first, done.last, len(done.removed), len(done.survivors)) == (5, 9, 0, 0)
+    assert table.layout == Watched(2).layout
+    table.check()
+
+
+def test_permissions_come_back_as_what_they_are() -> None:
+    """Each permission is stored as a number and comes back as the `Perm` of that number."""
+    assert list(PERMS) == [Perm(value) for value in range(4)]
+    assert all(type(perm) is Perm for perm in PERMS)
+    for perm in (Perm.R, Perm.W, Perm.RW):
+        table = Watched(2)
+        table.insert(0, 0, 0, int(perm))
+        found = table.lookup(0)
+        assert found is not None
+        assert found.perm is perm
+
+
+# -- remove ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 4])
+@pytest.mark.parametrize(
+    ("window", "held"),
+    [
+        ((11, 15), (10, 15)),
+        ((10, 14), (10, 15)),
+        ((15, 15), (10, 15)),
+        ((15, 60), (10, 15)),
+        ((9, 14), (10, 15)),
+        ((10, 34), (30, 35)),
+        ((16, 30), (30, 35)),
+        ((0, 54), (50, 55)),
+        ((12, 54), (10, 15)),
+        ((31, 54), (30, 35)),
+        ((10, LAST - 1), (70, LAST)),
+        ((LAST, LAST), (70, LAST)),
+    ],
+)
+def test_a_range_that_cuts_a_mapping_is_refused(chunk: int, window: Range, held: Range) -> None:
+    """An edge one byte inside a mapping is refused, with the lower mapping that is cut; nothing changes."""
+    table = filled(chunk, (10, 15), (30, 35), (50, 55), (70, LAST))
+    before = list(table)
+
+    with pytest.raises(Straddle) as refused:
+        table.remove(*window)
+
+    assert (refused.value.first, refused.value.last) == window
+    assert (refused.value.held_first, refused.value.held_last) == held
+    assert list(table) == before
+    table.check()
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("reach", [0, 5])
+def test_a_sparse_range_gives_back_what_was_in_it(chunk: int, reach: int) -> None:
+    """From any mapping to any other, over any number of chunks, the pieces come out in order with their targets."""
+    everything = [m(at * 16 + 8, at * 16 + 9) for at in range(9)]
+    for start, stop in ranges(0, 9):
+        table = filled(chunk, *((mapping.first, mapping.last) for mapping in everything))
+
+        removed = table.remove(start * 16 + 8 - reach, stop * 16 + 9 + reach)
+
+        assert list(removed) == everything[start : stop + 1]
+        assert list(table) == everything[:start] + everything[stop + 1 :]
+        table.check()
+        for mapping in removed:
+            assert table.insert(mapping.first, mapping.last, mapping.target, mapping.perm)
+        assert list(table) == everything
+        table.check()
+
+
+@pytest.mark.parametrize("at", range(4))
+def test_one_mapping_comes_out_by_itself(at: int) -> None:
+    """Removing exactly one mapping of a chunk, wherever it stands, gives a plain tuple: no chunk is cut out for it."""
+    edges = [(16 * at, 16 * at + 9) for at in range(4)]
+    table = filled(4, *edges)
+
+    assert table.remove(*edges[at]) == (m(*edges[at]),)
+
+    assert table.lookup(16 * at) is None
+    assert list(table) == [m(*edge) for edge in edges if edge != edges[at]]
+    table.check()
+
+
+@pytest.mark.parametrize("at", [0, 1])
+def test_the_last_but_one_comes_out_by_itself_too(at: int) -> None:
+    """A chunk of two is no special case; only the last mapping takes its chunk along."""
+    table = filled(2, (0, 9), (16, 25))
+
+    assert table.remove(16 * at, 16 * at + 9) == (m(16 * at, 16 * at + 9),)
+    assert isinstance(table.remove(16 - 16 * at, 25 - 16 * at), Pieces)
+    assert table.chunk_sizes == []
+
+
+def test_nothing_is_removed_where_nothing_is() -> None:
+    """A range that lies in a gap removes nothing, before, between, inside and behind the chunks."""
+    table = filled(2, *((at * 16 + 4, at * 16 + 9) for at in range(4)))
+    before = table.chunk_sizes
+
+    for first, last in [(0, 3), (10, 19), (10, 10), (19, 19), (26, 35), (58, LAST), (LAST, LAST)]:
+        assert len(table.remove(first, last)) == 0
+        table.check()
+
+    assert list(table) == [m(at * 16 + 4, at * 16 + 9) for at in range(4)]
+    assert table.chunk_sizes == before
+
+
+# -- cut ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 4])
+@pytest.mark.parametrize(
+    ("window", "edges", "removed", "survivors"),
+    [
+        ((12, 13), (10, 15), [(10, 15)], [(10, 11), (14, 15)]),
+        ((10, 13), (10, 15), [(10, 15)], [(14, 15)]),
+        ((12, 15), (10, 15), [(10, 15)], [(10, 11)]),
+        ((10, 15), (10, 15), [(10, 15)], []),
+        ((9, 16), (9, 16), [(10, 15)], []),
+        ((15, 30), (10, 35), [(10, 15), (30, 35)], [(10, 14), (31, 35)]),
+        ((14, 52), (10, 55), [(10, 15), (30, 35), (50, 55)], [(10, 13), (53, 55)]),
+        ((20, 25), (20, 25), [], []),
+        ((56, 69), (56, 69), [], []),
+        ((LAST, LAST), (70, LAST), [(70, LAST)], [(70, LAST - 1)]),
+        ((70, 70), (70, LAST), [(70, LAST)], [(71, LAST)]),
+        ((0, LAST), (0, LAST), [(10, 15), (30, 35), (50, 55), (70, LAST)], []),
+    ],
+)
+def test_survivors_of_a_cut_keep_their_targets(
+    chunk: int, window: Range, edges: Range, removed: list[Range], survivors: list[Range]
+) -> None:
+    """What a cut leaves of a mapping leads where it led before; the edges cover the whole mappings that went."""
+    table = filled(chunk, (10, 15), (30, 35), (50, 55), (70, LAST))
+
+    done = table.cut(*window)
+
+    assert isinstance(done, Cut)
+    assert (done.first, done.last) == edges
+    assert list(done.removed) == [m(*piece) for piece in removed]
+    assert list(done.survivors) == [m(*piece) for piece in survivors]
+    assert set(survivors) <= {(mapping.first, mapping.last) for mapping in table}
+    assert table.walk(*window, 1) == []
+    table.check()
+
+
+# -- chunks ------------------------------------------------------------------
+
+
+def test_the_chunk_size_is_what_was_measured() -> None:
+    """Without an argument a chunk takes `CHUNK` mappings, and not one more."""
+    table = Watched()
+    for at in range(CHUNK):
+        table.insert(at, at, at, 1)
+    assert table.chunk_sizes == [CHUNK]
+
+    table.insert(CHUNK, CHUNK, CHUNK, 1)
+
+    assert table.chunk_sizes == [CHUNK, 1]
+    assert CHUNK == 256
+
+
+@pytest.mark.parametrize(
+    ("chunk", "sizes"), [(1, [1] * 9), (2, [2, 2, 2, 2, 1]), (4, [4, 4, 1]), (9, [9]), (8, [8, 1])]
+)
+def test_growth_at_an_end_fills_chunks(chunk: int, sizes: list[int]) -> None:
+    """A guest that maps upwards, or downwards, leaves full chunks behind it."""
+    upwards = filled(chunk, *((at, at) for at in range(9)))
+    downwards = filled(chunk, *((8 - at, 8 - at) for at in range(9)))
+
+    assert upwards.chunk_sizes == sizes
+    assert downwards.chunk_sizes == sizes[::-1]
+
+
+@pytest.mark.parametrize(
+    ("held", "new", "sizes"),
+    [
+        ([0, 2, 4, 6], 3, [2, 3]),
+        ([0, 2, 4, 6], 1, [2, 3]),
+        ([0, 2, 4, 6], 5, [2, 3]),
+        ([0, 2, 4, 6], 7, [4, 1]),
+        ([1, 2, 4, 6], 0, [1, 4]),
+        ([0, 2, 4, 6, 8, 10, 12, 14], 7, [2, 3, 4]),
+        ([0, 2, 4, 6, 8, 10, 12, 14], 9, [4, 2, 3]),
+        ([0, 2, 4, 6, 8, 10, 12, 14], 15, [4, 4, 1]),
+    ],
+)
+def test_a_full_chunk_is_halved_anywhere_else(held: list[int], new: int, sizes: list[int]) -> None:
+    """An insertion into the middle divides its chunk into halves."""
+    table = filled(4, *((at, at) for at in held))
+
+    assert table.insert(new, new, 0, Perm.R)
+
+    assert table.chunk_sizes == sizes
+    table.check()
+
+
+def test_a_full_chunk_behind_the_first_is_halved_at_its_front_too() -> None:
+    """Only the table's own ends count as growth: the front of a later chunk does not."""
+    table = Watched(4, 1)
+    for at in range(0, 16, 2):
+        table.insert(at, at, 0, Perm.R)
+    assert table.chunk_sizes == [4, 4]
+    table.remove(8, 8)
+    table.insert(11, 11, 0, Perm.R)
+
+    table.insert(8, 8, 0, Perm.R)
+
+    assert table.chunk_sizes == [4, 2, 3]
+    table.check()
+
+
+@pytest.mark.parametrize(
+    ("chunk", "sparse"), [(1, 0), (2, 0), (7, 0), (8, 1), (15, 1), (16, 2), (24, 3), (64, 8), (72, 9)]
+)
+@pytest.mark.parametrize("at_once", [False, True])
+def test_a_sparse_chunk_joins_its_neighbour(chunk: int, sparse: int, at_once: bool) -> None:
+    """Below an eighth of a chunk, and not before, a chunk is joined with a neighbour; at once or one by one."""
+    table = filled(chunk, *((at, at) for at in range(chunk + 1)))
+    assert table.chunk_sizes == [chunk, 1]
+
+    if at_once:
+        table.remove(sparse, chunk - 1)
+    else:
+        for at in reversed(range(sparse, chunk)):
+            table.remove(at, at)
+
+    assert table.chunk_sizes == ([sparse, 1] if sparse else [1])
+    if sparse:
+        table.remove(0, 0)
+        assert table.chunk_sizes == ([sparse] if sparse > 1 else [1])
+    table.check()
+
+
+@pytest.mark.parametrize(("room", "sizes"), [(0, [8]), (1, [1, 8])])
+@pytest.mark.parametrize("at_once", [False, True])
+def test_chunks_join_only_where_both_fit_in_half_a_chunk(room: int, sizes: list[int], at_once: bool) -> None:
+    """Joined chunks have room to grow: half a chunk of mappings is joined, one more is not."""
+    table = filled(16, *((at, at) for at in range(16 + 7 + room)))
+    assert table.chunk_sizes == [16, 7 + room]
+
+    if at_once:
+        table.remove(1, 15)
+    else:
+        for at in range(1, 16):
+            table.remove(at, at)
+
+    assert table.chunk_sizes == sizes
+    assert [mapping.first for mapping in table] == [0, *range(16, 23 + room)]
+    table.check()
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_the_last_chunk_joins_the_one_before(at_once: bool) -> None:
+    """A sparse chunk at the end has only one neighbour, and joins that."""
+    table = filled(16, *((at, at) for at in range(32)))
+    for at in range(4, 16):
+        table.remove(at, at)
+    assert table.chunk_sizes == [4, 16]
+
+    if at_once:
+        table.remove(17, 31)
+    else:
+        for at in range(17, 32):
+            table.remove(at, at)
+
+    assert table.chunk_sizes == [5]
+    assert [mapping.first for mapping in table] == [0, 1, 2, 3, 16]
+    table.check()
+    assert table.insert(40, 40, 0, Perm.R)
+    assert table.lookup(40) is not None
+    table.check()
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_a_sparse_chunk_in_the_middle_joins_the_one_behind(at_once: bool) -> None:
+    """Of two neighbours the one behind is taken."""
+    table = filled(16, *((at, at) for at in range(48)))
+    table.remove(3, 15)
+    table.remove(36, 47)
+    assert table.chunk_sizes == [3, 16, 4]
+
+    if at_once:
+        table.remove(17, 31)
+    else:
+        for at in range(17, 32):
+            table.remove(at, at)
+
+    assert table.chunk_sizes == [3, 5]
+    table.check()
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_a_single_sparse_chunk_stays_alone(at_once: bool) -> None:
+    """A table of one chunk shrinks to nothing without a neighbour to join."""
+    table = filled(64, *((at, at) for at in range(20)))
+
+    if at_once:
+        table.remove(2, 19)
+    else:
+        for at in reversed(range(2, 20)):
+            table.remove(at, at)
+
+    assert [mapping.first for mapping in table] == [0, 1]
+    table.check()
+
+
+def test_a_chunk_that_is_worked_on_becomes_lists() -> None:
+    """From the eighth change in a row on a chunk has lists, which are quicker; work elsewhere makes it small again."""
+    table = filled(16, *((at * 16, at * 16) for at in range(17)))
+    assert table.chunk_sizes == [16, 1]
+
+    for at in range(1, 8):
+        table.remove(at * 16, at * 16)
+        assert table.columns == [array, array]
+    table.remove(128, 128)
+    assert table.columns == [list, array]
+    assert STAY == 8
+    table.insert(0x18, 0x18, 0, Perm.R)
+    assert table.columns == [list, array]
+    table.insert(LAST, LAST, 0, Perm.R)
+
+    assert table.columns == [array, array]
+    table.check()
+
+
+@pytest.mark.parametrize("changes", [1, 7, 8, 9])
+def test_only_changes_in_a_row_count(changes: int) -> None:
+    """Changes in another chunk between them start the count again."""
+    table = filled(16, *((at * 16, at * 16) for at in range(33)))
+    assert table.chunk_sizes == [16, 16, 1]
+    for _ in range(3):
+        table.remove(LAST, LAST)
+        table.insert(LAST, LAST, 0, Perm.R)
+        assert table.columns == [array, array, array]
+        for at in range(changes):
+            table.remove(at * 16 + 16, at * 16 + 16)
+        assert table.columns == [list if changes >= 8 else array, array, array]
+        table.check()
+        table.remove(LAST, LAST)
+        for at in range(changes):
+            table.insert(at * 16 + 16, at * 16 + 16, at, Perm.R)
+        table.check()
+
+
+# -- reading -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("last", "limit", "count"), [(40, 9, 3), (LAST, 3, 3), (31, 9, 2), (47, 3, 3), (LAST, 0, 0)])
+def test_a_walk_looks_no_further_than_it_has_to(last: int, limit: int, count: int) -> None:
+    """With a full answer, or at the end of its range, a walk touches no chunk behind: a table may be huge."""
+    table = filled(2, *((at * 16, at * 16 + 9) for at in range(8)))
+    table.forbid_chunks(2)
+
+    assert table.walk(0, last, limit) == [m(at * 16, at * 16 + 9) for at in range(count)]
+
+
+def test_iteration_goes_over_every_mapping_in_order() -> None:
+    """The table is iterated by address, mapping by mapping, however it is divided."""
+    for chunk in (1, 2, 4, 16):
+        table = filled(chunk, *((at * 16, at * 16 + 9) for at in (5, 3, 4, 0, 1, 2)))
+
+        assert [mapping.first for mapping in table] == [0, 16, 32, 48, 64, 80]
+        assert next(iter(table)) == m(0, 9)
+
+
+# -- pieces and mappings -----------------------------------------------------
+
+
+def test_a_mapping_clips_with_its_target() -> None:
+    """On six addresses, for every window that overlaps: the part that is left leads where it led."""
+    mapping = Mapping(2, 4, 100, Perm.W)
+    for first, last in ranges(0, 7):
+        if first > 4 or last < 2:
+            continue
+        part = mapping.clip(first, last)
+
+        assert (part.first, part.last) == (max(first, 2), min(last, 4))
+        assert part.target - part.first == 98
+        assert part.perm is Perm.W
+        assert (part is mapping) == (first <= 2 and last >= 4)
+
+
+def test_mappings_are_values() -> None:
+    """A mapping has a size up to 2^64, prints for people, and compares by address."""
+    whole = Mapping(0, LAST, 0, Perm.R)
+
+    assert whole.size == 2**64
+    assert whole.event("vtd0", 7) == Map("vtd0", 7, 0, LAST, 0, Perm.R)
+    assert Mapping(3, 9, 5, Perm.W).event("s", 1) == Map("s", 1, 3, 9, 5, Perm.W)
+    assert Mapping(7, 7, 0, Perm.R).size == 1
+    assert str(Mapping(0x1000, 0x1FFF, 0xABC000, Perm.RW)) == "0x1000..0x1fff -> 0xabc000 <Perm.RW: 3>"
+    assert sorted([Mapping(2, 2, 0, Perm.R), whole]) == [whole, Mapping(2, 2, 0, Perm.R)]
+
+
+def cut_out(chunk: int, count: int) -> tuple[Pieces, list[Mapping]]:
+    """Return ``count`` mappings as the pieces of a table with small chunks, and as a list."""
+    table = filled(chunk, *((at * 16, at * 16 + 9) for at in range(count)))
+    expected = list(table)
+    pieces = table.remove(0, LAST)
+    assert isinstance(pieces, Pieces)
+    return pieces, expected
+
+
+@pytest.mark.parametrize(("chunk", "count"), [(1, 1), (1, 4), (2, 5), (3, 6), (8, 6)])
+def test_pieces_are_a_sequence(chunk: int, count: int) -> None:
+    """Pieces have a length, an order, and an index from both ends, like a list of mappings."""
+    pieces, expected = cut_out(chunk, count)
+
+    assert len(pieces) == count
+    assert list(pieces) == expected
+    assert [pieces[at] for at in range(count)] == expected
+    assert [pieces[at] for at in range(-count, 0)] == expected
+    assert list(reversed(pieces)) == expected[::-1]
+    for outside in (count, count + 1, -count - 1, -count - 2, LAST):
+        with pytest.raises(IndexError, match=str(outside)):
+            pieces[outside]
+    for start, stop, step in product([None, 0, 1, -2, 9], [None, 1, 4, -1], [None, 2, -1]):
+        assert pieces[start:stop:step] == expected[start:stop:step]
+    assert expected[-1] in pieces
+    assert m(7, 7) not in pieces
+    assert repr(pieces) == f"<{count} pieces>"
+
+
+def test_no_pieces_are_an_empty_sequence() -> None:
+    """What was removed from a gap is false, and has no first piece."""
+    table = filled(4, (0, 9), (32, 41))
+
+    pieces = table.remove(10, 31)
+
+    assert not pieces
+    assert list(pieces) == []
+    assert pieces[:] == []
+    with pytest.raises(IndexError):
+        pieces[0]
+    with pytest.raises(IndexError):
+        pieces[-1]
+
+
+def test_pieces_are_made_when_they_are_looked_at() -> None:
+    """Pieces hold columns of numbers: each look makes its mapping anew, and two iterations do not meet."""
+    pieces, expected = cut_out(2, 5)
+
+    assert pieces[0] == pieces[0]
+    assert pieces[0] is not pieces[0]
+    one, other = iter(pieces), iter(pieces)
+    assert [next(one), next(one), next(other), next(one)] == [*expected[:2], expected[0], expected[2]]
+
+
+def test_pieces_stay_what_they_were() -> None:
+    """What happens to the table afterwards does not reach the pieces that were cut out of it."""
+    table = filled(2, *((at * 16, at * 16 + 9) for at in range(8)))
+    expected = list(table)
+
+    removed = table.remove(16, 105)
+    table.insert(16, 105, 0, Perm.R)
+    table.remove(0, LAST)
+
+    assert list(removed) == expected[1:7]
