@@ -1,6 +1,10 @@
 """One process, one loop: how many changes a second reach everybody.
 
 Half of the subscribers want UNMAP alone; a single one wants everything.
+
+Seconds are processor time of the thread.  Nobody sleeps in these runs, so on an
+idle machine that is the time on the wall; on a busy one it leaves the neighbours
+out, which moved some ratios by half.
 """
 
 import asyncio
@@ -84,7 +88,7 @@ async def run(subject: Subject, subscribers: int, work: Sequence[Sequence[Change
     published = LIVE
     async with subject(checks) as rig:
         gc.collect()
-        start = time.perf_counter()
+        start = time.thread_time()
         for burst in work:
             await rig.publish(burst)
             published += BURST
@@ -92,7 +96,7 @@ async def run(subject: Subject, subscribers: int, work: Sequence[Sequence[Change
                 while check.expected <= published:  # noqa: ASYNC110 - a pass of the loop is what is paid for
                     await asyncio.sleep(0)
         await rig.finish()
-        return (published - LIVE) / (time.perf_counter() - start)
+        return (published - LIVE) / (time.thread_time() - start)
 
 
 def speed_row(speeds: Speeds, count: int, name: str) -> Row:
@@ -114,7 +118,7 @@ def target_row(speeds: Speeds, target: Target) -> Row:
     """Return whether a target was met."""
     own = speeds[target.subscribers, target.subject]
     ratio = ratio_of(own, speeds[target.subscribers, target.reference])
-    more = ">" if target.least == 1.0 and target.subscribers > 1 else ">="
+    ahead = target.least == 1.0 and target.subscribers > 1
     return Row(
         case=CASE,
         subject=target.subject,
@@ -124,6 +128,6 @@ def target_row(speeds: Speeds, target: Target) -> Row:
         unit=UNIT,
         ratio=round(ratio, 3),
         reference=target.reference,
-        target=f"{more} {target.least:g} of {target.reference}",
-        met=ratio >= target.least,
+        target=f"{'>' if ahead else '>='} {target.least:g} of {target.reference}",
+        met=ratio > target.least if ahead else ratio >= target.least,
     )
