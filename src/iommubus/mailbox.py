@@ -32,11 +32,10 @@ overlap what is parked for a shadower.
 No clock, no task: the mailbox is told when somebody waits, and calls back.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Final
 
 from .events import DevIotlbUnmap, Event, Unmap
-from .ranges import LAST
 from .rangeset import RangeSet
 from .table import Mapping
 
@@ -160,7 +159,7 @@ class Mailbox:
         self._fifo = []
         if self._slow:
             events += [Unmap(space, seq, first, last) for first, last in self._dirty.take_marked()]
-            events += [DevIotlbUnmap(space, seq, first, last) for first, last, _ in self._dev]
+            events += [DevIotlbUnmap(space, seq, first, last) for first, last in self._dev.take_marked()]
             self._dev.clear()
             if self._walk is None:
                 self._dirty.clear()
@@ -169,7 +168,7 @@ class Mailbox:
             self._slow = bool(self._dirty or self._parked or self._parked_dev)
         return events
 
-    def refuse(self, event: Event, hand: Sequence[Event] = ()) -> list[Event]:
+    def refuse(self, event: Event, hand: list[Event]) -> None:
         """Note that the subscriber could not apply an event that takes something away.
 
         It is handed over again after `retry`, or when something else comes
@@ -177,19 +176,15 @@ class Mailbox:
 
         Args:
             event: The UNMAP, or the device invalidation.
-            hand: Events handed over with it that the subscriber was not given yet.
-
-        Returns:
-            Those that may still be given to it, in the same order.
+            hand: Events handed over that the subscriber was not given yet;
+                those that wait with the event are removed from it.
         """
         self._slow = True
-        left = list(hand)
         if type(event) is DevIotlbUnmap:
             self._parked_dev.add(event.first, event.last, mark=True)
         else:
-            self._park(event.first, event.last, left)
+            self._park(event.first, event.last, hand)
         self._keep_limits()
-        return left
 
     def retry(self) -> None:
         """Have everything that failed handed over again."""
@@ -215,7 +210,7 @@ class Mailbox:
         ranges = RangeSet()
         for first, last, _ in (*self._parked, *self._parked_dev):
             ranges.add(first, last, mark=True)
-        return [(first, last) for first, last, _ in ranges]
+        return ranges.take_marked()
 
     @property
     def reading(self) -> bool:
@@ -243,21 +238,20 @@ class Mailbox:
         return self._round + 1, self._cursor
 
     def reached(self, turn: Turn) -> bool:
-        """Say whether the cursor has come to ``turn``, or has nothing left to read.
+        """Say whether the cursor has come to ``turn``, or nothing waits.
 
-        Asked after a hand-over, it says whether all that was in the table when
-        ``turn`` was taken, and has not changed since, was handed over.  What is
-        parked does not count: it says so by itself, in `refused`.
+        Then all that was in the table when ``turn`` was taken, and has not
+        changed since, was handed over, but for what has been in `refused` since.
         """
-        return not self._dirty or (self._round, self._cursor) >= turn
+        return not self.ready or (self._round, self._cursor) >= turn
 
     # -- inside ----------------------------------------------------------------
 
     def _put_slow(self, event: Event) -> None:
         first, last = event.first, event.last
         self._make_way(first, last)
-        if type(event) is DevIotlbUnmap and self._dirty:
-            self._soil(event)  # behind the UNMAPs that wait there
+        if type(event) is DevIotlbUnmap:
+            self._soil(event)  # behind every UNMAP that waits
         elif self._dirty.overlaps(first, last):
             self._absorb(event)
         elif len(self._fifo) < self._capacity:
@@ -303,15 +297,17 @@ class Mailbox:
 
     def _park(self, first: int, last: int, hand: list[Event]) -> None:
         """Set a range aside, with all that waits there or has not been given yet."""
-        ranges = [(first, last)]
-        while ranges:
-            first, last = self._parked.add(*ranges.pop(), mark=True)  # all of what this has come to
-            ranges += self._dirty.pop_overlapping(first, last)
+        found = [(first, last)]
+        while found:
+            first = min(low for low, _ in found)
+            last = max(high for _, high in found)
+            first, last = self._parked.add(first, last, mark=True)  # with what was parked beside it
+            found = self._dirty.pop_overlapping(first, last)
             for event in take_overlapping(self._fifo, first, last) + take_overlapping(hand, first, last):
                 if type(event) is DevIotlbUnmap:
                     self._parked_dev.add(event.first, event.last, mark=True)
-                elif not self._parked.covers(event.first, event.last):
-                    ranges.append((event.first, event.last))
+                else:
+                    found.append((event.first, event.last))
         for low, high in self._dev.pop_overlapping(first, last):
             self._parked_dev.add(low, high, mark=True)
 
@@ -323,7 +319,7 @@ class Mailbox:
     def _unpark(self) -> None:
         """Move what failed to where it is handed over; all of it, so that the order among it stays."""
         for parked, ranges in (self._parked, self._dirty), (self._parked_dev, self._dev):
-            for first, last, _ in parked:
+            for first, last in parked.take_marked():
                 ranges.add(first, last, mark=True)
             parked.clear()
 
@@ -363,6 +359,5 @@ class Mailbox:
 def take_overlapping(events: list[Event], first: int, last: int) -> list[Event]:
     """Remove and return the events that overlap ``first..last``."""
     found = [event for event in events if event.first <= last and event.last >= first]
-    if found:
-        events[:] = [event for event in events if event.first > last or event.last < first]
+    events[:] = [event for event in events if event.first > last or event.last < first]
     return found

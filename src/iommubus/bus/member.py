@@ -183,9 +183,8 @@ class Member:
         self._retried_in = None
         self._unapplied.add(event.first, event.last, mark=True)
         self.proof_failure = error
-        behind = [later for later in self.hand if later.first <= event.last and later.last >= event.first]
-        self.hand[:] = [later for later in self.hand if later not in behind]
-        self.mailbox.refuse(event.first, event.last, behind)
+        self.mailbox.refuse(event, self.hand)
+        self.completion.look(self.mailbox)
 
     def check_usable(self) -> None:
         """Raise `Fenced` if the subscription was fenced."""
