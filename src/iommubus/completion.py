@@ -5,13 +5,11 @@ cumulative: all up to that number is applied *and no longer used*.  A waiter
 needs the acknowledgement of one certain hand-over:
 
 * nothing waits in the mailbox: the last one made;
-* something is to be taken away: the next one, because every hand-over gives
-  all of that;
-* part of the table has still to be read, by a subscriber that had read all of
-  it before: the one that ends one turn of the cursor.
-
-A subscriber that is still on its first turn counts only for what is taken
-away, so that a joiner with a million mappings to read does not hold up a guest.
+* something waits there: the one that ends one turn of the cursor.  If nothing
+  has to be read from the table by then, that is the next one;
+* the subscriber is still on its first turn: the next one if something is to be
+  taken away, because every hand-over gives all of that, else the last one made.
+  So a joiner with a million mappings to read does not hold up a guest.
 """
 
 from collections import deque
@@ -38,12 +36,13 @@ class Wait:
     Attributes:
         how: How it was settled, or `None` as long as it is not.
         number: Hand-over whose acknowledgement settles it; `None` until the
-            cursor has made its turn.
+            cursor has made its turn, or for ever.
+        turn: The turn that it waits for; `None` if for none.
     """
 
     __slots__ = ("_changed", "how", "number", "turn")
 
-    def __init__(self, number: int | None, turn: Turn, changed: Callable[["Wait"], None]) -> None:
+    def __init__(self, number: int | None, turn: Turn | None, changed: Callable[["Wait"], None]) -> None:
         self.number = number
         self.turn = turn
         self.how: How | None = None
@@ -80,7 +79,7 @@ class Completion:
         self._waits: list[Wait] = []
 
     def hand_over(self, seq: int, mailbox: Mailbox) -> int:
-        """Number a hand-over made when the space had come to ``seq``."""
+        """Give the next number to a hand-over made when the space had come to ``seq``."""
         self.handed += 1
         self._open.append((self.handed, seq))
         self.look(mailbox)
@@ -88,8 +87,9 @@ class Completion:
 
     def look(self, mailbox: Mailbox) -> None:
         """Fix the hand-over of those who wait for a turn that has been made."""
-        for wait in [wait for wait in self._waits if wait.number is None and mailbox.reached(wait.turn)]:
-            wait.number = self.handed
+        for wait in self._waits:
+            if wait.turn is not None and mailbox.reached(wait.turn):
+                wait.number, wait.turn = self.handed, None
         self._settle()
 
     def acknowledge(self, number: int) -> None:
@@ -106,20 +106,23 @@ class Completion:
 
         ``changed`` may be called before this returns.
         """
-        if self.current and mailbox.reading:
-            return self._wait(None, mailbox.turn, changed)
-        return self._wait(self.handed + mailbox.owes_removal, mailbox.turn, changed)
+        if self.current:
+            return self.expect_turn(mailbox, changed)
+        return self._wait(Wait(self.handed + mailbox.owes_removal, None, changed))
 
     def expect_turn(self, mailbox: Mailbox, changed: Callable[[Wait], None]) -> Wait:
-        """Return a wait for one turn of the table, read and acknowledged."""
-        number = None if mailbox.reading else self.handed + mailbox.ready
-        return self._wait(number, mailbox.turn, changed)
+        """Return a wait for one turn of the table, read and acknowledged.
+
+        What waits in the FIFO may still overflow and have to be read: only
+        where nothing waits is the hand-over known already.
+        """
+        if mailbox.ready:
+            return self._wait(Wait(None, mailbox.turn, changed))
+        return self._wait(Wait(self.handed, None, changed))
 
     def expect_stop(self, changed: Callable[[Wait], None]) -> Wait:
         """Return a wait that no acknowledgement settles, only `finish`."""
-        wait = Wait(None, (0, 0), changed)
-        self._waits.append(wait)
-        return wait
+        return self._wait(Wait(None, None, changed))
 
     def poke(self) -> None:
         """Tell everybody who waits to look again."""
@@ -139,16 +142,13 @@ class Completion:
 
     # -- inside ----------------------------------------------------------------
 
-    def _wait(self, number: int | None, turn: Turn, changed: Callable[[Wait], None]) -> Wait:
-        wait = Wait(number, turn, changed)
+    def _wait(self, wait: Wait) -> Wait:
         self._waits.append(wait)
         self._settle()
         return wait
 
     def _settle(self) -> None:
         """Settle whom the last acknowledgement, or none at all, was enough for."""
-        if not self._waits:
-            return
         settled = [wait for wait in self._waits if wait.number is not None and wait.number <= self.acked]
         self._waits = [wait for wait in self._waits if wait not in settled]
         for wait in settled:
