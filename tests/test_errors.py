@@ -1,0 +1,300 @@
+"""Errors say whose fault it is, and carry the values that people and programs act on."""
+
+import inspect
+import pickle
+import re
+from collections.abc import Iterator
+from typing import Final
+
+import pytest
+
+from iommubus import errors
+from iommubus.errors import (
+    AccessDenied,
+    AlreadyIterated,
+    BadCapacity,
+    BadName,
+    BadPermission,
+    BadShape,
+    BadTarget,
+    BusClosed,
+    CapabilityRefused,
+    DemandRefused,
+    EmptyMask,
+    EmptyRange,
+    Fenced,
+    ForeignBatch,
+    InReserved,
+    InvertedRange,
+    IommubusError,
+    MapAlone,
+    MappingError,
+    MappingFailed,
+    Misaligned,
+    NameTaken,
+    NotEntered,
+    NotifierFailed,
+    NotMapped,
+    NotOffered,
+    NoTranslator,
+    OutsideRanges,
+    OutsideSpace,
+    Overlap,
+    RangeWraps,
+    SpaceClosed,
+    StateError,
+    Straddle,
+    SubscribeError,
+    SubscriptionClosed,
+    SyncFailed,
+    TraceError,
+    TranslationFault,
+    UnknownCapability,
+    UnknownName,
+    WrongMode,
+    WrongThread,
+    span,
+)
+
+FAMILIES: Final[dict[type[IommubusError], tuple[type[Exception], ...]]] = {
+    IommubusError: (Exception,),
+    MappingError: (IommubusError, ValueError),
+    SubscribeError: (IommubusError, ValueError),
+    StateError: (IommubusError, RuntimeError),
+    TranslationFault: (IommubusError,),
+}
+"""What each family is, besides itself."""
+
+EXAMPLES: Final[list[tuple[IommubusError, tuple[type[Exception], ...], str]]] = [
+    (EmptyRange(0x1000, 0), (MappingError,), "a range has at least one byte, got iova 0x1000 size 0x0"),
+    (RangeWraps(0xFFF0, 2**64), (MappingError,), "iova 0xfff0 size 0x10000000000000000 leaves 0..2^64-1"),
+    (InvertedRange(0x2000, 0x1FFF), (MappingError,), "first 0x2000 is greater than last 0x1fff"),
+    (
+        Misaligned("target", 0x1234, 0x1000),
+        (MappingError,),
+        "target 0x1234 is no multiple of the granule 0x1000",
+    ),
+    (
+        OutsideSpace(0xF000, 0x10FFF, 0xFFFF),
+        (MappingError,),
+        "0xf000..0x10fff ends behind 0xffff, the last address of the space",
+    ),
+    (
+        InReserved(0xFEE00000, 0xFEE00FFF, 0xFEE00000, 0xFEEFFFFF),
+        (MappingError,),
+        "0xfee00000..0xfee00fff touches the reserved range 0xfee00000..0xfeefffff",
+    ),
+    (BadPermission(0x14), (MappingError,), "a mapping allows R (1), W (2) or both (3), got 0x14"),
+    (
+        BadTarget(0xFFFFFFFFFFFFF000, 0x2000),
+        (MappingError,),
+        "target 0xfffffffffffff000 size 0x2000 leaves 0..2^64-1",
+    ),
+    (
+        BadShape(0x1000, 0xABC, "it is odd"),
+        (MappingError,),
+        "a space with granule 0x1000 and last address 0xabc cannot be: it is odd",
+    ),
+    (
+        Overlap(0x1000, 0x1FFF, 0x1800, 0x27FF),
+        (MappingError,),
+        "0x1000..0x1fff overlaps the live mapping 0x1800..0x27ff",
+    ),
+    (Straddle(0x1000, 0x1FFF, 0x1800, 0x27FF), (MappingError,), "0x1000..0x1fff cuts the mapping 0x1800..0x27ff"),
+    (NotOffered("MAP"), (MappingError,), "the space does not offer MAP"),
+    (EmptyMask(0), (SubscribeError,), "the capability mask 0x0 asks for nothing"),
+    (
+        MapAlone(0x12),
+        (SubscribeError,),
+        "the capability mask 0x12 has MAP without UNMAP: who is never told to let go may not hold",
+    ),
+    (UnknownCapability(0x1B, 7), (SubscribeError,), "the capability mask 0x1b has unknown bits 0x18"),
+    (
+        CapabilityRefused("vtd0", 0x13, 0x15, "it has no caching mode"),
+        (SubscribeError,),
+        "vtd0 offers the mask 0x15, not 0x13: it has no caching mode",
+    ),
+    (
+        DemandRefused("vtd0", 0x11, 0x13, "snooping is on"),
+        (SubscribeError,),
+        "the producer of vtd0 refused the demand 0x13 (it was 0x11): snooping is on",
+    ),
+    (
+        OutsideRanges("vtd0", ((0x10, 0x1F), (0x1A, 0x2F)), "two overlap"),
+        (SubscribeError,),
+        "the ranges 0x10..0x1f, 0x1a..0x2f cannot be subscribed on vtd0: two overlap",
+    ),
+    (
+        OutsideRanges("vtd0", (), "there is none"),
+        (SubscribeError,),
+        "the ranges (none) cannot be subscribed on vtd0: there is none",
+    ),
+    (BadCapacity(-3), (SubscribeError,), "a mailbox holds at least one event, got a capacity of -3"),
+    (
+        BadName("vtd*"),
+        (ValueError,),
+        "'vtd*' is no name for a space: it is empty or has one of the pattern characters *?[]",
+    ),
+    (NameTaken("vtd0"), (ValueError,), "a space named 'vtd0' exists already"),
+    (UnknownName("vtd9", ("vtd0", "vtd1")), (LookupError,), "no space is named 'vtd9'; there are vtd0, vtd1"),
+    (UnknownName("vtd9", ()), (LookupError,), "no space is named 'vtd9'; there are none"),
+    (BusClosed(), (StateError,), "the bus is not open; use it inside `async with Bus() as bus`"),
+    (SpaceClosed("vtd0"), (StateError,), "the space 'vtd0' is closed"),
+    (SubscriptionClosed("vfio"), (StateError,), "the subscription 'vfio' is closed"),
+    (
+        NotEntered("vfio"),
+        (StateError,),
+        "the subscription 'vfio' is not registered yet; enter it with `async with`",
+    ),
+    (
+        AlreadyIterated("vfio"),
+        (StateError,),
+        "the subscription 'vfio' is being iterated already; it has one consumer",
+    ),
+    (WrongThread(4711, 4712), (StateError,), "the bus belongs to thread 4711, it was called from thread 4712"),
+    (
+        WrongMode("vfio", "next", "it has no batches"),
+        (StateError,),
+        "the subscription 'vfio' acknowledges by 'next': it has no batches",
+    ),
+    (
+        ForeignBatch("vfio", 12),
+        (StateError,),
+        "batch 12 was handed over by another subscription than 'vfio'",
+    ),
+    (Fenced("vfio", "it crashed"), (IommubusError,), "the subscription 'vfio' is fenced: it crashed"),
+    (MappingFailed(("0x10 failed", "0x20 failed")), (IommubusError,), "0x10 failed; 0x20 failed"),
+    (
+        SyncFailed(("vfio is late", "vhost is late"), ("0x30 failed",)),
+        (IommubusError,),
+        "sync failed: vfio is late; vhost is late; 0x30 failed",
+    ),
+    (NotMapped(0xABC), (TranslationFault,), "nothing is mapped at 0xabc"),
+    (AccessDenied(0xABC, 0x12, 0x11), (TranslationFault,), "0xabc allows 0x11, the access needs 0x12"),
+    (NoTranslator("smmu0", 0xABC), (TranslationFault,), "smmu0 keeps no table, so 0xabc cannot be translated"),
+    (
+        TraceError("guest.log", 17, "vtd_x 0xz", "bad number"),
+        (ValueError,),
+        "guest.log:17: bad number: 'vtd_x 0xz'",
+    ),
+]
+"""Of every error that can be raised: one, its family, and its sentence."""
+
+NAMES: Final = [f"{type(error).__name__}-{at}" for at, (error, _, _) in enumerate(EXAMPLES)]
+
+
+def error_classes() -> Iterator[type[Exception]]:
+    """Yield every public exception of the module."""
+    for name, value in vars(errors).items():
+        if inspect.isclass(value) and issubclass(value, Exception) and not name.startswith("_"):
+            assert value.__module__ == errors.__name__
+            yield value
+
+
+def tree() -> Iterator[tuple[int, str]]:
+    """Yield each class that the module's docstring names, with its depth there."""
+    for line in inspect.cleandoc(errors.__doc__ or "").splitlines():
+        depth = (len(line) - len(line.lstrip())) // 4
+        if line.lstrip().startswith("*"):
+            listed = line.partition(" -- ")[0]
+        elif line.startswith(" ") and "also" in line:
+            listed = line  # a list of names that goes on
+        else:
+            continue
+        for name in re.findall(r"`(\w+)`", re.sub(r"\(also [^)]*\)", "", listed)):
+            yield depth, name
+
+
+@pytest.mark.parametrize(("error", "family", "message"), EXAMPLES, ids=NAMES)
+def test_a_message_says_the_values(error: IommubusError, family: tuple[type[Exception], ...], message: str) -> None:
+    """Every error is one of its family, and its sentence has its values: addresses and masks in hexadecimal."""
+    assert isinstance(error, (IommubusError, *family))
+    assert all(isinstance(error, base) for base in family)
+    assert str(error) == message
+
+
+@pytest.mark.parametrize(("error", "family", "message"), EXAMPLES, ids=NAMES)
+def test_an_error_can_be_sent_to_another_process(
+    error: IommubusError, family: tuple[type[Exception], ...], message: str
+) -> None:
+    """A pickled error comes back with its class, its values and its sentence."""
+    again = pickle.loads(pickle.dumps(error))  # noqa: S301
+
+    assert type(again) is type(error)
+    assert vars(again) == vars(error)
+    assert str(again) == message
+    assert isinstance(again, family)
+
+
+def test_every_error_has_an_example() -> None:
+    """Whatever can be raised stands in the table above, or is a family, or the group."""
+    shown = {type(error) for error, _, _ in EXAMPLES}
+
+    assert set(error_classes()) == shown | FAMILIES.keys() | {NotifierFailed}
+
+
+def test_families_stay_apart() -> None:
+    """An error is of one family only, so that `except` tells whose fault it was."""
+    families = FAMILIES.keys() - {IommubusError}
+
+    for error, _, _ in EXAMPLES:
+        assert sum(isinstance(error, family) for family in families) <= 1
+    for family, bases in FAMILIES.items():
+        assert all(issubclass(family, base) for base in bases)
+
+
+def test_errors_are_themselves_only() -> None:
+    """Two errors with equal values are two errors: they can be keys, and are found by identity."""
+    one, other = Overlap(1, 2, 3, 4), Overlap(1, 2, 3, 4)
+
+    assert one != other
+    assert len({one, other}) == 2
+
+
+def test_the_tree_in_the_docstring_names_every_class() -> None:
+    """Readers find each class once in the tree, below the family that it belongs to."""
+    found: list[str] = []
+    path: dict[int, type[Exception]] = {}
+    for depth, name in tree():
+        error = getattr(errors, name)
+        found.append(name)
+        path[depth] = error
+        assert not depth or issubclass(error, path[0])
+        if depth == 2:
+            assert issubclass(error, path[1])
+
+    assert sorted(found) == sorted(error.__name__ for error in error_classes())
+
+
+def test_failed_notifiers_are_a_group_of_their_own_kind() -> None:
+    """What is split off a group of failed notifiers can still be caught as one of ours."""
+    causes = [ValueError("one"), KeyError("two"), ValueError("three")]
+    failed = NotifierFailed("3 notifiers raised", causes)
+
+    values, rest = failed.split(ValueError)
+
+    assert isinstance(failed, IommubusError)
+    assert isinstance(failed, ExceptionGroup)
+    assert isinstance(values, NotifierFailed)
+    assert isinstance(rest, NotifierFailed)
+    assert values.message == "3 notifiers raised"
+    assert values.exceptions == (causes[0], causes[2])
+    assert rest.exceptions == (causes[1],)
+
+
+def test_failed_notifiers_can_be_sent_to_another_process() -> None:
+    """A pickled group comes back with its message and what it is made of."""
+    again = pickle.loads(pickle.dumps(NotifierFailed("1 notifier raised", [ValueError("one")])))  # noqa: S301
+
+    assert type(again) is NotifierFailed
+    assert str(again) == "1 notifier raised (1 sub-exception)"
+    assert list(map(repr, again.exceptions)) == ["ValueError('one')"]
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "text"),
+    [(0, 0, "0x0..0x0"), (0x1000, 0x1FFF, "0x1000..0x1fff"), (0, 2**64 - 1, "0x0..0xffffffffffffffff")],
+)
+def test_a_range_is_written_with_both_ends(first: int, last: int, text: str) -> None:
+    """Ranges are printed in hexadecimal, both ends inclusive."""
+    assert span(first, last) == text
