@@ -93,7 +93,7 @@ def test_a_space_that_ends_elsewhere_is_refused(granule: int, last: int) -> None
 
 
 def test_a_reserved_range_lies_in_the_space() -> None:
-    """A window may end with the space; one that ends a byte behind it is refused by name, though it is not the first."""
+    """A window may end with the space; one that ends a byte behind it is refused by name, the first or not."""
     inside = IovaRange(0x10, 0xFFFF)
     assert Shape(PAGE, 0xFFFF, (inside,)).reserved == (inside,)
 
