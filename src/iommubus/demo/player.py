@@ -128,8 +128,9 @@ class Player:
         await self._bus.close()
 
     def look_behind(self) -> None:
-        """Check that nobody kept anything of a space that is gone."""
-        self._judge(found for cast in self._casts.values() for found in cast.check_empty())
+        """Check that nobody kept anything of a space that is gone; who was wrong before is not asked again."""
+        if not self._is_wrong():
+            self._judge(found for cast in self._casts.values() for found in cast.check_empty())
 
     def result(self) -> Result:
         """Return what came out; the verdict is still to be found."""
