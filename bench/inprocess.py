@@ -4,7 +4,7 @@ Half of the subscribers want UNMAP alone; a single one wants everything.
 
 Seconds are processor time of the thread.  Nobody sleeps in these runs, so on an
 idle machine that is the time on the wall; on a busy one it leaves the neighbours
-out, which moved some ratios by half.
+out.
 """
 
 import asyncio
