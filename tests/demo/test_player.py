@@ -1,18 +1,23 @@
 """Whole traces on the bus: right ones, and seeded faults that must be found."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
+from anyio.abc import TaskStatus
+from msgspec import structs
 
 from iommubus.abi.qemu_trace import Family, Trace
+from iommubus.bus.abc import EventBus
 from iommubus.demo.casting import Crew
+from iommubus.demo.counters import Counter, Watcher
 from iommubus.demo.player import SYNC_EVERY, play
 from iommubus.demo.result import Progress, Result
 from iommubus.demo.script import Script, write_script
 from iommubus.demo.source import SHIPPED, Shipped
 from iommubus.demo.subscribers import Cacher, Shadower, SlowShadower
 from iommubus.errors import Overlap
-from iommubus.events import Event, Map, Unmap
+from iommubus.events import Event, Lost, Map, Observed, Unmap
 from tests.loops import every_loop
 
 PAGES = 400
@@ -189,6 +194,39 @@ class Clinging(Shadower):
             super().apply(event)
 
 
+class Crash(Exception):
+    pass
+
+
+class Crashing(Shadower):
+    """Leaves unclean, so that it has to be proven stopped."""
+
+    async def run(self, bus: EventBus, *, task_status: TaskStatus[None]) -> None:
+        with suppress(Crash):
+            await super().run(bus, task_status=task_status)
+
+    def apply(self, event: Event) -> None:
+        if event.first == VICTIM:
+            raise Crash
+        super().apply(event)
+
+
+class Miscounting(Counter):
+    """Does not count one UNMAP."""
+
+    def notify(self, event: Event) -> None:
+        if not (isinstance(event, Unmap) and event.first == VICTIM):
+            super().notify(event)
+
+
+class Losing(Watcher):
+    """Loses an event and is not told."""
+
+    def count(self, event: Observed) -> None:
+        if not (isinstance(event, Unmap) and event.first == VICTIM):
+            super().count(event)
+
+
 async def play_with(crew: Crew) -> Result:
     return await play(script(*STORY), crew=crew)
 
@@ -255,3 +293,73 @@ async def test_a_shadower_that_keeps_what_a_closed_space_had_is_found() -> None:
 
     (violation,) = result.violations
     assert (violation.subscriber, violation.should) == ("vfio", "gone with the space")
+
+
+@every_loop
+async def test_a_shadower_that_crashed_is_stopped_by_its_fence_and_holds_nothing() -> None:
+    result = await play_with(Crew(shadower=Crashing))
+
+    (violation,) = result.violations
+    assert (violation.subscriber, violation.page, violation.holds) == ("vfio", 0x10_0000, "unmapped")
+    assert len(result.sync_seconds) == 1
+
+
+@every_loop
+async def test_a_notifier_that_was_not_called_is_found() -> None:
+    result = await play_with(Crew(counter=Miscounting))
+
+    assert "the notifier on virtio-iommu/domain-0 was called 599 times, not as often as published" in result.reasons
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_an_observer_is_told_of_what_it_lost(count: int) -> None:
+    watcher = Watcher()
+
+    watcher.count(Lost("s", 5, count))
+
+    assert (watcher.seen, watcher.received().lost) == (count, count)
+
+
+@every_loop
+async def test_an_observer_that_misses_an_event_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("iommubus.demo.player.OBSERVER_TIMEOUT", 0.01)
+
+    result = await play_with(Crew(watcher=Losing))
+
+    assert result.reasons == ["the observer saw or lost 599 of 600 events"]
+
+
+@every_loop
+async def test_a_change_that_the_bus_refuses_is_named_by_its_line() -> None:
+    right = script(*STORY)
+
+    result = await play(structs.replace(right, granule=0x2000))
+
+    assert result.reasons[0].startswith("line 2 could not be published on virtio-iommu/domain-0: ")
+
+
+@every_loop
+async def test_lookups_in_a_space_without_a_table_are_not_asked() -> None:
+    result = await play(
+        script(
+            "virtio_iommu_attach domain=0 endpoint=16",
+            unmap_line(0x1000),
+            "virtio_iommu_translate_out 0x1000 -> 0x8000 for sid=16",
+        )
+    )
+
+    assert (result.reasons, result.lookups.asked) == ([], 0)
+
+
+@every_loop
+async def test_a_lookup_that_leads_nowhere_is_not_answered() -> None:
+    result = await play(
+        script(
+            "virtio_iommu_attach domain=0 endpoint=16",
+            map_line(0x1000, 0x8000),
+            "virtio_iommu_translate_out 0x2000 -> 0x9000 for sid=16",
+            "virtio_iommu_translate_out 0x1000 -> 0x9000 for sid=16",
+        )
+    )
+
+    assert (result.lookups.asked, result.lookups.answered, result.lookups.agreed) == (2, 1, 0)

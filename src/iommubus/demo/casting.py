@@ -8,7 +8,7 @@ from msgspec import Struct
 from ..bus.bus import Bus
 from ..bus.space import LocalSpace
 from ..caps import Cap
-from .counters import Counter
+from .counters import Counter, Watcher
 from .judge import Judge, Violation
 from .result import Lag, Published, Received
 from .script import Script
@@ -21,6 +21,8 @@ class Crew(Struct, frozen=True):
     shadower: type[Shadower] = Shadower
     slow: type[SlowShadower] = SlowShadower
     cacher: type[Cacher] = Cacher
+    counter: type[Counter] = Counter
+    watcher: type[Watcher] = Watcher
 
 
 class Cast(Struct, frozen=True):
@@ -86,7 +88,7 @@ async def gather(bus: Bus, tasks: TaskGroup, name: str, script: Script, gate: Ga
     keeps_table, granule = script.spaces[name], script.granule
     offers = Cap.IOTLB if keeps_table else Cap.UNMAP
     space = await bus.create_space(name, granule=granule, offers=offers, straddle="split")
-    counter = Counter(name, offers)
+    counter = crew.counter(name, offers)
     space.register(counter.notifier)
     cacher = crew.cacher(name, granule)
     shadowers = [crew.shadower(name, granule), crew.slow(name, granule, gate)] if keeps_table else []

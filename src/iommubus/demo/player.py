@@ -35,6 +35,9 @@ CHECKPOINT_EVERY: Final = 32
 SYNC_TIMEOUT: Final = 30.0
 """Seconds a sync may take; milliseconds are usual, and a busy machine is no failure."""
 
+OBSERVER_TIMEOUT: Final = 30.0
+"""Seconds in which the observer, for whom no sync waits, may see the last events."""
+
 Watch = Callable[[Progress], object]
 """Called just before each `sync`, when the mailboxes are at their fullest."""
 
@@ -94,6 +97,7 @@ class Player:
         for name in self._script.spaces:
             self._casts[name] = await gather(self._bus, tasks, name, self._script, self._gate, crew)
 
+        self._watcher = crew.watcher()
         await tasks.start(self._watcher.run, self._bus)
 
     async def run(self) -> None:
@@ -116,7 +120,7 @@ class Player:
 
     async def finish(self) -> None:
         """Note the figures, while everybody is still there; then end the streams."""
-        with anyio.move_on_after(SYNC_TIMEOUT):
+        with anyio.move_on_after(OBSERVER_TIMEOUT):
             while self._watcher.seen < self._events:
                 await checkpoint()
 
