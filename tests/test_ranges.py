@@ -1,5 +1,7 @@
 """Ranges name every byte of the space, the last one too, and split without loss."""
 
+import gc
+
 import pytest
 from hypothesis import given, strategies as st
 
@@ -128,6 +130,7 @@ def test_ranges_are_values() -> None:
     assert str(IovaRange(0xFEE00000, LAST)) == "0xfee00000..0xffffffffffffffff"
     with pytest.raises(AttributeError):
         setattr(ranges[0], "first", 0)  # noqa: B010
+    assert not gc.is_tracked(ranges[0])
 
 
 # -- power-of-two blocks -----------------------------------------------------
@@ -136,6 +139,7 @@ def test_ranges_are_values() -> None:
 def test_vector_the_whole_space_is_one_block() -> None:
     """[0, 2^64-1] has a mask of all ones, not two halves."""
     assert blocks(0, LAST) == [(0, LAST)]
+    assert list(IovaRange(0, LAST).split_pow2()) == [IovaRange(0, LAST)]
 
 
 def test_vector_all_but_the_first_page() -> None:

@@ -46,8 +46,6 @@ class IovaRange(Struct, frozen=True, order=True, gc=False):
         """
         if size < 1:
             raise EmptyRange(iova, size)
-        if iova < 0 or iova + size - 1 > LAST:
-            raise RangeWraps(iova, size)
         return cls(iova, iova + size - 1)
 
     @property
