@@ -49,6 +49,8 @@ def test_a_space_ends_with_a_granule(granule: int, last: int) -> None:
     shape = Shape(granule, last)
 
     assert (shape.granule, shape.last, shape.reserved) == (granule, last, ())
+    with pytest.raises(AttributeError):
+        setattr(shape, "last", LAST)  # noqa: B010
 
 
 @pytest.mark.parametrize("granule", [0, -1, -4096, 3, 6, PAGE - 1, PAGE + 1, 2**64 - 1, 2**64 + 1])

@@ -1,5 +1,6 @@
 """The table, driven through every reachable state beside a page array, and deep at random."""
 
+import gc
 import pickle
 import random
 from array import array
@@ -765,6 +766,9 @@ def test_mappings_are_values() -> None:
     assert Mapping(3, 9, 5, Perm.W).event("s", 1) == Map("s", 1, 3, 9, 5, Perm.W)
     assert Mapping(7, 7, 0, Perm.R).size == 1
     assert str(Mapping(0x1000, 0x1FFF, 0xABC000, Perm.RW)) == "0x1000..0x1fff -> 0xabc000 <Perm.RW: 3>"
+    assert not gc.is_tracked(whole)
+    with pytest.raises(AttributeError):
+        setattr(whole, "last", 0)  # noqa: B010
     assert sorted([Mapping(2, 2, 0, Perm.R), whole]) == [whole, Mapping(2, 2, 0, Perm.R)]
 
 
