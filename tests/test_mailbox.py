@@ -241,6 +241,22 @@ def test_the_cursor_begins_its_next_round_where_a_hand_over_does() -> None:
     assert given(mailbox) == [("Map", 0, 0)]
 
 
+@pytest.mark.parametrize("busy", [0, 2, 4, 6])
+def test_no_range_starves_while_another_changes_all_the_time(busy: int) -> None:
+    """One round of the cursor gives everything, however often one range is dirtied."""
+    pages = [0, 2, 4, 6]
+    mailbox = Mailbox(table_of(*((page, page) for page in pages)).walk, capacity=1, piece=1)
+    read_again(mailbox, *((page, page) for page in pages))
+    seen: set[Given] = set()
+    for _ in pages:
+        mailbox.put(unmap_of(busy, busy))
+        mailbox.put(map_of(busy, busy))
+        mailbox.replay(busy, busy)
+        seen |= set(given(mailbox))
+
+    assert {first for kind, first, _ in seen if kind == "Map"} == set(pages)
+
+
 def test_a_mapping_across_the_cursor_has_its_turn_in_the_next_round() -> None:
     """It came when its first half had been read; what is behind it is read at once."""
     table = table_of((0, 3), (6, 6))
