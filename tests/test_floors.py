@@ -13,7 +13,7 @@ SOURCE: Final = Path(__file__).parents[1] / "src" / "iommubus"
 # imports lower rows and names before its own.  `iommubus` is its `__init__`.
 FLOORS: Final[list[list[str]]] = [
     ["errors", "caps", "ranges", "events"],
-    ["shape", "rangeset", "table", "staging", "mailbox", "ledger", "completion", "wire", "abi"],
+    ["shape", "rangeset", "table", "staging", "feed", "mailbox", "ledger", "completion", "wire", "abi"],
     ["bus", "consumers", "iommubus"],
     ["transport", "bridges"],
     ["service", "client", "testing"],

@@ -22,6 +22,7 @@ ALONE: Final = (
     "events",
     "shape",
     "staging",
+    "feed",
     "rangeset",
     "table",
     "mailbox",

@@ -36,6 +36,7 @@ from collections.abc import Callable
 from typing import Final
 
 from .events import DevIotlbUnmap, Event, Unmap
+from .feed import Feed
 from .rangeset import RangeSet
 from .table import Mapping
 
@@ -74,25 +75,35 @@ class Mailbox:
         limit: Most dirty ranges.
         on_ready: Called once when there is more to hand over, after `expect`.
         on_limit: Called when the dirty ranges exceed the limit.
+        on_unshare: Called when the mailbox has left a feed, and must be put into
+            by itself from then on.
+
+    Attributes:
+        capacity: Most events in the FIFO.
+        place: Place in the feed that it follows, if it does.
+        conflations: How often the FIFO was full.
     """
 
     __slots__ = (
-        "_capacity",
         "_cursor",
         "_dev",
         "_dirty",
         "_expected",
+        "_feed",
         "_fifo",
         "_limit",
         "_on_limit",
         "_on_ready",
+        "_on_unshare",
         "_parked",
         "_parked_dev",
         "_piece",
         "_round",
         "_slow",
         "_walk",
+        "capacity",
         "conflations",
+        "place",
     )
 
     def __init__(
@@ -104,13 +115,17 @@ class Mailbox:
         limit: int = DIRTY_LIMIT,
         on_ready: Callable[[], None] = _nobody,
         on_limit: Callable[[], None] = _nobody,
+        on_unshare: Callable[[], None] = _nobody,
     ) -> None:
+        self.capacity = capacity
+        self.place = 0
         self._walk = walk
-        self._capacity = capacity
         self._piece = piece
         self._limit = limit
         self._on_ready = on_ready
         self._on_limit = on_limit
+        self._on_unshare = on_unshare
+        self._feed: Feed | None = None  # stands in for the FIFO while it is followed
         self._expected = False
         self._fifo: list[Event] = []
         self._dirty = RangeSet()  # marked: the subscriber may hold something there
@@ -127,26 +142,51 @@ class Mailbox:
     def put(self, event: Event) -> None:
         """Take an event, without waiting and without losing it."""
         fifo = self._fifo
-        if self._slow or len(fifo) >= self._capacity:
+        if self._slow or len(fifo) >= self.capacity:
             self._put_slow(event)
         else:
             fifo.append(event)
         if self._expected:
-            self._expected = False
-            self._on_ready()
+            self.wake()
+
+    def follow(self, feed: Feed) -> None:
+        """Share a feed instead of being put into; the mailbox must be `quiet`."""
+        self._feed = feed
+        feed.follow(self)
+        if self._expected:
+            feed.alert()
+
+    def overflow(self) -> None:
+        """Leave the feed, in which one event more than the capacity waits."""
+        *self._fifo, event = self._unfollow()
+        self.put(event)
+
+    def unshare(self) -> None:
+        """Leave the feed that is followed, if one is."""
+        if self._feed is not None:
+            self._fifo = self._unfollow()
 
     def replay(self, first: int, last: int) -> None:
         """Have a range read from the table; nothing in it is held once the FIFO was applied."""
+        self.unshare()
         self._make_way(first, last)
         self._dirty.add(first, last, mark=False)
         self._slow = True
-        self._wake()
+        self.wake()
 
     # -- the subscriber's side -------------------------------------------------
 
     def expect(self) -> None:
         """Ask for one call of ``on_ready`` when there is more to hand over."""
         self._expected = True
+        if self._feed is not None:
+            self._feed.alert()
+
+    def wake(self) -> None:
+        """Call back if that was asked for."""
+        if self._expected and self.ready:
+            self._expected = False
+            self._on_ready()
 
     def hand_over(self, space: str, seq: int) -> list[Event]:
         """Remove and return what is to be handed over now; it may be nothing.
@@ -155,6 +195,8 @@ class Mailbox:
             space: Name that events made here carry.
             seq: Latest number of the space, for the same purpose.
         """
+        if self._feed is not None:
+            return self._feed.read(self)
         events = self._fifo
         self._fifo = []
         if self._slow:
@@ -179,6 +221,7 @@ class Mailbox:
             hand: Events handed over that the subscriber was not given yet;
                 those that wait with the event are removed from it.
         """
+        self.unshare()
         self._slow = True
         if type(event) is DevIotlbUnmap:
             self._parked_dev.add(event.first, event.last, mark=True)
@@ -190,19 +233,29 @@ class Mailbox:
         """Have everything that failed handed over again."""
         if self._parked or self._parked_dev:
             self._unpark()
-            self._wake()
+            self.wake()
 
     # -- questions -------------------------------------------------------------
 
     @property
     def ready(self) -> bool:
         """Whether a hand-over would give, or find out, anything."""
-        return bool(self._fifo or self._dirty or self._dev)
+        return bool(self._waiting or self._dirty or self._dev)
+
+    @property
+    def shared(self) -> bool:
+        """Whether it follows a feed."""
+        return self._feed is not None
+
+    @property
+    def quiet(self) -> bool:
+        """Whether it has nothing to remember, and nothing waits."""
+        return not (self._slow or self._waiting)
 
     @property
     def owes_removal(self) -> bool:
         """Whether the next hand-over may take something away."""
-        return bool(self._fifo or self._dev) or any(mark for _, _, mark in self._dirty)
+        return bool(self._waiting or self._dev) or any(mark for _, _, mark in self._dirty)
 
     @property
     def refused(self) -> list[tuple[int, int]]:
@@ -220,7 +273,7 @@ class Mailbox:
     @property
     def lag(self) -> int:
         """Events in the FIFO and ranges that wait beside it."""
-        return len(self._fifo) + sum(map(len, (self._dirty, self._dev, self._parked, self._parked_dev)))
+        return self._waiting + sum(map(len, (self._dirty, self._dev, self._parked, self._parked_dev)))
 
     @property
     def dirty(self) -> bool:
@@ -230,7 +283,7 @@ class Mailbox:
     @property
     def half_full(self) -> bool:
         """Whether the FIFO is more than half full."""
-        return 2 * len(self._fifo) > self._capacity
+        return 2 * self._waiting > self.capacity
 
     @property
     def turn(self) -> Turn:
@@ -247,6 +300,11 @@ class Mailbox:
 
     # -- inside ----------------------------------------------------------------
 
+    @property
+    def _waiting(self) -> int:
+        """Events in the FIFO, or in the feed that stands in for it."""
+        return len(self._fifo) if self._feed is None else self._feed.end - self.place
+
     def _put_slow(self, event: Event) -> None:
         first, last = event.first, event.last
         self._make_way(first, last)
@@ -254,7 +312,7 @@ class Mailbox:
             self._soil(event)  # behind every UNMAP that waits
         elif self._dirty.overlaps(first, last):
             self._absorb(event)
-        elif len(self._fifo) < self._capacity:
+        elif len(self._fifo) < self.capacity:
             self._fifo.append(event)
         else:
             self._conflate(event)
@@ -292,8 +350,8 @@ class Mailbox:
 
     def _merge(self, ranges: RangeSet) -> None:
         """Bridge gaps, in a set of which more than was asked may be taken away."""
-        if len(ranges) > self._capacity:
-            ranges.close_gaps(self._capacity // 2)
+        if len(ranges) > self.capacity:
+            ranges.close_gaps(self.capacity // 2)
 
     def _park(self, first: int, last: int, hand: list[Event]) -> None:
         """Set a range aside, with all that waits there or has not been given yet."""
@@ -323,10 +381,11 @@ class Mailbox:
                 ranges.add(first, last, mark=True)
             parked.clear()
 
-    def _wake(self) -> None:
-        if self._expected:
-            self._expected = False
-            self._on_ready()
+    def _unfollow(self) -> list[Event]:
+        feed, self._feed = self._feed, None
+        waiting = feed.unfollow(self) if feed is not None else []
+        self._on_unshare()
+        return waiting
 
     def _read(self, walk: Walk) -> list[Mapping]:
         """Read a piece of the table from the cursor on, and clean what was read.

@@ -48,6 +48,14 @@ class Home(Protocol):
         """Note that a mailbox has more room."""
         ...
 
+    def share(self, member: "Member") -> None:
+        """Feed a member together with those who get the same."""
+        ...
+
+    def unshared(self) -> None:
+        """Note that a member has to be put into by itself from now on."""
+        ...
+
     def bury(self, member: "Member") -> None:
         """Abandon a member at the next opportunity; called from any thread."""
         ...
@@ -109,6 +117,7 @@ class Member:
             capacity=capacity,
             on_ready=self._wake,
             on_limit=self._overrun,
+            on_unshare=self._unshared,
         )
         self.hand: list[Event] = []  # of the last hand-over, not given yet, the last one first
         self.failures: list[MapFailure] = []  # for the next sync
@@ -123,6 +132,8 @@ class Member:
         self._retried_in: int | None = None  # hand-over that gives that UNMAP again
         self._unapplied = RangeSet()  # where UNMAPs failed
         self._touched = False  # something live was handed to it
+        self._maps = bool(caps & Cap.MAP)
+        self._devices = bool(caps & Cap.DEVIOTLB_UNMAP)
         self._delivered = {Map: 0, Unmap: 0, DevIotlbUnmap: 0}
 
     # -- the publishing side ---------------------------------------------------
@@ -143,6 +154,8 @@ class Member:
                 if self.home.walk(first, last, 1):
                     self.mailbox.replay(first, last)
         self.completion.expect_turn(self.mailbox, self._became_current)
+        if self.mailbox.quiet:
+            self.home.share(self)
 
     def end(self) -> None:
         """End the stream once the mailbox is empty."""
@@ -163,6 +176,8 @@ class Member:
             self._retried_in = number
         self._count(events)
         self.removals.note(events)
+        if not self.mailbox.shared and self.mailbox.quiet:
+            self.home.share(self)
         return events
 
     def acknowledge(self, number: int) -> None:
@@ -336,8 +351,8 @@ class Member:
             self.first_turn.set()
 
     def _count(self, events: list[Event]) -> None:
-        maps = countOf(map(type, events), Map)
-        devices = countOf(map(type, events), DevIotlbUnmap) if self.caps & Cap.DEVIOTLB_UNMAP else 0
+        maps = countOf(map(type, events), Map) if self._maps else 0
+        devices = countOf(map(type, events), DevIotlbUnmap) if self._devices else 0
         self._delivered[Map] += maps
         self._delivered[DevIotlbUnmap] += devices
         self._delivered[Unmap] += len(events) - maps - devices
@@ -347,6 +362,9 @@ class Member:
     def _wake(self) -> None:
         if self._arrival is not None:
             self._arrival.set()
+
+    def _unshared(self) -> None:
+        self.home.unshared()
 
     def _overrun(self) -> None:
         self.lose("it left more ranges dirty than its limit")

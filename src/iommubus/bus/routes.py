@@ -11,6 +11,7 @@ from typing import Final
 from ..caps import Cap
 from ..errors import CapabilityRefused, DemandRefused
 from ..events import Event
+from ..feed import Feed
 from .abc import DemandChanged
 from .logs import Lines
 from .member import Member
@@ -55,6 +56,7 @@ class Routes:
         self._lines = lines
         self._notifiers: list[Registration] = []
         self._observers: list[Put] = []
+        self._feeds: dict[tuple[Cap, tuple[tuple[int, int], ...]], Feed] = {}
 
     def add_member(self, member: Member) -> None:
         """Register a subscription.
@@ -65,7 +67,7 @@ class Routes:
         """
         self._admit(member.caps)
         self.members.append(member)
-        self._remake()
+        self.remake()
 
     def remove_member(self, member: Member, *, unproven: bool) -> None:
         """Send it nothing more; remember it if it is not proven stopped."""
@@ -76,35 +78,52 @@ class Routes:
         if member in self.members:
             self.members.remove(member)
             self._narrow()
-        self._remake()
+        member.mailbox.unshare()
+        self.remake()
 
     def add_notifier(self, registration: Registration) -> None:
         """Register a notifier; raises as `add_member` does."""
         self._admit(registration.notifier.caps)
         self._notifiers.append(registration)
-        self._remake()
+        self.remake()
 
     def remove_notifier(self, registration: Registration) -> None:
         """Call it no more."""
         if registration in self._notifiers:
             self._notifiers.remove(registration)
             self._narrow()
-            self._remake()
+            self.remake()
 
     def add_observer(self, put: Put) -> None:
         """Show an observer everything that is published."""
         self._observers.append(put)
-        self._remake()
+        self.remake()
 
     def remove_observer(self, put: Put) -> None:
         """Show it nothing more."""
         if put in self._observers:
             self._observers.remove(put)
-            self._remake()
+            self.remake()
 
     def counting(self) -> tuple[Member, ...]:
         """Return everybody a `sync` has to wait for."""
         return (*self.members, *self.unproven)
+
+    def share(self, member: Member) -> None:
+        """Feed a member together with those who have the same mask and ranges."""
+        feed = self._feeds.setdefault((member.caps, member.ranges), Feed(member.ranges))
+        member.mailbox.follow(feed)
+        self.remake()
+
+    def remake(self) -> None:
+        """Make the tuples anew: somebody came, went, or changed its way."""
+        self.counted = bool(self.members or self.unproven)
+        self.maps = self._puts(Cap.MAP)
+        self.unmaps = self._puts(Cap.UNMAP)
+        self.devices = self._puts(Cap.DEVIOTLB_UNMAP)
+        self.map_calls = self._calls(Cap.MAP)
+        self.unmap_calls = self._calls(Cap.UNMAP)
+        self.device_calls = self._calls(Cap.DEVIOTLB_UNMAP)
 
     # -- inside ----------------------------------------------------------------
 
@@ -136,21 +155,18 @@ class Routes:
         except Exception as failure:  # noqa: BLE001 - there is nobody it could be raised to
             self._lines.warn("demand", self._space, f"its demand callback raised {failure!r} at {self.demand!r}")
 
-    def _remake(self) -> None:
-        self.counted = bool(self.members or self.unproven)
-        self.maps = self._puts(Cap.MAP)
-        self.unmaps = self._puts(Cap.UNMAP)
-        self.devices = self._puts(Cap.DEVIOTLB_UNMAP)
-        self.map_calls = self._calls(Cap.MAP)
-        self.unmap_calls = self._calls(Cap.UNMAP)
-        self.device_calls = self._calls(Cap.DEVIOTLB_UNMAP)
-
     def _puts(self, kind: Cap) -> tuple[Put, ...]:
-        puts = [self._put(member) for member in self.members if member.caps & kind]
-        return (*puts, *self._observers)
-
-    def _put(self, member: Member) -> Put:
-        return member.mailbox.put if member.ranges == self._whole else member.offer
+        shared = [
+            feed.put if ranges == self._whole else feed.offer
+            for (caps, ranges), feed in self._feeds.items()
+            if caps & kind and feed.followed
+        ]
+        alone = [
+            member.mailbox.put if member.ranges == self._whole else member.offer
+            for member in self.members
+            if member.caps & kind and not member.mailbox.shared
+        ]
+        return (*shared, *alone, *self._observers)
 
     def _calls(self, kind: Cap) -> tuple[Call, ...]:
         return tuple(self._call(entry) for entry in self._notifiers if entry.notifier.caps & kind)

@@ -277,6 +277,14 @@ class LocalSpace(AddressSpace):
         self.routes.remove_member(member, unproven=unproven)
         self.moved()
 
+    def share(self, member: Member) -> None:
+        """Feed a member together with those who get the same."""
+        self.routes.share(member)
+
+    def unshared(self) -> None:
+        """Note that a member has to be put into by itself from now on."""
+        self.routes.remake()
+
     def bury(self, member: Member) -> None:
         """Abandon a member at the next opportunity; called from any thread."""
         self._buried.append(member)
