@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise, product
 from typing import Self, cast
 
+import msgspec
 import pytest
 
 from iommubus.caps import Perm
@@ -770,6 +771,20 @@ def test_mappings_are_values() -> None:
     with pytest.raises(AttributeError):
         setattr(whole, "last", 0)  # noqa: B010
     assert sorted([Mapping(2, 2, 0, Perm.R), whole]) == [whole, Mapping(2, 2, 0, Perm.R)]
+
+
+def test_a_mapping_travels_as_an_array() -> None:
+    """Its fields are sent in the order in which they stand here, without their names."""
+    assert msgspec.to_builtins(Mapping(1, 2, 3, Perm.W)) == [1, 2, 3, 2]
+
+
+def test_what_a_cut_did_is_a_value() -> None:
+    """It cannot be changed, and is no work for the garbage collector."""
+    done = Table().cut(0, LAST)
+
+    assert not gc.is_tracked(done)
+    with pytest.raises(AttributeError):
+        setattr(done, "first", 1)  # noqa: B010
 
 
 def cut_out(chunk: int, count: int) -> tuple[Pieces, list[Mapping]]:
