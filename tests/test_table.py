@@ -57,7 +57,7 @@ class Watched(Table):
         assert all(0 <= mapping.first <= mapping.last <= LAST for mapping in mappings)
         assert all(one.last < two.first for one, two in pairwise(mappings))
         assert len(self._lows) == len(self._chunks)
-        assert self.columns.count(list) <= 1
+        assert self.columns.count(list) <= 2
         for low, chunk in zip(self._lows, self._chunks, strict=True):
             assert 1 <= len(chunk) <= self._chunk
             assert len(chunk.firsts) == len(chunk.lasts) == len(chunk.targets) == len(chunk.perms)
@@ -696,8 +696,31 @@ def test_a_chunk_that_is_worked_on_becomes_lists() -> None:
     table.insert(0x18, 0x18, 0, Perm.R)
     assert table.columns == [list, array]
     table.insert(LAST, LAST, 0, Perm.R)
+    assert table.columns == [list, array]
+    table.remove(LAST, LAST)
 
     assert table.columns == [array, array]
+    table.check()
+
+
+def test_what_is_mapped_and_what_is_unmapped_have_a_place_each() -> None:
+    """A guest maps at one end and unmaps at the other; where both meet, the last to leave makes the chunk small."""
+    table = Watched(chunk=4, stay=1)
+    for at in range(0, 40, 8):
+        table.insert(at, at, at, Perm.R)
+    table.insert(62, 62, 0, Perm.R)
+    table.remove(0, 0)
+    assert table.chunk_sizes == [3, 2]
+    assert table.columns == [list, list]
+
+    table.remove(62, 62)
+    assert table.columns == [array, list]
+    table.insert(1, 1, 0, Perm.R)
+    assert table.columns == [list, list]
+    table.remove(1, 1)
+    assert table.columns == [list, array]
+    table.insert(62, 62, 0, Perm.R)
+    assert table.columns == [list, list]
     table.check()
 
 

@@ -121,8 +121,25 @@ class Chunk:
         return out
 
 
-NOWHERE: Final = Chunk([], [], [], [])
-"""The chunk being worked on while there is none."""
+class Place:
+    """Where changes of one kind are being made: a chunk, found without a search.
+
+    Attributes:
+        chunk: The chunk; it stays the last one where there is none.
+        index: Its index in the table.
+        low: What begins here or later belongs into it ...
+        high: ... if it ends before this; 0 where a search is needed.
+        stay: Changes made there in a row.
+    """
+
+    __slots__ = ("chunk", "high", "index", "low", "stay")
+
+    chunk: Chunk
+    index: int
+    low: int
+
+    def __init__(self) -> None:
+        self.high = self.stay = 0
 
 
 class Pieces(Sequence[Mapping]):
@@ -182,19 +199,7 @@ class Table:
         stay: Changes in a row in one chunk that make it worth thawing.
     """
 
-    __slots__ = (
-        "_chunk",
-        "_chunks",
-        "_lows",
-        "_near",
-        "_near_high",
-        "_near_index",
-        "_near_low",
-        "_next_low",
-        "_patience",
-        "_sparse",
-        "_stay",
-    )
+    __slots__ = ("_chunk", "_chunks", "_lows", "_mapping", "_patience", "_sparse", "_unmapping")
 
     def __init__(self, chunk: int = CHUNK, stay: int = STAY) -> None:
         self._chunk = chunk
@@ -202,14 +207,8 @@ class Table:
         self._sparse = chunk // 8  # fewer mappings than this are worth joining with a neighbour
         self._chunks: list[Chunk] = []
         self._lows = array("Q")  # first address of each chunk
-        # The chunk being worked on.  If its columns are lists, it takes what
-        # begins at ``low <= first`` and ends at ``last < high``; else high is 0.
-        self._near = NOWHERE
-        self._near_index: int
-        self._near_low: int
-        self._near_high = 0
-        self._next_low: int  # first address of the chunk behind it
-        self._stay = 0  # changes made there in a row
+        self._mapping = Place()
+        self._unmapping = Place()  # a guest maps at one end of its addresses and unmaps at the other
 
     def __len__(self) -> int:
         return sum(map(len, self._chunks))
@@ -226,12 +225,13 @@ class Table:
         Raises:
             Overlap: A different mapping is in the way.
         """
-        if not (last < self._near_high and self._near_low <= first):
-            if not self._approach(first):
+        place = self._mapping
+        if not (last < place.high and place.low <= first):
+            if not self._chunks:
                 return self._open(first, last, target, perm)
-            if last >= self._next_low:
+            if last >= self._approach(place, first):
                 return self._refuse(Mapping(first, last, target, PERMS[perm]))
-        chunk = self._near
+        chunk = place.chunk
         firsts = chunk.firsts
         at = bisect_right(firsts, last)
         if at and chunk.lasts[at - 1] >= first:
@@ -241,9 +241,9 @@ class Table:
         chunk.targets.insert(at, target)
         chunk.perms.insert(at, perm)
         if not at:
-            self._lows[self._near_index] = first
+            self._lows[place.index] = first
         if len(firsts) > self._chunk:
-            self._divide(self._near_index, at)
+            self._divide(place.index, at)
         return True
 
     def remove(self, first: int, last: int) -> Sequence[Mapping]:
@@ -255,9 +255,12 @@ class Table:
         Raises:
             Straddle: A mapping reaches out of the range; nothing changed.
         """
-        if not (last < self._near_high and self._near_low <= first) and not self._approach(first):
-            return ()
-        chunk = self._near
+        place = self._unmapping
+        if not (last < place.high and place.low <= first):
+            if not self._chunks:
+                return ()
+            self._approach(place, first)
+        chunk = place.chunk
         firsts = chunk.firsts
         at = bisect_right(firsts, first) - 1
         if chunk.lasts[at] != last or firsts[at] != first or len(firsts) == 1:
@@ -265,9 +268,9 @@ class Table:
         removed = Mapping(first, last, chunk.targets[at], PERMS[chunk.perms[at]])
         del firsts[at], chunk.lasts[at], chunk.targets[at], chunk.perms[at]
         if not at:
-            self._lows[self._near_index] = firsts[0]
+            self._lows[place.index] = firsts[0]
         if len(firsts) < self._sparse and len(self._lows) > 1:
-            self._merge(self._near_index)
+            self._merge(place.index)
         return (removed,)
 
     def cut(self, first: int, last: int) -> Cut:
@@ -326,32 +329,36 @@ class Table:
         self._lows.append(first)
         return True
 
-    def _approach(self, first: int) -> bool:
-        """Go to the chunk that takes what begins at ``first``; say whether there is one.
+    def _approach(self, place: Place, first: int) -> int:
+        """Go to the chunk that takes what begins at ``first``; return where the next one begins.
 
         Whoever stays there for a while finds its columns turned into lists.
         """
-        if not self._chunks:
-            return False
         index = bisect_right(self._lows, first, 1) - 1
-        if self._chunks[index] is not self._near:
-            self._settle()
-            self._near = self._chunks[index]
-            self._near_index = index
-            self._next_low = self._lows[index + 1] if index + 1 < len(self._lows) else LAST + 1
-        self._stay += 1
-        if self._stay >= self._patience and not self._near_high:
-            self._near.thaw()
-            self._near_low = index and self._lows[index]  # all that is below the first chunk is near it
-            self._near_high = self._next_low
-        return True
+        end = self._lows[index + 1] if index + 1 < len(self._lows) else LAST + 1
+        if not place.stay or self._chunks[index] is not place.chunk:
+            self._leave(place)
+            place.chunk, place.index = self._chunks[index], index
+        place.stay += 1
+        if place.stay >= self._patience:
+            if not place.high:
+                place.chunk.thaw()
+            place.low = index and self._lows[index]  # all that is below the first chunk belongs into it
+            place.high = end
+        return end
+
+    def _leave(self, place: Place) -> None:
+        """Turn the chunk of a place back into arrays, unless it is the other place's too."""
+        if place.high:
+            place.high = 0
+            if not any(other.high and other.chunk is place.chunk for other in (self._mapping, self._unmapping)):
+                place.chunk.freeze()
+        place.stay = 0
 
     def _settle(self) -> None:
-        """Leave the chunk being worked on: turn it back into arrays."""
-        if self._near_high:
-            self._near.freeze()
-        self._near = NOWHERE
-        self._near_high = self._stay = 0
+        """Leave both places: the chunks are going to be others."""
+        self._leave(self._mapping)
+        self._leave(self._unmapping)
 
     def _seek(self, first: int) -> tuple[int, int]:
         """Return chunk and index of the first mapping that ends at or behind ``first``."""
@@ -378,10 +385,10 @@ class Table:
 
     def _merge(self, index: int) -> None:
         """Join a sparse chunk with a neighbour, if both fit in half a chunk."""
-        self._settle()
         left = index if index + 1 < len(self._chunks) else index - 1
         lower, upper = self._chunks[left], self._chunks[left + 1]
         if len(lower) + len(upper) <= self._chunk // 2:
+            self._settle()
             lower.extend(upper)
             del self._chunks[left + 1], self._lows[left + 1]
 
