@@ -61,8 +61,9 @@ class OldPieces(Iterable[Mapping]):
         return self.truncated or any(True for _ in self)
 
     def __repr__(self) -> str:
+        """Count without looking at the pieces, of which there may be very many."""
         more = f", and unknown ones in {len(self.ranges)} ranges" if self.truncated else ""
-        return f"<{sum(1 for _ in self)} old pieces{more}>"
+        return f"<up to {sum(map(len, self._entries))} old pieces{more}>"
 
 
 class Ledger:
@@ -109,8 +110,7 @@ class Ledger:
         while self._count > self._limit:
             number, pieces = self._kept.popleft()
             self._count -= len(pieces)
-            for piece in pieces:
-                self.add_range(number, piece.first, piece.last)
+            self.add_range(number, pieces[0].first, pieces[-1].last)  # one, however many they are
         if self._merged_seq <= seq:
             self._merged.clear()
 

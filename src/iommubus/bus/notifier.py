@@ -94,20 +94,23 @@ class Notice:
         Raises:
             NotifierFailed: Some raised; all have run.
         """
-        self._backlog.append((event, calls))
-        self._work_off()
+        if self._busy or self._backlog:
+            self.tell_all(((event, calls),))
+        else:
+            self._work_off(event, calls)
 
     def tell_all(self, told: Sequence[tuple[Event, Sequence[Call]]]) -> None:
         """Tell of several events; raises as `tell` does."""
         self._backlog.extend(told)
-        self._work_off()
+        if self._backlog and not self._busy:
+            self._work_off(*self._backlog.popleft())
 
-    def _work_off(self) -> None:
-        if self._busy:
-            return
+    def _work_off(self, event: Event, calls: Sequence[Call]) -> None:
+        """Run the callbacks for an event, and then for all that wait behind it."""
         self._busy = True
         failures: list[Exception] = []
         try:
+            run(event, calls, failures)
             while self._backlog:
                 run(*self._backlog.popleft(), failures)
         finally:
