@@ -49,7 +49,7 @@ DemandChanged = Callable[[Cap, Cap], object]
 
 
 class Batch(Sequence[Event]):
-    """What one hand-over gave, in order.
+    """What one hand-over gave, in order; `Subscription.fail` may shorten it.
 
     Attributes:
         number: Number of the hand-over in its subscription, from 1.
@@ -155,7 +155,8 @@ class Subscription(ABC):
         replay `wait_current` raises it instead), and the subscriber goes on
         without the mapping.  An UNMAP: the range is handed over again at the
         next `sync`, or before anything else there, and every `sync` raises with
-        the old targets until it was applied.
+        the old targets until it was applied.  What came behind it there is taken
+        back, also out of a `Batch`, and comes again after it.
         """
 
     @abstractmethod

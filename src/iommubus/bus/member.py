@@ -8,6 +8,7 @@ everything, or is proven stopped) or *unproven* (it left unclean, and may still
 use what it was given).
 """
 
+from collections import deque
 from collections.abc import Callable
 from enum import Enum
 from itertools import count
@@ -120,6 +121,7 @@ class Member:
             on_unshare=self._unshared,
         )
         self.hand: list[Event] = []  # of the last hand-over, not given yet, the last one first
+        self.batches: deque[tuple[int, list[Event]]] = deque()  # given, and not acknowledged yet
         self.failures: list[MapFailure] = []  # for the next sync
         self.first_failures: list[MapFailure] = []  # of the first replay, for the subscriber itself
         self.proof_failure: Exception | None = None
@@ -185,6 +187,8 @@ class Member:
         if self._retried_in is not None and self._retried_in <= number:
             self._held_back = self._retried_in = self.proof_failure = None
             self._unapplied.clear()
+        while self.batches and self.batches[0][0] <= number:
+            self.batches.popleft()
         self.completion.acknowledge(number)
 
     def fail(self, event: Event, error: Exception) -> None:
@@ -198,8 +202,23 @@ class Member:
         self._retried_in = None
         self._unapplied.add(event.first, event.last, mark=True)
         self.proof_failure = error
-        self.mailbox.refuse(event, self.hand)
+        places = self._behind(event)
+        later = [given for events, start in places for given in events[start:]]
+        self.mailbox.refuse(event, later)
+        left = set(map(id, later))
+        for events, start in places:
+            events[start:] = [given for given in events[start:] if id(given) in left]
         self.completion.look(self.mailbox)
+
+    def _behind(self, event: Event) -> list[tuple[list[Event], int]]:
+        """Return the lists of what was handed over behind an event, and where in each it begins."""
+        places = [(self.hand, 0)]
+        for _, batch in reversed(self.batches):
+            for at, given in enumerate(batch):
+                if given is event:
+                    return [*places, (batch, at + 1)]
+            places.append((batch, 0))
+        return places[:1]  # it was given alone
 
     def check_usable(self) -> None:
         """Raise `Fenced` if the subscription was fenced."""

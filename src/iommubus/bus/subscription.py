@@ -64,7 +64,9 @@ class LocalSubscription(Subscription):
 
     def batch(self, events: list[Event]) -> Batch:
         """Return events of the last hand-over as a batch."""
-        return Batch(self._member.completion.handed, events, self._member)
+        number = self._member.completion.handed
+        self._member.batches.append((number, events))
+        return Batch(number, events, self._member)
 
     async def __aenter__(self) -> Self:
         self._check_thread()
