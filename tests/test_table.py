@@ -667,6 +667,18 @@ def test_a_sparse_chunk_in_the_middle_joins_the_one_behind(at_once: bool) -> Non
     table.check()
 
 
+def test_what_a_range_leaves_of_two_chunks_is_joined() -> None:
+    """A removal over the border of two chunks leaves one mapping in the lower: it joins the rest of the upper."""
+    table = filled(16, *((at, at) for at in range(32)))
+    assert table.chunk_sizes == [16, 16]
+
+    table.remove(1, 25)
+
+    assert table.chunk_sizes == [7]
+    assert [mapping.first for mapping in table] == [0, *range(26, 32)]
+    table.check()
+
+
 @pytest.mark.parametrize("at_once", [False, True])
 def test_a_single_sparse_chunk_stays_alone(at_once: bool) -> None:
     """A table of one chunk shrinks to nothing without a neighbour to join."""
