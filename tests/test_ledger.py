@@ -225,7 +225,7 @@ def test_the_limits_are_what_they_are_said_to_be() -> None:
 
     assert len(ledger) == 65_536
     assert list(ledger.since(0, EVERYWHERE).ranges) == [(7, 7)]
-    assert (PIECE_LIMIT, RANGE_LIMIT, TRIM_EVERY) == (65_536, 4096, 1024)
+    assert (PIECE_LIMIT, RANGE_LIMIT, TRIM_EVERY) == (65_536, 4096, 256)
 
 
 # -- the part that concerns a subscriber -------------------------------------

@@ -20,9 +20,9 @@ alone, and as many as VFIO type1 allows mappings in a container."""
 RANGE_LIMIT: Final = 4096
 """Most merged ranges past that; then gaps are bridged, smallest first."""
 
-TRIM_EVERY: Final = 1024
-"""Additions after which it is worth asking who has let go: often enough to stay
-small where nobody calls `sync`, too rarely to cost anything."""
+TRIM_EVERY: Final = 256
+"""Additions after which it is worth asking who has let go: often enough that what
+is remembered stays in the processor's cache, too rarely to cost anything."""
 
 
 class OldPieces(Iterable[Mapping]):
@@ -102,8 +102,9 @@ class Ledger:
 
         If there is more left than the limit, the oldest lose their targets.
         """
-        self._count = len(self)
-        self._kept += self.fresh
+        if self.fresh and self.fresh[-1][0] > seq:
+            self._count = len(self)
+            self._kept += self.fresh
         self.fresh.clear()
         while self._kept and self._kept[0][0] <= seq:
             self._count -= len(self._kept.popleft()[1])

@@ -129,6 +129,7 @@ class Member:
         self._on_fence = on_fence
         self._proving = anyio.Lock()
         self.first_turn = anyio.Event()
+        self._make_event = type(self.first_turn)  # spares looking for the event loop's kind each time
         self._arrival: anyio.Event | None = None
         self._held_back: int | None = None  # removals from here on may be in use: an UNMAP failed
         self._retried_in: int | None = None  # hand-over that gives that UNMAP again
@@ -227,7 +228,7 @@ class Member:
 
     async def wait_ready(self) -> None:
         """Wait until there is something to hand over, or the end."""
-        arrival = self._arrival = anyio.Event()
+        arrival = self._arrival = self._make_event()
         self.mailbox.expect()
         try:
             await arrival.wait()

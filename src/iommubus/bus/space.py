@@ -17,7 +17,7 @@ from ..caps import Cap, Perm
 from ..errors import NotOffered, NoTranslator, SpaceClosed, SyncFailed, UnknownName, WrongThread
 from ..events import DevIotlbUnmap, Event, Map, Unmap
 from ..ledger import TRIM_EVERY, Ledger
-from ..ranges import LAST, IovaRange
+from ..ranges import IovaRange
 from ..shape import Shape
 from ..staging import Staged, Staging
 from ..table import PERMS, Mapping, Table
@@ -32,9 +32,11 @@ from .sync import Sync
 
 Soon = Callable[[Callable[[], object]], object]
 
-LEAST: Final = int(Perm.R)
-MOST: Final = int(Perm.RW)
-TOP: Final = LAST + 1
+HALF: Final = 2**63
+"""A target up to here cannot wrap, if the mapping is no larger than this."""
+
+PERMISSIONS: Final[dict[int, Perm]] = {int(perm): perm for perm in (Perm.R, Perm.W, Perm.RW)}
+"""What a mapping may allow."""
 
 
 class LocalSpace(AddressSpace):
@@ -77,10 +79,12 @@ class LocalSpace(AddressSpace):
         self._open_in = self._owner  # the thread that may publish; 0 once closed
         self._table = Table()
         self._pull = not offers & Cap.MAP
-        self._table_last = -1 if self._pull else shape.last  # nothing fits into a pull space
-        self._plain_last = -1 if self._split else self._table_last  # where an UNMAP is one event
+        # Up to here a MAP, and an UNMAP, is plain: it needs no look at the shape,
+        # and is one event.  Everything else takes the way through the checks.
+        low_reserved = min((window.first for window in shape.reserved), default=HALF)
+        self._plain_map_last = -1 if self._pull else min(shape.last, low_reserved - 1, HALF - 1)
+        self._plain_unmap_last = -1 if self._pull or self._split else shape.last
         self._mask = shape.granule - 1
-        self._reserved = bool(shape.reserved)
         self._buried: list[Member] = []
         self._notice = Notice()
         self._room: list[anyio.Event] = []
@@ -93,19 +97,20 @@ class LocalSpace(AddressSpace):
 
     def map(self, iova: int, size: int, target: int, perm: Perm) -> None:
         last = iova + size - 1
+        allowed = PERMISSIONS.get(perm)
         if (
-            get_ident() != self._open_in
-            or not 0 <= iova <= last <= self._table_last
+            allowed is None
+            or get_ident() != self._open_in
+            or not 0 <= iova <= last <= self._plain_map_last
             or (iova | size | target) & self._mask
-            or not LEAST <= perm <= MOST
-            or not 0 <= target <= TOP - size
-            or self._reserved
+            or not 0 <= target <= HALF
         ):
             self._check_map(iova, size, target, perm)
-        if not self._table.insert(iova, last, target, perm):
+            allowed = PERMS[perm]
+        if not self._table.insert(iova, last, target, allowed):
             return
         self.seq = seq = self.seq + 1
-        event = Map(self.name, seq, iova, last, target, PERMS[perm])
+        event = Map(self.name, seq, iova, last, target, allowed)
         routes = self.routes
         for put in routes.maps:
             put(event)
@@ -116,7 +121,11 @@ class LocalSpace(AddressSpace):
 
     def unmap(self, iova: int, size: int) -> Sequence[Mapping]:
         last = iova + size - 1
-        if get_ident() != self._open_in or not 0 <= iova <= last <= self._plain_last or (iova | size) & self._mask:
+        if (
+            get_ident() != self._open_in
+            or not 0 <= iova <= last <= self._plain_unmap_last
+            or (iova | size) & self._mask
+        ):
             return self._unmap_staged(iova, size)
         removed = self._table.remove(iova, last)
         if removed:

@@ -124,7 +124,7 @@ class LocalSubscription(Subscription):
         found = self._member.translate(iova)
         if found is None:
             raise NotMapped(iova)
-        if perm & ~found.mapping.perm:
+        if int(perm) & ~int(found.mapping.perm):
             raise AccessDenied(iova, int(perm), int(found.mapping.perm))
         return found
 

@@ -27,7 +27,7 @@ class Iotlb:
 
     def invalidate(self, first: int, last: int) -> None:
         """Drop every entry that overlaps the range."""
-        for entry in self._table.walk(first, last, len(self._table)):
+        for entry in self._table.walk(first, last, last - first + 1):
             self._table.remove(entry.first, entry.last)
 
     def lookup(self, iova: int, perm: Perm = Perm.R) -> Mapping | None:
@@ -40,7 +40,7 @@ class Iotlb:
         if self._subscription.fenced:
             raise Fenced(self._subscription.name, "its cache must not be used")
         entry = self._table.lookup(iova)
-        if entry is not None and perm & ~entry.perm:
+        if entry is not None and int(perm) & ~int(entry.perm):
             raise AccessDenied(iova, int(perm), int(entry.perm))
         return entry
 

@@ -56,7 +56,7 @@ class Mirror:
         mapping = self._table.lookup(iova)
         if mapping is None:
             raise NotMapped(iova)
-        if perm & ~mapping.perm:
+        if int(perm) & ~int(mapping.perm):
             raise AccessDenied(iova, int(perm), int(mapping.perm))
         return mapping
 

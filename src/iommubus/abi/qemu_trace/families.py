@@ -119,7 +119,7 @@ def _virtio_mapped(space: str, start: str, end: str, phys: str, flag_digits: str
     first, last, target, flags = _hex(start), _hex(end), _hex(phys), _word(flag_digits)
     _check_range(first, last)
     _check_target(first, last, target)
-    if flags & ~(Perm.RW | VIRTIO_MMIO):
+    if flags & ~(int(Perm.RW) | VIRTIO_MMIO):
         raise BadFields(f"flags {flags:#x} has unknown bits")
 
     perm = flags & Perm.RW
