@@ -10,6 +10,7 @@ from typing import Final, Self, cast
 
 from iommubus.caps import Perm
 from iommubus.events import DevIotlbUnmap, Event, Map, Unmap
+from iommubus.feed import Feed
 from iommubus.mailbox import Mailbox, Turn
 from iommubus.rangeset import RangeSet
 from iommubus.table import Mapping
@@ -191,9 +192,12 @@ class World:
 
     def publish(self, event: Event) -> None:
         self.seq = event.seq
-        self.mailbox.put(event)
+        self.deliver(event)
         if self.turn is None:
             self.turn = self.mailbox.turn, self.table.copy()
+
+    def deliver(self, event: Event) -> None:
+        self.mailbox.put(event)
 
     # -- the consumer --------------------------------------------------------------
 
@@ -301,6 +305,46 @@ class World:
         for _ in range(self.pages + 1):
             self.take()
         assert not self.mailbox.ready
+
+
+class FollowingWorld(World):
+    """A world whose mailbox follows a feed whenever it can.
+
+    Attributes:
+        feed: The feed.
+    """
+
+    def __init__(self, capacity: int, piece: int, pages: int = 4) -> None:
+        self.feed = Feed(((0, pages - 1),))
+        super().__init__(capacity, piece, pages)
+        self.mailbox.follow(self.feed)
+
+    def copy(self) -> Self:
+        twin = super().copy()
+        twin.feed = Feed.__new__(Feed)
+        for name in Feed.__slots__:
+            value = getattr(self.feed, name)
+            setattr(twin.feed, name, cast("list[Event]", value)[:] if isinstance(value, list) else value)
+            if value == [self.mailbox]:
+                setattr(twin.feed, name, [twin.mailbox])
+        for name in Mailbox.__slots__:
+            if getattr(self.mailbox, name) is self.feed:
+                setattr(twin.mailbox, name, twin.feed)
+        return twin
+
+    def join_again(self, capacity: int, piece: int) -> None:
+        self.mailbox.unshare()
+        super().join_again(capacity, piece)
+
+    def deliver(self, event: Event) -> None:
+        put = self.feed.put if self.mailbox.shared else self.mailbox.put
+        put(event)
+
+    def hold(self) -> bool:
+        possible = super().hold()
+        if self.mailbox.quiet and not self.mailbox.shared:
+            self.mailbox.follow(self.feed)
+        return possible
 
 
 class CacherWorld(World):

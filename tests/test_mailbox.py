@@ -8,11 +8,12 @@ import pytest
 
 from iommubus.caps import Perm
 from iommubus.events import DevIotlbUnmap, Event, Map, Unmap
+from iommubus.feed import Feed
 from iommubus.mailbox import CAPACITY, DIRTY_LIMIT, PIECE, Mailbox
 from iommubus.ranges import LAST
 from iommubus.table import Mapping, Table
 
-from .mailbox_model import MADE, CacherWorld, Step, World
+from .mailbox_model import MADE, CacherWorld, FollowingWorld, Step, World
 
 Given = tuple[str, int, int]
 """The kind and the range of an event."""
@@ -38,6 +39,16 @@ def given(mailbox: Mailbox) -> list[Given]:
 def flags(mailbox: Mailbox) -> set[str]:
     """Return the names of the questions that the mailbox answers with yes."""
     return {name for name in ("ready", "owes_removal", "reading", "dirty", "half_full") if getattr(mailbox, name)}
+
+
+def is_shared(mailbox: Mailbox) -> bool:
+    """Ask anew whether it follows a feed."""
+    return mailbox.shared
+
+
+def is_quiet(mailbox: Mailbox) -> bool:
+    """Ask anew whether it has nothing to remember, and nothing waits."""
+    return mailbox.quiet
 
 
 def table_of(*ranges: tuple[int, int]) -> Table:
@@ -274,6 +285,24 @@ def test_a_mapping_across_the_cursor_has_its_turn_in_the_next_round() -> None:
     assert not mailbox.ready
 
 
+def test_a_mapping_across_the_cursor_stays_dirty_to_its_last_page() -> None:
+    """A range edge never cuts it: when it goes, unread, nothing of it is held."""
+    table = table_of((0, 3), (6, 6))
+    mailbox = read_again(Mailbox(table.walk, piece=1), (0, 6))
+    given(mailbox)
+    table.remove(0, 3)
+    table.insert(2, 5, 0x2000, Perm.RW)
+    mailbox.put(unmap_of(0, 3))
+    mailbox.put(map_of(2, 5))
+    assert given(mailbox) == [("Unmap", 0, 3), ("Unmap", 2, 6), ("Map", 6, 6)]
+    table.remove(2, 5)
+    mailbox.put(unmap_of(2, 5))
+
+    assert flags(mailbox) == {"ready", "reading", "dirty"}
+    assert given(mailbox) == []
+    assert flags(mailbox) == set()
+
+
 def test_a_mapping_across_the_cursor_may_be_the_last_there_is() -> None:
     """Even at the end of all addresses the cursor finds its way round."""
     table = table_of((LAST - 9, LAST - 5))
@@ -455,6 +484,7 @@ def test_a_failed_unmap_waits_until_somebody_asks_again() -> None:
     assert flags(mailbox) == set()
     assert given(mailbox) == []
     assert mailbox.refused == [(4, 7)]
+    assert mailbox.turn == (1, 0)  # nothing was read, and so the cursor did not move
 
     mailbox.retry()
     assert mailbox.refused == []
@@ -629,6 +659,115 @@ def test_what_failed_is_remembered_through_any_number_of_hand_overs() -> None:
     assert mailbox.hand_over("s", 99) == [device_of(4, 4, 6)]
 
 
+# -- in a feed ----------------------------------------------------------------------------
+
+
+def sharing(capacity: int = 2, *, on_ready: Callable[[], None] = lambda: None) -> tuple[Mailbox, Feed, list[bool]]:
+    """Return a shadower's mailbox in a feed, and a list of whether it had left whenever it said so."""
+    left: list[bool] = []
+
+    def note() -> None:
+        left.append(not mailbox.shared)
+
+    mailbox = Mailbox(table_of().walk, capacity=capacity, on_ready=on_ready, on_unshare=note)
+    feed = Feed(((0, LAST),))
+    mailbox.follow(feed)
+    return mailbox, feed, left
+
+
+def test_only_a_mailbox_that_remembers_nothing_may_share_a_feed() -> None:
+    mailbox = Mailbox(table_of().walk, capacity=1)
+    assert mailbox.place == 0
+    assert flags(mailbox) == set()
+    assert is_quiet(mailbox)
+
+    mailbox.put(map_of(1, 1))
+    assert not is_quiet(mailbox)
+    given(mailbox)
+    mailbox.refuse(unmap_of(1, 1), [])
+    assert flags(mailbox) == set()
+    assert not is_quiet(mailbox)
+
+
+def test_what_waits_in_the_feed_counts_as_if_it_were_in_the_fifo() -> None:
+    mailbox, feed, left = sharing(capacity=3)
+    assert is_shared(mailbox)
+    assert is_quiet(mailbox)
+    feed.put(unmap_of(1, 1))
+    assert flags(mailbox) == {"ready", "owes_removal"}
+    feed.put(unmap_of(2, 2))
+    assert flags(mailbox) == {"ready", "owes_removal", "half_full"}
+    assert mailbox.lag == 2
+    assert not is_quiet(mailbox)
+    assert not mailbox.reached(mailbox.turn)
+
+    assert given(mailbox) == [("Unmap", 1, 1), ("Unmap", 2, 2)]
+    assert flags(mailbox) == set()
+    assert is_shared(mailbox)
+    assert left == []
+
+
+def test_a_mailbox_that_overflows_leaves_the_feed_and_conflates() -> None:
+    mailbox, feed, left = sharing(capacity=2)
+    for at in (0, 2):
+        feed.put(unmap_of(at, at))
+    assert is_shared(mailbox)
+    feed.put(unmap_of(4, 4))
+
+    assert left == [True]
+    assert not is_shared(mailbox)
+    assert mailbox.conflations == 1
+    assert given(mailbox) == [("Unmap", 0, 0), ("Unmap", 2, 2), ("Unmap", 4, 4)]
+
+
+def test_a_mailbox_that_leaves_the_feed_takes_what_waits_with_it() -> None:
+    """To leave twice is to leave once."""
+    mailbox, feed, left = sharing()
+    feed.put(unmap_of(1, 1))
+    mailbox.unshare()
+    mailbox.unshare()
+    feed.put(unmap_of(2, 2))
+
+    assert left == [True]
+    assert given(mailbox) == [("Unmap", 1, 1)]
+
+
+def test_a_replay_and_a_failure_lead_out_of_the_feed() -> None:
+    """There is more to remember than a place; what waits is older, and comes first or waits with the failure."""
+    mailbox, feed, left = sharing()
+    feed.put(unmap_of(1, 1))
+    mailbox.replay(4, 4)
+    assert left == [True]
+    assert given(mailbox) == [("Unmap", 1, 1)]
+
+    mailbox, feed, left = sharing()
+    feed.put(unmap_of(1, 1))
+    feed.put(map_of(3, 3))
+    mailbox.refuse(unmap_of(0, 1), [])
+    assert left == [True]
+    assert given(mailbox) == [("Map", 3, 3)]
+    assert mailbox.refused == [(0, 1)]
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_a_subscriber_that_waits_is_woken_once_by_the_feed(*, early: bool) -> None:
+    """Whether it began to wait before it followed the feed, or after."""
+    bell = Bell()
+    mailbox = Mailbox(None, on_ready=bell.ring)
+    feed = Feed(((0, LAST),))
+    if early:
+        mailbox.expect()
+    mailbox.follow(feed)
+    if not early:
+        mailbox.expect()
+    mailbox.wake()
+    assert bell.count == 0  # nothing is there yet
+
+    feed.put(unmap_of(1, 1))
+    feed.put(unmap_of(2, 2))
+    assert bell.count == 1
+
+
 # -- waking the subscriber -----------------------------------------------------------------
 
 
@@ -771,6 +910,18 @@ def test_a_shadower_never_holds_what_is_gone_and_gets_all_there_is(start: str, c
 
 
 @pytest.mark.parametrize("capacity", [1, 2])
+@pytest.mark.parametrize("start", ["held", "joining"])
+def test_a_shadower_that_shares_a_feed_is_promised_the_same(start: str, capacity: int) -> None:
+    """In every history of five steps, in and out of the feed."""
+    count = 0
+    for world in histories(started(FollowingWorld, start, capacity, 1), 5):
+        world.check_end()
+        count += 1
+
+    assert count > 13_000
+
+
+@pytest.mark.parametrize("capacity", [1, 2])
 @pytest.mark.parametrize("start", ["empty", "held"])
 def test_a_cacher_is_told_of_all_that_went(start: str, capacity: int) -> None:
     """In every history of five steps, whatever it had asked for before."""
@@ -797,10 +948,10 @@ def test_long_histories_keep_the_same_promises(hundred: int) -> None:
     """The same in random histories of sixty steps over twelve pages."""
     for seed in range(100 * hundred, 100 * hundred + 100):
         dice = random.Random(seed)  # noqa: S311 - the same every time
-        kind = dice.choice((World, World, CacherWorld))
+        kind = dice.choice((World, FollowingWorld, CacherWorld))
         capacity, piece = dice.choice((1, 2, 3, 6)), dice.choice((1, 2, 3, 20))
         world = kind(capacity, piece, pages=12)
-        join = dice.choice((0, 20, 60)) if kind is World else 60
+        join = dice.choice((0, 20, 60)) if kind is not CacherWorld else 60
         for at in range(60):
             if at == join:
                 world.join_again(capacity, piece)
