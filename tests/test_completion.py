@@ -10,7 +10,7 @@ from iommubus.events import DevIotlbUnmap, Event, Map, Unmap
 from iommubus.mailbox import Mailbox
 from iommubus.table import Table
 
-from .mailbox_model import CacherWorld, World
+from .mailbox_model import CacherWorld, FollowingWorld, World
 
 
 class Waiter:
@@ -436,7 +436,7 @@ class Syncing:
 
 def started(dice: random.Random) -> Syncing:
     """Return a cacher, a shadower that holds what is mapped, or one that joins."""
-    kind = dice.choice((World, World, CacherWorld))
+    kind = dice.choice((World, FollowingWorld, CacherWorld))
     capacity, piece = dice.choice((1, 2, 5)), dice.choice((1, 3))
     world = kind(capacity, piece, pages=12)
     joined = kind is CacherWorld or dice.random() < 0.5

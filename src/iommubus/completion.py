@@ -94,9 +94,7 @@ class Completion:
 
     def acknowledge(self, number: int) -> None:
         """Take it that everything up to hand-over ``number`` is out of use."""
-        if number <= self.acked:
-            return
-        self.acked = number
+        self.acked = max(self.acked, number)
         while self._open and self._open[0][0] <= number:
             self.covered = self._open.popleft()[1]
         self._settle()
