@@ -5,7 +5,7 @@ import pickle
 import random
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise, product
+from itertools import chain, count, islice, pairwise, product
 from typing import Self, cast
 
 import msgspec
@@ -23,8 +23,23 @@ Range = tuple[int, int]
 # -- what stands beside the table --------------------------------------------
 
 
+def chunk_of(mappings: Sequence[Mapping]) -> Chunk:
+    """Return a chunk of these mappings."""
+    firsts, lasts, targets, perms = zip(*map(msgspec.structs.astuple, mappings), strict=True)
+    return Chunk(array("Q", firsts), array("Q", lasts), array("Q", targets), bytearray(perms))
+
+
 class Watched(Table):
     """A table that shows its inside."""
+
+    @classmethod
+    def divided(cls, chunk: int, *groups: Sequence[Mapping], stay: int = STAY) -> Self:
+        """Return a table with exactly these chunks, whatever history would lead to them."""
+        table = cls(chunk, stay)
+        table._chunks += map(chunk_of, groups)
+        table._lows.extend(group[0].first for group in groups)
+        table.check()
+        return table
 
     @property
     def chunk_sizes(self) -> list[int]:
@@ -285,6 +300,12 @@ def m(first: int, last: int) -> Mapping:
     return Mapping(first, last, first + 0x10000, Perm.RW)
 
 
+def in_chunks(chunk: int, sizes: Sequence[int], step: int = 1, stay: int = STAY) -> Watched:
+    """Return a table with chunks of these sizes; its mappings are ``step`` apart, with gaps from 4 on."""
+    mappings = (m(at * step, at * step + step * 5 // 8) for at in count())
+    return Watched.divided(chunk, *(list(islice(mappings, size)) for size in sizes), stay=stay)
+
+
 @pytest.mark.parametrize("chunk", [1, 2, 4])
 @pytest.mark.parametrize(
     ("wanted", "held"),
@@ -533,52 +554,72 @@ def test_the_chunk_size_is_what_was_measured() -> None:
 
     table.insert(CHUNK, CHUNK, CHUNK, 1)
 
-    assert table.chunk_sizes == [CHUNK, 1]
-    assert CHUNK == 256
+    assert len(table.chunk_sizes) == 2
+    assert CHUNK == 128
 
 
 @pytest.mark.parametrize(
-    ("chunk", "sizes"), [(1, [1] * 9), (2, [2, 2, 2, 2, 1]), (4, [4, 4, 1]), (9, [9]), (8, [8, 1])]
-)
-def test_growth_at_an_end_fills_chunks(chunk: int, sizes: list[int]) -> None:
-    """A guest that maps upwards, or downwards, leaves full chunks behind it."""
-    upwards = filled(chunk, *((at, at) for at in range(9)))
-    downwards = filled(chunk, *((8 - at, 8 - at) for at in range(9)))
-
-    assert upwards.chunk_sizes == sizes
-    assert downwards.chunk_sizes == sizes[::-1]
-
-
-@pytest.mark.parametrize(
-    ("held", "new", "sizes"),
+    ("chunk", "upwards", "downwards"),
     [
-        ([0, 2, 4, 6], 3, [2, 3]),
-        ([0, 2, 4, 6], 1, [2, 3]),
-        ([0, 2, 4, 6], 5, [2, 3]),
-        ([0, 2, 4, 6], 7, [4, 1]),
-        ([1, 2, 4, 6], 0, [1, 4]),
-        ([0, 2, 4, 6, 8, 10, 12, 14], 7, [2, 3, 4]),
-        ([0, 2, 4, 6, 8, 10, 12, 14], 9, [4, 2, 3]),
-        ([0, 2, 4, 6, 8, 10, 12, 14], 15, [4, 4, 1]),
+        (1, [1] * 9, [1] * 9),
+        (2, [1] * 7 + [2], [1, 2, 2, 2, 2]),
+        (4, [3, 3, 3], [1, 4, 4]),
+        (8, [6, 3], [2, 7]),
+        (9, [9], [9]),
     ],
 )
-def test_a_full_chunk_is_halved_anywhere_else(held: list[int], new: int, sizes: list[int]) -> None:
-    """An insertion into the middle divides its chunk into halves."""
-    table = filled(4, *((at, at) for at in held))
+def test_growth_at_an_end_leaves_the_greater_part_behind(chunk: int, upwards: list[int], downwards: list[int]) -> None:
+    """A guest that maps upwards, or downwards, leaves three quarters of each full chunk behind it."""
+    assert filled(chunk, *((at, at) for at in range(9))).chunk_sizes == upwards
+    assert filled(chunk, *((8 - at, 8 - at) for at in range(9))).chunk_sizes == downwards
+
+
+def test_growth_at_an_end_leaves_no_chunk_full() -> None:
+    """What is left behind has room for a quarter of a chunk more, so that to fill a hole divides nothing."""
+    upwards = filled(64, *((at, at) for at in range(1000)))
+    downwards = filled(64, *((at, at) for at in reversed(range(1000))))
+
+    assert set(upwards.chunk_sizes[:-1]) == {48}
+    assert set(downwards.chunk_sizes[1:]) == {49}
+
+
+@pytest.mark.parametrize(
+    ("chunk", "held", "new", "sizes"),
+    [
+        (4, [[0, 2, 4, 6]], 3, [2, 3]),
+        (4, [[0, 2, 4, 6]], 1, [2, 3]),
+        (4, [[0, 2, 4, 6]], 5, [2, 3]),
+        (4, [[0, 2, 4, 6]], 7, [3, 2]),
+        (4, [[1, 2, 4, 6]], 0, [1, 4]),
+        (4, [[0, 2, 4, 6], [8]], 7, [2, 3, 1]),
+        (4, [[1, 2, 4, 6], [8]], 0, [1, 4, 1]),
+        (4, [[0], [2, 4, 6, 8]], 3, [1, 2, 3]),
+        (4, [[0], [2, 4, 6, 8]], 9, [1, 3, 2]),
+        (8, [range(0, 16, 2)], 1, [4, 5]),
+        (8, [range(0, 16, 2)], 13, [4, 5]),
+        (8, [range(0, 16, 2)], 15, [6, 3]),
+        (8, [range(2, 18, 2)], 0, [2, 7]),
+    ],
+)
+def test_a_full_chunk_is_halved_anywhere_else(
+    chunk: int, held: list[Sequence[int]], new: int, sizes: list[int]
+) -> None:
+    """An insertion anywhere but at an end of the whole table divides its chunk into halves."""
+    table = Watched.divided(chunk, *([m(at, at) for at in group] for group in held))
 
     assert table.insert(new, new, 0, Perm.R)
 
     assert table.chunk_sizes == sizes
+    assert [mapping.first for mapping in table] == sorted([new, *chain.from_iterable(held)])
     table.check()
 
 
 def test_a_full_chunk_behind_the_first_is_halved_at_its_front_too() -> None:
     """Only the table's own ends count as growth: the front of a later chunk does not."""
-    table = Watched(4, 1)
-    for at in range(0, 16, 2):
-        table.insert(at, at, 0, Perm.R)
-    assert table.chunk_sizes == [4, 4]
-    table.remove(8, 8)
+    table = in_chunks(4, [4, 4], 2, stay=1)
+    table.remove(10, 11)
+    table.insert(10, 10, 0, Perm.R)  # from now on the place of insertions is where it began with 8
+    table.remove(8, 9)
     table.insert(11, 11, 0, Perm.R)
 
     table.insert(8, 8, 0, Perm.R)
@@ -593,8 +634,7 @@ def test_a_full_chunk_behind_the_first_is_halved_at_its_front_too() -> None:
 @pytest.mark.parametrize("at_once", [False, True])
 def test_a_sparse_chunk_joins_its_neighbour(chunk: int, sparse: int, at_once: bool) -> None:
     """Below an eighth of a chunk, and not before, a chunk is joined with a neighbour; at once or one by one."""
-    table = filled(chunk, *((at, at) for at in range(chunk + 1)))
-    assert table.chunk_sizes == [chunk, 1]
+    table = in_chunks(chunk, [chunk, 1])
 
     if at_once:
         table.remove(sparse, chunk - 1)
@@ -613,8 +653,7 @@ def test_a_sparse_chunk_joins_its_neighbour(chunk: int, sparse: int, at_once: bo
 @pytest.mark.parametrize("at_once", [False, True])
 def test_chunks_join_only_where_both_fit_in_half_a_chunk(room: int, sizes: list[int], at_once: bool) -> None:
     """Joined chunks have room to grow: half a chunk of mappings is joined, one more is not."""
-    table = filled(16, *((at, at) for at in range(16 + 7 + room)))
-    assert table.chunk_sizes == [16, 7 + room]
+    table = in_chunks(16, [16, 7 + room])
 
     if at_once:
         table.remove(1, 15)
@@ -630,19 +669,16 @@ def test_chunks_join_only_where_both_fit_in_half_a_chunk(room: int, sizes: list[
 @pytest.mark.parametrize("at_once", [False, True])
 def test_the_last_chunk_joins_the_one_before(at_once: bool) -> None:
     """A sparse chunk at the end has only one neighbour, and joins that."""
-    table = filled(16, *((at, at) for at in range(32)))
-    for at in range(4, 16):
-        table.remove(at, at)
-    assert table.chunk_sizes == [4, 16]
+    table = in_chunks(16, [4, 16])
 
     if at_once:
-        table.remove(17, 31)
+        table.remove(5, 19)
     else:
-        for at in range(17, 32):
+        for at in range(5, 20):
             table.remove(at, at)
 
     assert table.chunk_sizes == [5]
-    assert [mapping.first for mapping in table] == [0, 1, 2, 3, 16]
+    assert [mapping.first for mapping in table] == [0, 1, 2, 3, 4]
     table.check()
     assert table.insert(40, 40, 0, Perm.R)
     assert table.lookup(40) is not None
@@ -652,15 +688,12 @@ def test_the_last_chunk_joins_the_one_before(at_once: bool) -> None:
 @pytest.mark.parametrize("at_once", [False, True])
 def test_a_sparse_chunk_in_the_middle_joins_the_one_behind(at_once: bool) -> None:
     """Of two neighbours the one behind is taken."""
-    table = filled(16, *((at, at) for at in range(48)))
-    table.remove(3, 15)
-    table.remove(36, 47)
-    assert table.chunk_sizes == [3, 16, 4]
+    table = in_chunks(16, [3, 16, 4])
 
     if at_once:
-        table.remove(17, 31)
+        table.remove(4, 18)
     else:
-        for at in range(17, 32):
+        for at in range(4, 19):
             table.remove(at, at)
 
     assert table.chunk_sizes == [3, 5]
@@ -669,8 +702,7 @@ def test_a_sparse_chunk_in_the_middle_joins_the_one_behind(at_once: bool) -> Non
 
 def test_what_a_range_leaves_of_two_chunks_is_joined() -> None:
     """A removal over the border of two chunks leaves one mapping in the lower: it joins the rest of the upper."""
-    table = filled(16, *((at, at) for at in range(32)))
-    assert table.chunk_sizes == [16, 16]
+    table = in_chunks(16, [16, 16])
 
     table.remove(1, 25)
 
@@ -682,7 +714,7 @@ def test_what_a_range_leaves_of_two_chunks_is_joined() -> None:
 @pytest.mark.parametrize("at_once", [False, True])
 def test_a_single_sparse_chunk_stays_alone(at_once: bool) -> None:
     """A table of one chunk shrinks to nothing without a neighbour to join."""
-    table = filled(64, *((at, at) for at in range(20)))
+    table = in_chunks(64, [20])
 
     if at_once:
         table.remove(2, 19)
@@ -696,13 +728,12 @@ def test_a_single_sparse_chunk_stays_alone(at_once: bool) -> None:
 
 def test_a_chunk_that_is_worked_on_becomes_lists() -> None:
     """From the eighth change in a row on a chunk has lists, which are quicker; work elsewhere makes it small again."""
-    table = filled(16, *((at * 16, at * 16) for at in range(17)))
-    assert table.chunk_sizes == [16, 1]
+    table = in_chunks(16, [16, 1], 16)
 
     for at in range(1, 8):
-        table.remove(at * 16, at * 16)
+        table.remove(at * 16, at * 16 + 10)
         assert table.columns == [array, array]
-    table.remove(128, 128)
+    table.remove(128, 138)
     assert table.columns == [list, array]
     assert STAY == 8
     table.insert(0x18, 0x18, 0, Perm.R)
@@ -717,12 +748,10 @@ def test_a_chunk_that_is_worked_on_becomes_lists() -> None:
 
 def test_what_is_mapped_and_what_is_unmapped_have_a_place_each() -> None:
     """A guest maps at one end and unmaps at the other; where both meet, the last to leave makes the chunk small."""
-    table = Watched(chunk=4, stay=1)
-    for at in range(0, 40, 8):
-        table.insert(at, at, at, Perm.R)
+    table = in_chunks(4, [3, 2], 8, stay=1)
     table.insert(62, 62, 0, Perm.R)
-    table.remove(0, 0)
-    assert table.chunk_sizes == [3, 2]
+    assert table.columns == [array, list]
+    table.remove(0, 5)
     assert table.columns == [list, list]
 
     table.remove(62, 62)
@@ -739,32 +768,31 @@ def test_what_is_mapped_and_what_is_unmapped_have_a_place_each() -> None:
 @pytest.mark.parametrize("changes", [1, 7, 8, 9])
 def test_only_changes_in_a_row_count(changes: int) -> None:
     """Changes in another chunk between them start the count again."""
-    table = filled(16, *((at * 16, at * 16) for at in range(33)))
-    assert table.chunk_sizes == [16, 16, 1]
+    table = in_chunks(16, [16, 16, 1], 16)
     for _ in range(3):
         table.remove(LAST, LAST)
         table.insert(LAST, LAST, 0, Perm.R)
         assert table.columns == [array, array, array]
         for at in range(changes):
-            table.remove(at * 16 + 16, at * 16 + 16)
+            table.remove(at * 16 + 16, at * 16 + 26)
         assert table.columns == [list if changes >= 8 else array, array, array]
         table.check()
         table.remove(LAST, LAST)
         for at in range(changes):
-            table.insert(at * 16 + 16, at * 16 + 16, at, Perm.R)
+            table.insert(at * 16 + 16, at * 16 + 26, at, Perm.R)
         table.check()
 
 
 # -- reading -----------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("last", "limit", "count"), [(40, 9, 3), (LAST, 3, 3), (31, 9, 2), (47, 3, 3), (LAST, 0, 0)])
-def test_a_walk_looks_no_further_than_it_has_to(last: int, limit: int, count: int) -> None:
+@pytest.mark.parametrize(("last", "limit", "number"), [(40, 9, 3), (LAST, 3, 3), (31, 9, 2), (47, 3, 3), (LAST, 0, 0)])
+def test_a_walk_looks_no_further_than_it_has_to(last: int, limit: int, number: int) -> None:
     """With a full answer, or at the end of its range, a walk touches no chunk behind: a table may be huge."""
-    table = filled(2, *((at * 16, at * 16 + 9) for at in range(8)))
+    table = in_chunks(2, [2, 2, 2, 2], 16)
     table.forbid_chunks(2)
 
-    assert table.walk(0, last, limit) == [m(at * 16, at * 16 + 9) for at in range(count)]
+    assert table.walk(0, last, limit) == [m(at * 16, at * 16 + 10) for at in range(number)]
 
 
 def test_iteration_goes_over_every_mapping_in_order() -> None:
@@ -822,33 +850,34 @@ def test_what_a_cut_did_is_a_value() -> None:
         setattr(done, "first", 1)  # noqa: B010
 
 
-def cut_out(chunk: int, count: int) -> tuple[Pieces, list[Mapping]]:
-    """Return ``count`` mappings as the pieces of a table with small chunks, and as a list."""
-    table = filled(chunk, *((at * 16, at * 16 + 9) for at in range(count)))
+def cut_out(*sizes: int) -> tuple[Pieces, list[Mapping]]:
+    """Return what was cut out of a table with chunks of these sizes, as pieces and as a list."""
+    table = in_chunks(8, sizes, 16)
     expected = list(table)
     pieces = table.remove(0, LAST)
     assert isinstance(pieces, Pieces)
     return pieces, expected
 
 
-@pytest.mark.parametrize(("chunk", "count"), [(1, 1), (1, 4), (2, 5), (3, 6), (8, 6)])
-def test_pieces_are_a_sequence(chunk: int, count: int) -> None:
+@pytest.mark.parametrize("sizes", [[1], [1, 1, 1, 1], [2, 2, 1], [3, 3], [6], [1, 4, 2]])
+def test_pieces_are_a_sequence(sizes: list[int]) -> None:
     """Pieces have a length, an order, and an index from both ends, like a list of mappings."""
-    pieces, expected = cut_out(chunk, count)
+    pieces, expected = cut_out(*sizes)
+    size = sum(sizes)
 
-    assert len(pieces) == count
+    assert len(pieces) == size
     assert list(pieces) == expected
-    assert [pieces[at] for at in range(count)] == expected
-    assert [pieces[at] for at in range(-count, 0)] == expected
+    assert [pieces[at] for at in range(size)] == expected
+    assert [pieces[at] for at in range(-size, 0)] == expected
     assert list(reversed(pieces)) == expected[::-1]
-    for outside in (count, count + 1, -count - 1, -count - 2, LAST):
+    for outside in (size, size + 1, -size - 1, -size - 2, LAST):
         with pytest.raises(IndexError, match=str(outside)):
             pieces[outside]
     for start, stop, step in product([None, 0, 1, -2, 9], [None, 1, 4, -1], [None, 2, -1]):
         assert pieces[start:stop:step] == expected[start:stop:step]
     assert expected[-1] in pieces
     assert m(7, 7) not in pieces
-    assert repr(pieces) == f"<{count} pieces>"
+    assert repr(pieces) == f"<{size} pieces>"
 
 
 def test_no_pieces_are_an_empty_sequence() -> None:
@@ -868,7 +897,7 @@ def test_no_pieces_are_an_empty_sequence() -> None:
 
 def test_pieces_are_made_when_they_are_looked_at() -> None:
     """Pieces hold columns of numbers: each look makes its mapping anew, and two iterations do not meet."""
-    pieces, expected = cut_out(2, 5)
+    pieces, expected = cut_out(2, 2, 1)
 
     assert pieces[0] == pieces[0]
     assert pieces[0] is not pieces[0]
@@ -876,13 +905,21 @@ def test_pieces_are_made_when_they_are_looked_at() -> None:
     assert [next(one), next(one), next(other), next(one)] == [*expected[:2], expected[0], expected[2]]
 
 
+def test_the_last_piece_is_found_without_a_search() -> None:
+    """Who removes a million mappings asks for the last address of them: no other chunk is looked at."""
+    pieces = Pieces(chunks := [chunk_of([m(at, at), m(at + 1, at + 1)]) for at in (0, 2, 4)])
+    chunks[:2] = [cast("Chunk", None)] * 2
+
+    assert pieces[-1] == m(5, 5)
+
+
 def test_pieces_stay_what_they_were() -> None:
     """What happens to the table afterwards does not reach the pieces that were cut out of it."""
-    table = filled(2, *((at * 16, at * 16 + 9) for at in range(8)))
+    table = in_chunks(2, [2, 2, 2, 2], 16)
     expected = list(table)
 
-    removed = table.remove(16, 105)
-    table.insert(16, 105, 0, Perm.R)
+    removed = table.remove(16, 106)
+    table.insert(16, 106, 0, Perm.R)
     table.remove(0, LAST)
 
     assert list(removed) == expected[1:7]

@@ -166,10 +166,11 @@ class Pieces(Sequence[Mapping]):
         if index == -1:
             return self._chunks[-1][-1]  # without a search: the end of a large removal is asked for
         at = index % self._count
-        for chunk in self._chunks:
-            if at < len(chunk):
-                break
+        chunks = iter(self._chunks)
+        chunk = next(chunks)
+        while at >= len(chunk):
             at -= len(chunk)
+            chunk = next(chunks)
         return chunk[at]
 
     def __iter__(self) -> Iterator[Mapping]:
