@@ -146,6 +146,23 @@ def test_everybody_is_woken_after_an_alert_and_only_then() -> None:
     assert (one.woken, two.woken) == (1, 1)
 
 
+def test_an_alert_outlives_those_who_come_and_go() -> None:
+    """
+    Nobody who waits is forgotten because somebody else joined, read or left.
+    """
+    feed = Feed(WHOLE)
+    waiting, passing = Reader(feed, 10), Reader(feed, 10)
+    feed.follow(waiting)
+    feed.alert()
+
+    feed.follow(passing)
+    feed.read(passing)
+    feed.unfollow(passing)
+    feed.put(unmap(1))
+
+    assert waiting.woken == 1
+
+
 def test_events_are_cropped_once_for_all() -> None:
     """
     I5: a part of a MAP leads where it led as part of the whole.

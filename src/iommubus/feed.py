@@ -39,13 +39,14 @@ class Feed:
         ranges: Disjoint ranges that events are cropped to, in order.
     """
 
-    __slots__ = ("_events", "_followers", "_limit", "_ranges", "_start")
+    __slots__ = ("_alerted", "_events", "_followers", "_limit", "_ranges", "_start")
 
     def __init__(self, ranges: tuple[tuple[int, int], ...]) -> None:
         self._ranges = ranges
         self._events: list[Event] = []
         self._start = 0  # number of the first event in the list
         self._limit = 0  # events in the list that are no reason to look after the followers
+        self._alerted = False  # somebody waits for the next event
         self._followers: list[Follower] = []
 
     def put(self, event: Event) -> None:
@@ -91,6 +92,7 @@ class Feed:
 
     def alert(self) -> None:
         """Look after the followers at the next event: one of them waits for it."""
+        self._alerted = True
         self._limit = 0
 
     # -- inside ----------------------------------------------------------------
@@ -100,6 +102,7 @@ class Feed:
         for follower in self._followers.copy():
             if self.end - follower.place > follower.capacity:
                 follower.overflow()
+        self._alerted = False
         self._look()
         for follower in self._followers.copy():
             follower.wake()
@@ -110,4 +113,4 @@ class Feed:
         del self._events[: needed - self._start]
         self._start = needed
         rooms = [follower.place + follower.capacity for follower in self._followers]
-        self._limit = min(rooms, default=self._start) - self._start
+        self._limit = 0 if self._alerted else min(rooms, default=self._start) - self._start

@@ -106,7 +106,7 @@ async def test_a_sync_names_the_missing_with_the_old_targets() -> None:
         assert [missing.subscriber for missing in failed.missing] == ["low"]
         assert list(failed.missing[0].pieces) == [held_low, Mapping(0xF000, 0xFFFF, 0x5000, Perm.R)]
         assert not failed.missing[0].pieces.truncated
-        assert "low on space did not acknowledge within 0.02 s, <2 old pieces>" in failed.text
+        assert "low on space did not acknowledge within 0.02 s, <up to 3 old pieces>" in failed.text
         assert held_high not in list(failed.missing[0].pieces)
 
         (again,) = (await failing_sync(space)).missing

@@ -232,7 +232,8 @@ class LocalSpace(AddressSpace):
         finally:
             for member in self.routes.members:
                 if not member.caps & Cap.UNMAP:
-                    member.offer(DevIotlbUnmap(self.name, self.seq, 0, self.shape.last))
+                    member.mailbox.unshare()
+                member.offer(DevIotlbUnmap(self.name, self.seq, 0, self.shape.last))
                 member.end()
             self._on_close(self)
 
