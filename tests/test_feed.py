@@ -177,6 +177,55 @@ def test_events_are_cropped_once_for_all() -> None:
     assert feed.read(reader) == [Map("s", 1, 1, 2, 0x101, Perm.RW), Map("s", 1, 4, 4, 0x104, Perm.RW)]
 
 
+def test_all_parts_of_an_event_reach_who_falls_behind_at_the_first() -> None:
+    """
+    Law 3: an event that is cropped into several parts is not lost from the second on.
+    """
+    feed = Feed(((0, 1), (4, 5)))
+    slow, quick = Reader(feed, 1), Reader(feed, 10)
+    feed.follow(slow)
+    feed.follow(quick)
+    feed.put(unmap(1, 0, 0))
+
+    feed.offer(unmap(2, 0, 7))
+
+    parts = [unmap(2, 0, 1), unmap(2, 4, 5)]
+    assert slow.left == [unmap(1, 0, 0), *parts]
+    assert feed.read(quick) == [unmap(1, 0, 0), *parts]
+
+
+def test_an_event_outside_the_ranges_wakes_nobody() -> None:
+    """
+    Who waits goes on waiting until there is something for it.
+    """
+    feed = Feed(((0, 1),))
+    reader = Reader(feed, 10)
+    feed.follow(reader)
+    feed.put(unmap(1))
+    feed.read(reader)
+    feed.alert()
+
+    feed.offer(unmap(2, 4, 5))
+    assert reader.woken == 0
+    feed.offer(unmap(3, 1, 5))
+    assert reader.woken == 1
+
+
+def test_a_mailbox_that_overflows_by_several_events_keeps_them_all() -> None:
+    """
+    Law 3: the events that do not fit become dirty ranges, every one of them.
+    """
+    feed = Feed(((0, 1), (4, 5), (7, 7)))
+    mailbox = Mailbox(None, capacity=1)
+    mailbox.follow(feed)
+
+    feed.offer(unmap(1, 0, 7))
+
+    handed = mailbox.hand_over("s", 1)
+    assert {address for event in handed for address in range(event.first, event.last + 1)} >= {0, 1, 4, 5, 7}
+    assert mailbox.conflations == 1
+
+
 # -- mailboxes that share, beside mailboxes of their own -----------------------------
 
 

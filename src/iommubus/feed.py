@@ -24,7 +24,7 @@ class Follower(Protocol):
     capacity: int
 
     def overflow(self) -> None:
-        """Leave the feed: one event more than the capacity is waiting."""
+        """Leave the feed: more events than the capacity are waiting."""
         ...
 
     def wake(self) -> None:
@@ -58,10 +58,10 @@ class Feed:
 
     def offer(self, event: Event) -> None:
         """Take the parts of an event that lie in the ranges."""
-        for first, last in self._ranges:
-            part = crop(event, first, last)
-            if part is not None:
-                self.put(part)
+        parts = [part for first, last in self._ranges if (part := crop(event, first, last)) is not None]
+        self._events += parts  # all of them, before anybody leaves
+        if parts and len(self._events) > self._limit:
+            self._attend()
 
     @property
     def end(self) -> int:

@@ -157,9 +157,11 @@ class Mailbox:
             feed.alert()
 
     def overflow(self) -> None:
-        """Leave the feed, in which one event more than the capacity waits."""
-        *self._fifo, event = self._unfollow()
-        self.put(event)
+        """Leave the feed, in which more events than the capacity wait."""
+        waiting = self._unfollow()
+        self._fifo = waiting[: self.capacity]
+        for event in waiting[self.capacity :]:
+            self.put(event)
 
     def unshare(self) -> None:
         """Leave the feed that is followed, if one is."""
