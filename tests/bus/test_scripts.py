@@ -205,8 +205,7 @@ class Consumer:
     def apply(self, event: Event) -> None:
         script = self.script
         assert KINDS[type(event)] & self.caps
-        if self.caps & Cap.MAP or self.capacity >= STEPS:  # only a cacher may be told of more, where it was slow
-            assert any(first <= event.first <= event.last <= last for first, last in self.ranges)
+        assert any(first <= event.first <= event.last <= last for first, last in self.ranges)
         if script.may_fail and script.dice.random() < self.fails:
             self.fail(event)
             return

@@ -9,7 +9,7 @@ use what it was given).
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
 from itertools import count
 from operator import countOf
@@ -143,10 +143,8 @@ class Member:
 
     def offer(self, event: Event) -> None:
         """Take the parts of an event that lie in the ranges."""
-        for first, last in self.ranges:
-            part = crop(event, first, last)
-            if part is not None:
-                self.mailbox.put(part)
+        for part in self._cropped((event,)):
+            self.mailbox.put(part)
 
     def join(self) -> None:
         """Begin to count; a shadower's ranges are read from the table."""
@@ -170,6 +168,8 @@ class Member:
     def take(self) -> list[Event]:
         """Make a hand-over; it may turn out to be empty, and then has no number."""
         events = self.mailbox.hand_over(self.home.name, self.home.seq)
+        if self.mailbox.conflations and len(self.ranges) > 1:  # gaps may have been bridged that were not asked for
+            events = list(self._cropped(events))
         self.home.moved()
         if not events:
             self.completion.look(self.mailbox)
@@ -363,6 +363,13 @@ class Member:
                 pieces = self.home.walk(max(first, low), min(last, high), limit - len(found))
                 found += [piece.clip(low, high) for piece in pieces]
         return found
+
+    def _cropped(self, events: Iterable[Event]) -> Iterator[Event]:
+        for event in events:
+            for first, last in self.ranges:
+                part = crop(event, first, last)
+                if part is not None:
+                    yield part
 
     def _became_current(self, wait: Wait) -> None:
         if wait.how is How.ACKNOWLEDGED:
