@@ -275,6 +275,7 @@ class Producer:
         if not self.script.consumers:
             return
         consumer = self.script.dice.choice(list(self.script.consumers.values()))
+        del self.script.consumers[consumer.name]  # what it holds from here on is nobody's business
         way = self.script.dice.randrange(4)
         if way == 0:
             with suppress(UnknownName):  # it is just leaving
