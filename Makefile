@@ -33,7 +33,7 @@ mutants: $(READY)  ## seeded bugs in the machines: which ones does no test see?
 	$(PYTHON) tools/mutants.py
 
 bench: $(BENCH_READY)  ## measure, beside other event buses
-	$(PYTHON) bench/run.py
+	$(PYTHON) -m bench
 
 clean:
 	rm -rf .venv build dist .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -362,6 +362,28 @@ def test_an_error_keeps_the_line_as_it_stands() -> None:
     assert [error.text for error in tally.errors] == ["no head \\xff", "no head \\udcff", "n\u00f6 head"]
 
 
+@pytest.mark.parametrize(
+    ("family", "event"),
+    [
+        (Family.VIRTIO_IOMMU, "virtio_iommu_map domain=0"),
+        (Family.VIRTIO_IOMMU_NOTIFY, f"virtio_iommu_notify_map mr={MR}"),
+    ],
+)
+@pytest.mark.parametrize("known", [0, 1, 7])
+def test_every_unknown_flag_of_a_virtio_map_is_damage(family: Family, event: str, known: int) -> None:
+    """
+    Each bit of the word but READ, WRITE and MMIO is refused, alone or with them.
+    """
+    for bit in range(3, 32):
+        flags = known | 1 << bit
+        line = f"{event} virt_start=0x1000 virt_end=0x1fff phys_start=0x0 flags={flags}"
+
+        with pytest.raises(TraceError) as caught:
+            Trace.read([line], path="some.log", family=family)
+
+        assert caught.value.reason == f"flags {flags:#x} has unknown bits"
+
+
 @pytest.mark.parametrize(("family", "line", "reason"), DAMAGE)
 def test_damage_can_be_counted_instead(family: Family, line: bytes | str, reason: str) -> None:
     """
