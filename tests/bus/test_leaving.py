@@ -18,11 +18,12 @@ import anyio.to_thread
 import pytest
 from anyio.lowlevel import checkpoint
 
-from iommubus import Bus, Cap, How, Iotlb, IovaRange, Map, Mapping, Mirror, Perm, SyncReport, Unmap
+from iommubus import LAST, Bus, Cap, How, Iotlb, IovaRange, Map, Mapping, Mirror, Perm, SyncReport, Unmap
 from iommubus.bus.abc import OnFence, Stops
 from iommubus.bus.space import LocalSpace
 from iommubus.bus.subscription import LocalSubscription
 from iommubus.errors import Fenced, SubscriptionClosed, SyncFailed, UnknownName
+from iommubus.events import KINDS
 from tests.actors import (
     PAGE,
     SOON,
@@ -647,6 +648,31 @@ async def test_a_closed_bus_ends_every_stream_after_the_unmap() -> None:
         "device": [("DevIotlbUnmap", 0, 0xFFFF)],
         "observer": ["Unmap"],
     }
+
+
+@pytest.mark.parametrize("capacity", [1, 100])
+@pytest.mark.parametrize("caps", [Cap.UNMAP, Cap.IOTLB, Cap.DEVIOTLB_UNMAP, Cap.ALL])
+@every_loop
+async def test_closing_tells_nobody_of_a_kind_that_it_did_not_ask_for(caps: Cap, capacity: int) -> None:
+    """I4: whether it is behind or not, and alone or not, when the space closes."""
+    async with open_space(offers=Cap.ALL) as (bus, space):
+        map_page(space, 0)
+        async with (
+            bus.subscribe("space", caps, capacity=capacity) as idle,
+            bus.subscribe("space", caps, capacity=capacity) as busy,
+        ):
+            stream = aiter(busy)
+            await ask(stream)
+            for page in (1, 2, 3):
+                map_page(space, page)
+                unmap_page(space, page)
+                space.invalidate_device(0, PAGE)
+            await space.close()
+            for events in (busy, idle):
+                seen = [event async for batch in events.batches() for event in batch]
+                assert {KINDS[type(event)] & ~caps for event in seen} <= {Cap(0)}
+                if not caps & Cap.MAP:  # a shadower that was given nothing has nothing to let go
+                    assert any(event.first == 0 and event.last == LAST for event in seen)
 
 
 @every_loop

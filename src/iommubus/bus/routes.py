@@ -118,6 +118,7 @@ class Routes:
     def remake(self) -> None:
         """Make the tuples anew: somebody came, went, or changed its way."""
         self.counted = bool(self.members or self.unproven)
+        self._feeds = {key: feed for key, feed in self._feeds.items() if feed.followed}
         self.maps = self._puts(Cap.MAP)
         self.unmaps = self._puts(Cap.UNMAP)
         self.devices = self._puts(Cap.DEVIOTLB_UNMAP)
@@ -159,7 +160,7 @@ class Routes:
         shared = [
             feed.put if ranges == self._whole else feed.offer
             for (caps, ranges), feed in self._feeds.items()
-            if caps & kind and feed.followed
+            if caps & kind
         ]
         alone = [
             member.mailbox.put if member.ranges == self._whole else member.offer

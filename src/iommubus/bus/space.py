@@ -233,7 +233,7 @@ class LocalSpace(AddressSpace):
             for member in self.routes.members:
                 if not member.caps & Cap.UNMAP:
                     member.mailbox.unshare()
-                member.offer(DevIotlbUnmap(self.name, self.seq, 0, self.shape.last))
+                    member.offer(DevIotlbUnmap(self.name, self.seq, 0, self.shape.last))
                 member.end()
             self._on_close(self)
 

@@ -1,0 +1,71 @@
+"""What the bus keeps of a subscription."""
+
+from iommubus import Cap
+from iommubus.bus.member import NUMBERS
+from tests.actors import BackendError, ask, failing_sync, map_page, open_space, settle, take, unmap_page
+from tests.loops import every_loop
+
+
+@every_loop
+async def test_names_are_made_up_from_the_space() -> None:
+    async with open_space("vtd0/0") as (bus, _):
+        before = next(NUMBERS)
+        assert bus.subscribe("vtd0/0", Cap.IOTLB).name == f"vtd0/0#{before + 1}"
+        assert bus.subscribe("vtd0/0", Cap.IOTLB, name="vfio").name == "vfio"
+
+
+@every_loop
+async def test_old_pieces_of_a_failed_unmap_are_kept_through_later_acknowledgements() -> None:
+    """Law 7: what was not applied stays on the list while everything after it is acknowledged and forgotten."""
+    async with open_space() as (bus, space), bus.subscribe("space", Cap.IOTLB) as events:
+        stream = aiter(events)
+        held = [map_page(space, page) for page in (0, 1)]
+        await take(stream, 2)
+        unmap_page(space, 0)
+        events.fail(await anext(stream), BackendError())
+        for _ in range(3):
+            unmap_page(space, 1)
+            await anext(stream)
+            map_page(space, 1)
+            await anext(stream)
+        await ask(stream)
+        failed = await failing_sync(space)
+        assert held[0] in list(failed.missing[0].pieces)
+        assert failed.missing[0].cause is not None
+
+
+@every_loop
+async def test_the_cause_is_forgotten_with_the_failure() -> None:
+    """Law 7: a sync that fails for another reason does not name an UNMAP that was applied since."""
+    async with open_space() as (bus, space), bus.subscribe("space", Cap.IOTLB, name="vfio") as events:
+        stream = aiter(events)
+        for page in (0, 1):
+            map_page(space, page)
+        await take(stream, 2)
+        unmap_page(space, 0)
+        events.fail(await anext(stream), BackendError())
+        await ask(stream)
+        failed = await failing_sync(space)
+        assert failed.missing[0].cause is not None
+        await anext(stream)
+        await ask(stream)
+        unmap_page(space, 1)
+        failed = await failing_sync(space)
+        assert failed.missing[0].reason == "did not acknowledge within 0.02 s"
+        assert failed.missing[0].cause is None
+        await settle()
+
+
+@every_loop
+async def test_a_failed_unmap_comes_again_before_anything_else_there() -> None:
+    """Law 7: what the producer maps there later is handed over behind the UNMAP."""
+    async with open_space() as (bus, space), bus.subscribe("space", Cap.IOTLB) as events:
+        stream = aiter(events)
+        map_page(space, 0)
+        await anext(stream)
+        unmap_page(space, 0)
+        events.fail(await anext(stream), BackendError())
+        map_page(space, 0)
+        assert [type(event).__name__ for event in await take(stream, 2)] == ["Unmap", "Map"]
+        await ask(stream)
+        await space.sync()

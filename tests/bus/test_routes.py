@@ -1,0 +1,101 @@
+"""The demand of a space: the OR of all masks, told to its producer, who may refuse."""
+
+import logging
+
+import pytest
+
+from iommubus import Bus, Cap, Notifier
+from iommubus.errors import CapabilityRefused, DemandRefused
+from tests.actors import BackendError, map_page, open_space
+from tests.loops import every_loop
+
+
+@every_loop
+async def test_the_producer_is_told_when_the_demand_changes() -> None:
+    """I19: called if and only if it changes, with the old and the new one."""
+    calls: list[tuple[Cap, Cap]] = []
+
+    def changed(old: Cap, new: Cap) -> None:
+        calls.append((old, new))
+
+    async with open_space(offers=Cap.ALL, demand_changed=changed) as (bus, space):
+        async with bus.subscribe("space", Cap.UNMAP):
+            async with bus.subscribe("space", Cap.IOTLB), bus.subscribe("space", Cap.UNMAP):
+                registration = space.register(Notifier(print, Cap.DEVIOTLB_UNMAP))
+                assert space.statistics().demand == Cap.ALL
+            registration.close()
+        assert calls == [
+            (Cap(0), Cap.UNMAP),
+            (Cap.UNMAP, Cap.IOTLB),
+            (Cap.IOTLB, Cap.ALL),
+            (Cap.ALL, Cap.UNMAP | Cap.DEVIOTLB_UNMAP),
+            (Cap.UNMAP | Cap.DEVIOTLB_UNMAP, Cap.UNMAP),
+            (Cap.UNMAP, Cap(0)),
+        ]
+
+
+def refuse_maps(_: Cap, new: Cap) -> None:
+    if new & Cap.MAP:
+        raise BackendError("caching mode is off")
+
+
+@every_loop
+async def test_the_producer_may_refuse() -> None:
+    """I19: a refused registration leaves the demand and the list as they were; its reason is the cause."""
+    async with open_space(demand_changed=refuse_maps) as (bus, space), bus.subscribe("space", Cap.UNMAP):
+        refused = bus.subscribe("space", Cap.IOTLB, name="vfio")
+        with pytest.raises(
+            DemandRefused, match=r"refused the demand 0x3 \(it was 0x1\): caching mode is off"
+        ) as caught:
+            await refused.__aenter__()
+        assert isinstance(caught.value.__cause__, BackendError)
+        with pytest.raises(DemandRefused):
+            space.register(Notifier(print, Cap.IOTLB))
+        assert space.statistics().demand == Cap.UNMAP
+        assert len(space.statistics().subscriptions) == 1
+        await refused.close()
+        map_page(space, 0)
+
+
+@every_loop
+async def test_a_smaller_demand_cannot_be_refused(caplog: pytest.LogCaptureFixture) -> None:
+    """T25: removal cannot fail; what the callback raises is logged, not raised."""
+
+    def refuse_less(old: Cap, new: Cap) -> None:
+        if new < old:
+            raise BackendError("no")
+
+    async with open_space(demand_changed=refuse_less) as (bus, space):
+        with caplog.at_level(logging.WARNING, "iommubus"):
+            async with bus.subscribe("space", Cap.IOTLB):
+                pass
+        assert space.statistics().demand == Cap(0)
+        assert "space: its demand callback raised BackendError('no')" in caplog.text
+
+
+@pytest.mark.parametrize("caps", [Cap.UNMAP, Cap.IOTLB, Cap.DEVIOTLB_UNMAP, Cap.ALL])
+@pytest.mark.parametrize("offers", [Cap.UNMAP, Cap.IOTLB, Cap.DEVIOTLB_UNMAP, Cap.UNMAP | Cap.DEVIOTLB_UNMAP, Cap.ALL])
+@every_loop
+async def test_what_is_not_offered_is_refused_with_the_reason(offers: Cap, caps: Cap) -> None:
+    """Section 4, *offers*: a space delivers no kind that it did not offer, and says why."""
+    async with Bus() as bus:
+        space = await bus.create_space("space", offers=offers)
+        subscription = bus.subscribe("space", caps)
+        if int(caps) & ~int(offers):
+            with pytest.raises(CapabilityRefused) as caught:
+                await subscription.__aenter__()
+            assert (caught.value.caps, caught.value.offers) == (caps, offers)
+            assert space.statistics().subscriptions == {}
+        else:
+            async with subscription:
+                assert space.statistics().demand == caps
+
+
+@every_loop
+async def test_nothing_is_kept_of_those_who_left() -> None:
+    """I27: however many different ranges were asked for, what is remembered is bounded by who is there."""
+    async with open_space() as (bus, space):
+        for page in range(100):
+            async with bus.subscribe("space", Cap.IOTLB, first=page * 0x1000):
+                map_page(space, page)
+        assert len(space.routes._feeds) == 0  # pyright: ignore[reportPrivateUsage] - nobody outside can see it
