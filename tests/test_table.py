@@ -711,6 +711,23 @@ def test_what_a_range_leaves_of_two_chunks_is_joined() -> None:
     table.check()
 
 
+def test_who_works_in_a_chunk_stays_at_work_when_it_is_joined() -> None:
+    """A chunk that is joined with the one before is left by both who have a place in it, so that no change is lost."""
+    table = in_chunks(16, [4, 15], 4, stay=1)
+    table.insert(19, 19, 0, Perm.R)
+    for at in range(5, 19):
+        table.remove(at * 4, at * 4 + 2)
+    assert table.chunk_sizes == [4, 2]
+
+    table.remove(19, 19)
+    assert table.chunk_sizes == [5]
+    table.insert(20, 20, 0, Perm.R)
+    table.remove(16, 18)
+
+    assert [mapping.first for mapping in table] == [0, 4, 8, 12, 20]
+    table.check()
+
+
 @pytest.mark.parametrize("at_once", [False, True])
 def test_a_single_sparse_chunk_stays_alone(at_once: bool) -> None:
     """A table of one chunk shrinks to nothing without a neighbour to join."""
