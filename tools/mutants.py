@@ -1,6 +1,7 @@
 """Seed one bug at a time into the pure machines, and see whether their tests notice.
 
 Usage: ``python tools/mutants.py [MODULE ...]``, without names all of `MODULES`.
+Any module directly in the package can be named: ``feed``, ``ledger``, ...
 
 Every mutant has an identity, ``module:function:operator:n``, that stays while
 its function stays.  One that changes nothing anybody could observe is named in
@@ -8,10 +9,14 @@ its function stays.  One that changes nothing anybody could observe is named in
 with the reason.  Any other survivor, and any name there that no longer
 survives, makes the run fail.  The work tree is only read: each mutant lives
 and dies in a copy of its own.
+
+The tests that are quick run first, and the first that fails ends the run; a
+mutant that survives has been through all of them.
 """
 
 import ast
 import difflib
+import json
 import multiprocessing
 import os
 import re
@@ -20,7 +25,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
@@ -40,7 +45,7 @@ MEMORY: Final = 2 << 30
 """Bytes; a mutant whose loop never ends should not take the machine with it."""
 
 PATIENCE: Final = 4.0
-"""A mutant that takes this many times what the tests take, and 5 s, is caught."""
+"""A mutant that makes a test take this many times as long, and 5 s, is caught."""
 
 COMPARISONS: Final[dict[type[ast.cmpop], type[ast.cmpop]]] = {
     ast.Lt: ast.LtE,
@@ -222,7 +227,42 @@ def mutants_of(module: str, source: str) -> Iterator[Mutant]:
 # -- running the tests -------------------------------------------------------
 
 
-def run_tests(top: Path, test: str) -> None:
+class Clock:
+    """Writes down how many seconds each test takes, as a plugin of pytest.
+
+    Args:
+        path: The file; a run that wrote it before says which tests are quick,
+            and how long to wait for each.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.before: dict[str, float] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        self.seconds = defaultdict[str, float](float)
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Put the quick tests first."""
+        if self.before:
+            items.sort(key=lambda item: self.before.get(item.nodeid, 0.0))
+            for item in items:
+                item.add_marker(pytest.mark.timeout(patience(self.before.get(item.nodeid, 0.0))))
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Add up what setting up, running and clearing up took."""
+        self.seconds[report.nodeid] += report.duration
+
+    def pytest_sessionfinish(self) -> None:
+        """Write it down, the first time."""
+        if not self.before:
+            self.path.write_text(json.dumps(self.seconds), encoding="utf-8")
+
+
+def patience(seconds: float) -> float:
+    """Return how long to wait for what takes so many seconds."""
+    return 5.0 + PATIENCE * seconds
+
+
+def run_tests(top: Path, test: str, clock: Path) -> None:
     """Run one test file in the tree at ``top``; the body of a process of its own."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     with Path(os.devnull).open("r+b") as nowhere:
@@ -231,13 +271,13 @@ def run_tests(top: Path, test: str) -> None:
     os.chdir(top)
     sys.path[:0] = [str(top / "src")]
     options = ["-x", "-q", "--assert=plain", "-p", "no:randomly", "-p", "no:cacheprovider", "--hypothesis-seed=0"]
-    os._exit(pytest.main([*options, test]))
+    os._exit(pytest.main([*options, test], plugins=[Clock(clock)]))
 
 
-def passes(top: Path, test: str, timeout: float | None = None) -> bool:
+def passes(top: Path, test: str, clock: Path, timeout: float | None = None) -> bool:
     """Say whether a test file passes in a tree; not to finish is not to pass."""
     context = multiprocessing.get_context("forkserver")
-    process = context.Process(target=run_tests, args=(top, test))
+    process = context.Process(target=run_tests, args=(top, test, clock))
     process.start()
     process.join(timeout)
     process.kill()
@@ -251,7 +291,12 @@ def survives(base: Path, module: str, test: str, timeout: float, mutant: Mutant)
         top = Path(name) / "tree"
         shutil.copytree(base, top)
         (top / "src" / "iommubus" / f"{module}.py").write_text(mutant.source, encoding="utf-8")
-        return passes(top, test, timeout)
+        return passes(top, test, clock_of(base, module), timeout)
+
+
+def clock_of(base: Path, module: str) -> Path:
+    """Return where the seconds that the tests of ``module`` take are written down."""
+    return base.parent / f"{module}.json"
 
 
 def copy_tree(base: Path) -> None:
@@ -289,9 +334,9 @@ def examine(module: str, base: Path) -> tuple[int, dict[str, str]]:
     source = (base / "src" / "iommubus" / f"{module}.py").read_text(encoding="utf-8")
     test = f"tests/test_{module}.py"
     start = time.monotonic()
-    if not passes(base, test):
+    if not passes(base, test, clock_of(base, module)):
         sys.exit(f"mutants failed: {test} does not pass as it is")
-    timeout = 5.0 + PATIENCE * (time.monotonic() - start)
+    timeout = patience(time.monotonic() - start)
     mutants = list(mutants_of(module, source))
     with ThreadPoolExecutor(WORKERS) as pool:
         verdicts = pool.map(partial(survives, base, module, test, timeout), mutants)
