@@ -1,8 +1,12 @@
 """A space: publishing checks, changes the table, and tells; all of it or nothing."""
 
+from collections.abc import Callable
+
 import pytest
 
-from iommubus import LAST, Cap, DevIotlbUnmap, Event, IovaRange, Map, Mapping, Perm, Unmap
+from iommubus import LAST, Cap, DevIotlbUnmap, Event, IovaRange, Map, Mapping, Mirror, Perm, Unmap
+from iommubus.bus.abc import Straddling
+from iommubus.bus.space import LocalSpace
 from iommubus.errors import NoTranslator, Overlap, Straddle
 from tests.actors import PAGE, map_page, mappings, open_space, take, unmap_page
 from tests.loops import every_loop
@@ -183,3 +187,76 @@ async def test_the_ends_of_the_address_space() -> None:
             Map("space", 1, LAST, LAST, LAST, Perm.R),
             Unmap("space", 3, LAST, LAST),
         ]
+
+
+@every_loop
+async def test_publishing_never_waits() -> None:
+    """Law 2, I27: whoever does not read, and however much is published, it goes on at once and in bounded room."""
+    async with (
+        open_space() as (bus, space),
+        bus.subscribe("space", Cap.IOTLB, capacity=4) as shadower,
+        bus.subscribe("space", Cap.UNMAP, capacity=4) as cacher,
+    ):
+        for _ in range(100):
+            for page in range(8):
+                map_page(space, 2 * page)
+            for page in range(8):
+                unmap_page(space, 2 * page)
+        assert space.statistics().seq == 1600
+        assert shadower.statistics().lag <= 4 + 8
+        assert cacher.statistics().lag <= 4 + 4
+
+
+Removal = Callable[[LocalSpace], object]
+
+REMOVALS: list[tuple[str, Straddling, Removal]] = [
+    ("unmap", "refuse", lambda space: space.unmap(0, 8 * PAGE)),
+    ("unmap_all", "refuse", lambda space: space.unmap_all()),
+    ("unmap_all of a space that splits", "split", lambda space: space.unmap_all()),
+    ("a cut", "split", lambda space: space.unmap(5 * PAGE, PAGE)),
+    ("remap", "refuse", lambda space: space.remap(4 * PAGE, 4 * PAGE, 0, Perm.R)),
+    ("apply", "refuse", lambda space: space.apply([IovaRange(0, 8 * PAGE - 1), Mapping(0, PAGE - 1, 0, Perm.R)])),
+    ("the end of the space", "refuse", lambda space: space.shut()),
+]
+
+
+@pytest.mark.parametrize(("straddle", "remove"), [way[1:] for way in REMOVALS], ids=[way[0] for way in REMOVALS])
+@pytest.mark.parametrize("capacity", [1, 100])
+@every_loop
+async def test_every_way_to_unmap_reaches_those_who_ask_for_nothing_else(
+    straddle: Straddling, remove: Removal, capacity: int
+) -> None:
+    """T26: a flush of everything too, for a cacher of all and for one of a part, slow or not."""
+    async with (
+        open_space(straddle=straddle) as (bus, space),
+        bus.subscribe("space", Cap.UNMAP, capacity=capacity) as whole,
+        bus.subscribe("space", Cap.UNMAP, first=5 * PAGE, last=6 * PAGE - 1, capacity=capacity) as part,
+    ):
+        map_page(space, 4, 4)
+        map_page(space, 20)
+        unmap_page(space, 20)
+        remove(space)
+        for cacher in (whole, part):
+            told = await anext(cacher.batches())
+            assert {type(event) for event in told} == {Unmap}
+            assert any(event.first <= 5 * PAGE and event.last >= 6 * PAGE - 1 for event in told)
+
+
+@every_loop
+async def test_a_change_of_the_page_size_removes_the_old_pieces() -> None:
+    """T12: a large mapping becomes small ones, and these a large one; a shadower sees no cut and no overlap."""
+    count = 512
+    large = Mapping(0, count * PAGE - 1, 0x4000_0000, Perm.RW)
+    small = [Mapping(page * PAGE, page * PAGE + PAGE - 1, large.target + page * PAGE, Perm.RW) for page in range(count)]
+    async with open_space() as (bus, space), bus.subscribe("space", Cap.IOTLB) as events:
+        mirror = Mirror(events)
+        stream = aiter(events)
+        space.map(large.first, large.size, large.target, large.perm)
+        space.apply([IovaRange(large.first, large.last), *small])
+        for event in await take(stream, 2 + count):
+            mirror.apply(event)
+        assert list(mirror) == mappings(space) == small
+        space.remap(large.first, large.size, large.target, large.perm)
+        for event in await take(stream, 2):
+            mirror.apply(event)
+        assert list(mirror) == mappings(space) == [large]

@@ -48,6 +48,35 @@ async def test_replay_then_follow() -> None:
 
 
 @every_loop
+async def test_each_replay_is_its_own_and_changes_nothing() -> None:
+    """I18, T18: two on one device, around a hole, and one who comes again, are each given their part, and no more."""
+    hole = (2 * PAGE, 3 * PAGE - 1)
+    async with open_space(last=6 * PAGE - 1) as (bus, space):
+        for page in range(6):
+            map_page(space, page)
+        before = space.statistics().seq, mappings(space)
+        async with (
+            bus.subscribe("space", Cap.IOTLB, last=hole[0] - 1) as low,
+            bus.subscribe("space", Cap.IOTLB, first=hole[1] + 1) as high,
+        ):
+            for part, present in ((low, [0, 1]), (high, [3, 4, 5])):
+                stream = aiter(part)
+                assert pages(await take(stream, len(present))) == present
+                await ask(stream)
+            for _ in range(2):
+                async with bus.subscribe("space", Cap.IOTLB) as again:
+                    stream = aiter(again)
+                    assert pages(await take(stream, 6)) == list(range(6))
+                    await ask(stream)
+                    await space.sync()
+                    assert again.statistics().lag == 0
+            await space.sync()
+            assert (low.statistics().handed, high.statistics().handed) == (1, 1)
+            assert (low.statistics().lag, high.statistics().lag) == (0, 0)
+        assert (space.statistics().seq, mappings(space)) == before
+
+
+@every_loop
 async def test_it_counts_from_the_moment_it_is_entered() -> None:
     """`subscribe`: made is not registered; what it would have been told before comes as the replay."""
     async with open_space() as (bus, space):

@@ -186,6 +186,39 @@ async def test_any_number_of_syncs_at_once() -> None:
 
 
 @every_loop
+async def test_a_sync_that_waits_holds_up_nobody() -> None:
+    """Law 10, I21: meanwhile others join, ask and acknowledge, the space goes on, and the slow one may ask too."""
+    reports: list[SyncReport] = []
+    async with (
+        open_space() as (bus, space),
+        bus.subscribe("space", Cap.UNMAP, name="slow") as slow,
+        anyio.create_task_group() as tasks,
+    ):
+        map_page(space, 0)
+        held = map_page(space, 1)
+        unmap_page(space, 0)
+
+        async def wait() -> None:
+            reports.append(await space.sync())
+
+        tasks.start_soon(wait)
+        stream = aiter(slow)
+        await anext(stream)
+        await settle()
+        async with bus.subscribe("space", Cap.IOTLB, name="joiner") as joiner:
+            joining = aiter(joiner)
+            assert (await anext(joining)).first == held.first
+            later = map_page(space, 2)
+            assert (await anext(joining)).first == later.first
+            await ask(joining)
+            await joiner.wait_current()
+        assert (await slow.translate(held.first)).mapping == held
+        assert not reports
+        await ask(stream)
+    assert [outcome.subscriber for outcome in reports[0].outcomes] == ["slow"]
+
+
+@every_loop
 async def test_a_sync_can_be_cancelled() -> None:
     """A cancelled sync leaves nothing behind, fails nobody else, and takes no failure with it."""
     async with open_space() as (bus, space), bus.subscribe("space", Cap.IOTLB) as events:
