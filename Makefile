@@ -8,7 +8,7 @@ BENCH_READY := .venv/.bench-ready
 
 .PHONY: demo test check fix cover mutants bench clean
 
-demo: $(READY)  ## a VT-d space, its subscribers, and a recorded guest, in a terminal
+demo: $(READY)  ## two recorded guests' IOMMU events through the bus, judged as they go
 	.venv/bin/iommubus demo
 
 test: $(READY)  ## every test

@@ -61,7 +61,7 @@ SHIPPED: Final = (
     Shipped(
         "virtio-iommu-612-qtrace.qemu.log.xz",
         Family.VIRTIO_IOMMU,
-        "a Linux 6.12 guest, its network and disk behind a virtio-iommu",
+        "a Linux 6.12 guest, its network card behind a virtio-iommu",
         Expected(maps=9015, unmaps=8756, pages=351, lookups=9768),
     ),
     Shipped(
