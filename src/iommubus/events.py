@@ -20,24 +20,20 @@ from .caps import Cap, Perm
 from .errors import span
 
 
-class Map(Struct, frozen=True, array_like=True, tag="map", gc=False):
-    """Translations that came: ``first..last`` now leads to ``target``.
+class Change(Struct, frozen=True, array_like=True, gc=False):
+    """What every event of a space says.
 
     Attributes:
         space: Name of the space that changed.
         seq: Number of the change in its space, from 1.
         first: First address.
         last: Last address.
-        target: Where ``first`` leads to; later addresses follow linearly.
-        perm: What a device may do there.
     """
 
     space: str
     seq: int
     first: int
     last: int
-    target: int
-    perm: Perm
 
     @property
     def iova(self) -> int:
@@ -49,57 +45,39 @@ class Map(Struct, frozen=True, array_like=True, tag="map", gc=False):
         """Length in bytes."""
         return self.last - self.first + 1
 
+
+class Map(Change, frozen=True, array_like=True, tag="map", gc=False):
+    """Translations that came: ``first..last`` now leads to ``target``.
+
+    Attributes:
+        target: Where ``first`` leads to; later addresses follow linearly.
+        perm: What a device may do there.
+    """
+
+    target: int
+    perm: Perm
+
     def __str__(self) -> str:
         return f"{self.space}#{self.seq} MAP {span(self.first, self.last)} -> {self.target:#x} {self.perm!r}"
 
 
-class Unmap(Struct, frozen=True, array_like=True, tag="unmap", gc=False):
+class Unmap(Change, frozen=True, array_like=True, tag="unmap", gc=False):
     """Translations that went: nothing in ``first..last`` is mapped.
 
     Stop every use of it before acknowledging.  The range may be larger than
     what was mapped, and for a cacher larger than what went.
     """
 
-    space: str
-    seq: int
-    first: int
-    last: int
-
-    @property
-    def iova(self) -> int:
-        """First address, under the name that ioctls use."""
-        return self.first
-
-    @property
-    def size(self) -> int:
-        """Length in bytes."""
-        return self.last - self.first + 1
-
     def __str__(self) -> str:
         return f"{self.space}#{self.seq} UNMAP {span(self.first, self.last)}"
 
 
-class DevIotlbUnmap(Struct, frozen=True, array_like=True, tag="deviotlb_unmap", gc=False):
+class DevIotlbUnmap(Change, frozen=True, array_like=True, tag="deviotlb_unmap", gc=False):
     """A device's own TLB must forget ``first..last``.
 
     Stop every use of cached translations there before acknowledging; the
     address may still be mapped, and may be asked for again.
     """
-
-    space: str
-    seq: int
-    first: int
-    last: int
-
-    @property
-    def iova(self) -> int:
-        """First address, under the name that ioctls use."""
-        return self.first
-
-    @property
-    def size(self) -> int:
-        """Length in bytes."""
-        return self.last - self.first + 1
 
     def __str__(self) -> str:
         return f"{self.space}#{self.seq} DEVIOTLB_UNMAP {span(self.first, self.last)}"
