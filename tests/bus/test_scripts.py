@@ -447,7 +447,7 @@ async def play(seed: int) -> None:
 @pytest.mark.parametrize("part", range(PARTS))
 @every_loop
 async def test_scripts(part: int) -> None:
-    """Laws 1, 3, 4, 6, 7 and 8; I1 to I8, I11, I17, I20, I22, I23 and I25, together."""
+    """Laws 1, 3, 4, 6, 7 and 8; I1, I3 to I5, I7, I8, I11, I17, I20, I23 and I25, together."""
     for seed in range(part, SCRIPTS, PARTS):
         try:
             await play(seed)
