@@ -219,6 +219,21 @@ def test_a_piece_may_come_from_several_ranges() -> None:
     assert not mailbox.ready
 
 
+def test_no_more_is_read_than_may_be_given_but_for_one() -> None:
+    """The one more tells whether the range ends there; a huge table is not read for it."""
+    table, limits = table_of(*((at, at) for at in range(9))), list[int]()
+
+    def walk(first: int, last: int, limit: int) -> list[Mapping]:
+        limits.append(limit)
+        return table.walk(first, last, limit)
+
+    mailbox = read_again(Mailbox(walk, piece=3), (0, 1), (3, 9))
+    given(mailbox)
+    assert limits == [4, 2]
+    given(mailbox)
+    assert limits == [4, 2, 4]
+
+
 def test_empty_ranges_count_as_much_as_mappings() -> None:
     """One hand-over looks at no more ranges than it may give mappings, so that it ends soon."""
     mailbox = read_again(Mailbox(table_of((8, 8)).walk, piece=2), (0, 0), (2, 2), (4, 4), (6, 6), (8, 8))
@@ -833,6 +848,17 @@ def test_nobody_is_woken_for_nothing() -> None:
     mailbox.expect()
     mailbox.retry()
     mailbox.refuse(unmap_of(1, 1), [])
+
+    assert bell.count == 0
+
+
+def test_to_try_again_what_did_not_fail_is_no_news() -> None:
+    """Who asks to be called when there is more is not called for what was there already."""
+    bell = Bell()
+    mailbox = Mailbox(None, on_ready=bell.ring)
+    mailbox.put(unmap_of(1, 1))
+    mailbox.expect()
+    mailbox.retry()
 
     assert bell.count == 0
 
