@@ -314,3 +314,13 @@ def test_an_empty_ledger_owes_nothing() -> None:
     assert len(ledger) == 0
     assert not ledger.since(0, EVERYWHERE)
     assert not Ledger().since(-1, EVERYWHERE).truncated
+
+
+def test_ranges_can_be_set_beside_the_pieces() -> None:
+    """The pieces stay what they are, and the answer is truncated as soon as one target is unknown."""
+    old = OldPieces([[piece(0, 9)]], EVERYWHERE, [])
+
+    assert list(old.beside([])) == [piece(0, 9)]
+    assert not old.beside([]).truncated
+    assert list(old.beside([(20, 29)]).ranges) == [(20, 29)]
+    assert list(old.beside([(20, 29)]).beside([(40, 49)]).ranges) == [(20, 29), (40, 49)]

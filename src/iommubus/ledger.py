@@ -45,6 +45,10 @@ class OldPieces(Iterable[Mapping]):
         self._parts = parts
         self.ranges = ranges
 
+    def beside(self, ranges: Sequence[tuple[int, int]]) -> "OldPieces":
+        """Return the same with more ranges of which no target is known."""
+        return OldPieces(self._entries, self._parts, [*self.ranges, *ranges])
+
     @property
     def truncated(self) -> bool:
         """Whether targets are missing."""

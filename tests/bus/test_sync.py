@@ -160,6 +160,27 @@ async def test_device_invalidations_count() -> None:
 
 
 @every_loop
+async def test_a_device_invalidation_is_nothing_to_who_was_not_told() -> None:
+    """Law 1: what a shadower may still use is what was unmapped, with its targets, and no more."""
+    async with (
+        open_space(offers=Cap.ALL) as (bus, space),
+        bus.subscribe("space", Cap.IOTLB, name="shadower") as shadower,
+        bus.subscribe("space", Cap.ALL, name="both") as both,
+    ):
+        (held,) = await hold(space, aiter(shadower), 1)
+        await anext(aiter(both))
+        unmap_page(space, 1)
+        space.invalidate_device(0x5000, 0x1000)
+
+        failed = await failing_sync(space)
+
+        missing = {one.subscriber: one.pieces for one in failed.missing}
+        assert list(missing["shadower"]) == list(missing["both"]) == [held]
+        assert not missing["shadower"].truncated
+        assert missing["both"].ranges == [(0x5000, 0x5FFF)]
+
+
+@every_loop
 async def test_any_number_of_syncs_at_once() -> None:
     """Law 1: each waits for what was unmapped before it, no more."""
     done: list[int] = []

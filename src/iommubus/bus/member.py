@@ -21,7 +21,7 @@ from ..caps import Cap
 from ..completion import Completion, How, Wait
 from ..errors import Fenced
 from ..events import DevIotlbUnmap, Event, Map, Unmap, crop
-from ..ledger import Ledger, OldPieces
+from ..ledger import OldPieces
 from ..mailbox import Mailbox
 from ..rangeset import RangeSet
 from ..table import Mapping
@@ -35,7 +35,6 @@ class Home(Protocol):
 
     name: str
     seq: int
-    ledger: Ledger
 
     def walk(self, first: int, last: int, limit: int) -> list[Mapping]:
         """Return the first ``limit`` mappings that overlap the range."""
@@ -43,6 +42,10 @@ class Home(Protocol):
 
     def lookup(self, iova: int) -> Mapping | None:
         """Return the mapping at an address."""
+        ...
+
+    def old_pieces(self, member: "Member") -> OldPieces:
+        """Return what was removed and may be in use by the member."""
         ...
 
     def moved(self) -> None:
@@ -321,7 +324,7 @@ class Member:
 
     def old_pieces(self) -> OldPieces:
         """Return what was removed and may be in use here."""
-        return self.home.ledger.since(self.covered, self.ranges)
+        return self.home.old_pieces(self)
 
     @property
     def unapplied(self) -> list[tuple[int, int]]:

@@ -16,7 +16,7 @@ from anyio.lowlevel import checkpoint
 from ..caps import Cap, Perm
 from ..errors import NotOffered, NoTranslator, SpaceClosed, SyncFailed, UnknownName, WrongThread
 from ..events import DevIotlbUnmap, Event, Map, Unmap
-from ..ledger import TRIM_EVERY, Ledger
+from ..ledger import TRIM_EVERY, Ledger, OldPieces
 from ..ranges import IovaRange
 from ..shape import Shape
 from ..staging import Staged, Staging
@@ -31,6 +31,9 @@ from .subscription import LocalSubscription
 from .sync import Sync
 
 Soon = Callable[[Callable[[], object]], object]
+
+NOTHING: Final = Ledger()
+"""What was removed for somebody who is not told of it."""
 
 HALF: Final = 2**63
 """A target up to here cannot wrap, if the mapping is no larger than this."""
@@ -69,7 +72,8 @@ class LocalSpace(AddressSpace):
         self.offers = offers
         self.shape = shape
         self.seq = 0
-        self.ledger = Ledger()
+        self._removed = Ledger()
+        self._invalidated_ranges = Ledger()  # of device TLBs, for those who were told
         self.routes = Routes(name, shape.last, offers, demand_changed, lines)
         self._split = straddle == "split"
         self._lines = lines
@@ -134,7 +138,7 @@ class LocalSpace(AddressSpace):
             event = Unmap(self.name, seq, iova, last)
             routes = self.routes
             if routes.counted:
-                fresh = self.ledger.fresh
+                fresh = self._removed.fresh
                 fresh.append((seq, removed))
                 if len(fresh) >= TRIM_EVERY:
                     self._trim()
@@ -246,7 +250,7 @@ class LocalSpace(AddressSpace):
             demand=self.routes.demand,
             subscriptions={member.name: member.statistics() for member in self.routes.members},
             unproven=tuple(member.name for member in self.routes.unproven),
-            old_pieces=len(self.ledger),
+            old_pieces=len(self._removed),
             syncs=self._syncs,
             failed_syncs=self._failed_syncs,
         )
@@ -301,6 +305,13 @@ class LocalSpace(AddressSpace):
         with suppress(RuntimeError):  # the loop has ended
             self._soon(self._abandon_buried)
 
+    def old_pieces(self, member: Member) -> OldPieces:
+        """Return what may be in use by a member, of the kinds that it is told of."""
+        removed = self._removed if member.caps & Cap.UNMAP else NOTHING
+        invalidated = self._invalidated_ranges if member.caps & Cap.DEVIOTLB_UNMAP else NOTHING
+        pieces = removed.since(member.covered, member.ranges)
+        return pieces.beside(invalidated.since(member.covered, member.ranges).ranges)
+
     def moved(self) -> None:
         """Note that a mailbox has more room."""
         if self._room:
@@ -313,6 +324,7 @@ class LocalSpace(AddressSpace):
     def counting(self) -> tuple[Member, ...]:
         """Return everybody a `sync` has to wait for."""
         self._abandon_buried()
+        self._trim()  # so that a failure names nothing that was let go of before
         return self.routes.counting()
 
     def synced(self, failure: SyncFailed | None) -> None:
@@ -412,15 +424,19 @@ class LocalSpace(AddressSpace):
 
     def _remember(self, event: Event, removed: Sequence[Mapping]) -> None:
         """Keep what was removed until everybody has let go of it."""
-        if removed:
-            self.ledger.fresh.append((event.seq, removed))
+        if isinstance(event, DevIotlbUnmap):
+            self._invalidated_ranges.add_range(event.seq, event.first, event.last)
+        elif removed:
+            self._removed.fresh.append((event.seq, removed))
         else:
-            self.ledger.add_range(event.seq, event.first, event.last)
-        if len(self.ledger.fresh) >= TRIM_EVERY:
+            self._removed.add_range(event.seq, event.first, event.last)
+        if len(self._removed.fresh) >= TRIM_EVERY:
             self._trim()
 
     def _trim(self) -> None:
-        self.ledger.trim(min((member.covered for member in self.routes.counting()), default=self.seq))
+        seq = min((member.covered for member in self.routes.counting()), default=self.seq)
+        self._removed.trim(seq)
+        self._invalidated_ranges.trim(seq)
 
     def _find(self, subscription: Subscription | str) -> list[Member]:
         """Return those that count and have this name, or this handle.
