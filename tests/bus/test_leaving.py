@@ -766,3 +766,17 @@ async def test_leaving_by_an_error_of_another_task_is_unclean() -> None:
         space.apply([IovaRange(0, PAGE - 1)])
         failed = await failing_sync(space, SOON)
         assert failed.missing[0].subscriber == "sibling"
+
+
+@every_loop
+async def test_a_sync_knows_at_once_who_was_collected() -> None:
+    """Law 8: one that was collected just before is fenced already, also for a sync that must not wait."""
+    async with open_space() as (bus, space):
+        map_page(space, 0)
+
+        async def hold_what_goes(subscription: LocalSubscription) -> None:
+            await hold(subscription)
+            unmap_page(space, 0)
+
+        await forget(bus, hold_what_goes)
+        await space.sync(timeout=0)

@@ -69,3 +69,56 @@ async def test_a_failed_unmap_comes_again_before_anything_else_there() -> None:
         assert [type(event).__name__ for event in await take(stream, 2)] == ["Unmap", "Map"]
         await ask(stream)
         await space.sync()
+
+
+@every_loop
+async def test_what_is_unmapped_after_the_fence_is_an_old_piece_too() -> None:
+    """Laws 1 and 8: who cannot be stopped may use what it had, though it had acknowledged everything until then."""
+    async with open_space() as (bus, space), bus.subscribe("space", Cap.IOTLB, stops="exit", name="device") as device:
+        stream = aiter(device)
+        held = map_page(space, 0)
+        await anext(stream)
+        await ask(stream)
+        await space.sync()
+        assert not await space.fence(device)
+        unmap_page(space, 0)
+        for _ in range(2):
+            failed = await failing_sync(space)
+            assert list(failed.missing[0].pieces) == [held]
+        await device.close()
+
+
+@every_loop
+async def test_what_was_unmapped_before_it_was_entered_is_no_old_piece_of_its() -> None:
+    """I28: a subscription counts from the moment it is entered, not from when it was made."""
+    async with open_space() as (bus, space), bus.subscribe("space", Cap.IOTLB, name="slow") as slow:
+        late = bus.subscribe("space", Cap.IOTLB, name="late")
+        map_page(space, 0)
+        await anext(aiter(slow))
+        unmap_page(space, 0)
+        held = map_page(space, 1)
+        async with late:
+            await anext(aiter(late))
+            unmap_page(space, 1)
+            failed = await failing_sync(space)
+            assert {missing.subscriber: list(missing.pieces)[-1:] for missing in failed.missing}["late"] == [held]
+            assert len(list(failed.missing[1].pieces)) == 1
+            assert len(list(failed.missing[0].pieces)) == 2
+
+
+@every_loop
+async def test_nothing_piles_up_in_a_long_life() -> None:
+    """I27: neither batches that were acknowledged nor syncs that failed or were cancelled are kept."""
+    for ack in ("next", "manual"):
+        async with open_space() as (bus, space), bus.subscribe("space", Cap.IOTLB, ack=ack) as events:
+            stream = events.batches()
+            for page in range(20):
+                map_page(space, page)
+                batch = await anext(stream)
+                if ack == "manual":
+                    events.ack(batch)
+                unmap_page(space, page)
+                await failing_sync(space, timeout=0)
+            member = events._member  # pyright: ignore[reportPrivateUsage] - nobody outside can see it
+            assert len(member.batches) <= 1
+            assert member.completion._waits == []  # pyright: ignore[reportPrivateUsage]

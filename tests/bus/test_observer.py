@@ -17,6 +17,7 @@ async def test_it_sees_every_kind_of_every_space_that_matches() -> None:
         other = await bus.create_space("smmu/a")
         async with bus.observe("vtd0/*", "smmu/b*") as observer:
             late = await bus.create_space("smmu/b1")
+            map_page(await bus.create_space("smmu/c1"), 0)
             map_page(first, 0)
             map_page(other, 0)
             map_page(late, 0)

@@ -357,6 +357,7 @@ async def test_a_subscriber_past_its_limit_is_fenced() -> None:
         for page in range(30):
             map_page(space, 2 * page)
         assert slow.fenced
+        assert space.statistics().subscriptions == {}
         assert "more ranges dirty than its limit" in repr(slow)
         await space.sync()
 
