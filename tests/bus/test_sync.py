@@ -6,9 +6,11 @@ import anyio
 import pytest
 
 from iommubus import LAST, Bus, Cap, DevIotlbUnmap, Event, How, Map, Mapping, Perm, SyncReport, Unmap
+from iommubus.bus.abc import Straddling
 from iommubus.bus.space import LocalSpace
 from iommubus.bus.subscription import LocalSubscription
 from iommubus.errors import MappingFailed, SyncFailed, UnknownName
+from iommubus.ledger import TRIM_EVERY
 from iommubus.mailbox import PIECE
 from tests.actors import (
     PAGE,
@@ -130,6 +132,22 @@ async def test_only_what_was_not_acknowledged_is_an_old_piece() -> None:
         unmap_page(space, 1)
         failed = await failing_sync(space)
         assert list(failed.missing[0].pieces) == [later]
+
+
+@pytest.mark.parametrize("straddle", ["refuse", "split"])
+@every_loop
+async def test_every_removal_is_an_old_piece(straddle: Straddling) -> None:
+    """Law 1: also the one at which the bus looks who has let go, of somebody who had nothing in hand before."""
+    for count in range(TRIM_EVERY - 1, TRIM_EVERY + 2):
+        async with open_space(straddle=straddle) as (bus, space), bus.subscribe("space", Cap.IOTLB) as events:
+            stream = aiter(events)
+            held: list[Mapping] = []
+            for _ in range(count):
+                held = await hold(space, stream, 0)
+                unmap_page(space, 0)
+                await take(stream, 1)
+            failed = await failing_sync(space, timeout=0)
+            assert [list(missing.pieces) for missing in failed.missing] == [held]
 
 
 @every_loop

@@ -139,9 +139,9 @@ class LocalSpace(AddressSpace):
             routes = self.routes
             if routes.counted:
                 fresh = self._removed.fresh
-                fresh.append((seq, removed))
                 if len(fresh) >= TRIM_EVERY:
-                    self._trim()
+                    self._trim()  # before: nobody was told of this one yet, and so nobody seems to use it
+                fresh.append((seq, removed))
             for put in routes.unmaps:
                 put(event)
             if routes.unmap_calls:
@@ -424,14 +424,14 @@ class LocalSpace(AddressSpace):
 
     def _remember(self, event: Event, removed: Sequence[Mapping]) -> None:
         """Keep what was removed until everybody has let go of it."""
+        if len(self._removed.fresh) >= TRIM_EVERY:
+            self._trim()  # before: nobody was told of this one yet, and so nobody seems to use it
         if isinstance(event, DevIotlbUnmap):
             self._invalidated_ranges.add_range(event.seq, event.first, event.last)
         elif removed:
             self._removed.fresh.append((event.seq, removed))
         else:
             self._removed.add_range(event.seq, event.first, event.last)
-        if len(self._removed.fresh) >= TRIM_EVERY:
-            self._trim()
 
     def _trim(self) -> None:
         seq = min((member.covered for member in self.routes.counting()), default=self.seq)
