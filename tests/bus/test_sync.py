@@ -200,6 +200,19 @@ async def test_a_device_invalidation_is_nothing_to_who_was_not_told() -> None:
 
 
 @every_loop
+async def test_what_a_closed_space_took_away_is_an_old_piece_to_everybody() -> None:
+    """Law 1: also to a subscriber of device invalidations, which is not told of removals before."""
+    async with open_space(offers=Cap.ALL) as (bus, space), bus.subscribe("space", Cap.DEVIOTLB_UNMAP):
+        map_page(space, 0)
+        unmap_page(space, 0)
+        await space.sync(timeout=0)
+        held = map_page(space, 1)
+        await space.close()
+        (missing,) = (await failing_sync(space, timeout=0)).missing
+        assert list(missing.pieces) == [held]
+
+
+@every_loop
 async def test_any_number_of_syncs_at_once() -> None:
     """Law 1: each waits for what was unmapped before it, no more."""
     done: list[int] = []

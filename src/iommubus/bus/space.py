@@ -307,7 +307,8 @@ class LocalSpace(AddressSpace):
 
     def old_pieces(self, member: Member) -> OldPieces:
         """Return what may be in use by a member, of the kinds that it is told of."""
-        removed = self._removed if member.caps & Cap.UNMAP else NOTHING
+        told = member.caps & Cap.UNMAP or not self._open_in  # the end is told to everybody
+        removed = self._removed if told else NOTHING
         invalidated = self._invalidated_ranges if member.caps & Cap.DEVIOTLB_UNMAP else NOTHING
         pieces = removed.since(member.covered, member.ranges)
         return pieces.beside(invalidated.since(member.covered, member.ranges).ranges)
