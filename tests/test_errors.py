@@ -298,3 +298,23 @@ def test_failed_notifiers_can_be_sent_to_another_process() -> None:
 def test_a_range_is_written_with_both_ends(first: int, last: int, text: str) -> None:
     """Ranges are printed in hexadecimal, both ends inclusive."""
     assert span(first, last) == text
+
+
+def test_fields_are_given_in_order_or_by_name() -> None:
+    """However an error is made, it says and pickles the same."""
+    by_name = EmptyRange(0x1000, size=0)
+
+    assert repr(by_name) == "EmptyRange(iova=4096, size=0)" == repr(EmptyRange(iova=0x1000, size=0))
+    assert by_name.args == (0x1000, 0)
+    assert repr(pickle.loads(pickle.dumps(by_name))) == repr(by_name)  # noqa: S301
+
+
+@pytest.mark.parametrize(
+    ("values", "named"), [((), {}), ((1,), {}), ((1, 2, 3), {}), ((1, 2), {"size": 3}), ((1,), {"sise": 2})]
+)
+def test_an_error_takes_its_fields_and_nothing_else(values: tuple[int, ...], named: dict[str, int]) -> None:
+    """A mistake in raising is a mistake at once, not a message with a hole in it."""
+    make: type[Exception] = EmptyRange
+
+    with pytest.raises(TypeError, match="EmptyRange takes iova, size"):
+        make(*values, **named)

@@ -28,7 +28,7 @@ Addresses are printed in hexadecimal, ranges with both ends inclusive.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import ClassVar, dataclass_transform
 
 
 def span(first: int, last: int) -> str:
@@ -36,8 +36,32 @@ def span(first: int, last: int) -> str:
     return f"{first:#x}..{last:#x}"
 
 
+@dataclass_transform(eq_default=False)
 class IommubusError(Exception):
-    """Base of everything iommubus raises on purpose."""
+    """Base of everything iommubus raises on purpose.
+
+    What a class annotates are its fields: they are given in that order or by
+    name, and an error made of them survives pickling.  (Dataclasses do the same,
+    and take longer to import than all the rest of this package.)
+    """
+
+    _fields: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls._fields += tuple(vars(cls).get("__annotations__", ()))
+
+    def __init__(self, *values: object, **named: object) -> None:
+        if self._fields:
+            values += tuple(named.pop(name) for name in self._fields[len(values) :] if name in named)
+            if named or len(values) != len(self._fields):
+                raise TypeError(f"{type(self).__name__} takes {', '.join(self._fields)}")
+            self.__dict__.update(zip(self._fields, values, strict=True))
+        super().__init__(*values)
+
+    def __repr__(self) -> str:
+        fields = ", ".join(f"{name}={vars(self)[name]!r}" for name in self._fields)
+        return f"{type(self).__name__}({fields})"
 
 
 # -- the producer's requests -------------------------------------------------
@@ -47,7 +71,6 @@ class MappingError(IommubusError, ValueError):
     """A change that a page table cannot hold; nothing was changed."""
 
 
-@dataclass(eq=False)
 class EmptyRange(MappingError):
     """A range of no bytes; size 0 never means "everything" here."""
 
@@ -58,7 +81,6 @@ class EmptyRange(MappingError):
         return f"a range has at least one byte, got iova {self.iova:#x} size {self.size:#x}"
 
 
-@dataclass(eq=False)
 class RangeWraps(MappingError):
     """A range that leaves 0..2^64-1."""
 
@@ -69,7 +91,6 @@ class RangeWraps(MappingError):
         return f"iova {self.iova:#x} size {self.size:#x} leaves 0..2^64-1"
 
 
-@dataclass(eq=False)
 class InvertedRange(MappingError):
     """A range whose first address lies behind its last one."""
 
@@ -80,7 +101,6 @@ class InvertedRange(MappingError):
         return f"first {self.first:#x} is greater than last {self.last:#x}"
 
 
-@dataclass(eq=False)
 class Misaligned(MappingError):
     """An address or a size that is no multiple of the granule.
 
@@ -96,7 +116,6 @@ class Misaligned(MappingError):
         return f"{self.what} {self.value:#x} is no multiple of the granule {self.granule:#x}"
 
 
-@dataclass(eq=False)
 class OutsideSpace(MappingError):
     """A range that ends behind the last address of the space."""
 
@@ -108,7 +127,6 @@ class OutsideSpace(MappingError):
         return f"{span(self.first, self.last)} ends behind {self.space_last:#x}, the last address of the space"
 
 
-@dataclass(eq=False)
 class InReserved(MappingError):
     """A MAP that touches a reserved range (an MSI window, for instance)."""
 
@@ -122,7 +140,6 @@ class InReserved(MappingError):
         return f"{span(self.first, self.last)} touches the reserved range {reserved}"
 
 
-@dataclass(eq=False)
 class BadPermission(MappingError):
     """A MAP that allows neither reading nor writing, or has unknown bits."""
 
@@ -132,7 +149,6 @@ class BadPermission(MappingError):
         return f"a mapping allows R (1), W (2) or both (3), got {self.perm:#x}"
 
 
-@dataclass(eq=False)
 class BadTarget(MappingError):
     """A MAP whose targets leave 0..2^64-1."""
 
@@ -143,7 +159,6 @@ class BadTarget(MappingError):
         return f"target {self.target:#x} size {self.size:#x} leaves 0..2^64-1"
 
 
-@dataclass(eq=False)
 class BadShape(MappingError):
     """A space that cannot be: its granule, last address or reserved ranges clash."""
 
@@ -155,7 +170,6 @@ class BadShape(MappingError):
         return f"a space with granule {self.granule:#x} and last address {self.last:#x} cannot be: {self.reason}"
 
 
-@dataclass(eq=False)
 class Overlap(MappingError):
     """A MAP over a live mapping; unmap first, or use `remap`."""
 
@@ -168,7 +182,6 @@ class Overlap(MappingError):
         return f"{span(self.first, self.last)} overlaps the live mapping {span(self.held_first, self.held_last)}"
 
 
-@dataclass(eq=False)
 class Straddle(MappingError):
     """An UNMAP whose edge cuts a mapping, in a space that refuses to cut."""
 
@@ -181,7 +194,6 @@ class Straddle(MappingError):
         return f"{span(self.first, self.last)} cuts the mapping {span(self.held_first, self.held_last)}"
 
 
-@dataclass(eq=False)
 class NotOffered(MappingError):
     """An event of a kind that the space said it does not publish."""
 
@@ -198,7 +210,6 @@ class SubscribeError(IommubusError, ValueError):
     """A subscription that cannot be had; nothing was registered."""
 
 
-@dataclass(eq=False)
 class EmptyMask(SubscribeError):
     """A capability mask of 0 asks for nothing."""
 
@@ -208,7 +219,6 @@ class EmptyMask(SubscribeError):
         return f"the capability mask {self.caps:#x} asks for nothing"
 
 
-@dataclass(eq=False)
 class MapAlone(SubscribeError):
     """MAP without UNMAP: who is never told to let go may not hold."""
 
@@ -218,7 +228,6 @@ class MapAlone(SubscribeError):
         return f"the capability mask {self.caps:#x} has MAP without UNMAP: who is never told to let go may not hold"
 
 
-@dataclass(eq=False)
 class UnknownCapability(SubscribeError):
     """Bits in the mask that are no capability."""
 
@@ -229,7 +238,6 @@ class UnknownCapability(SubscribeError):
         return f"the capability mask {self.caps:#x} has unknown bits {self.caps & ~self.known:#x}"
 
 
-@dataclass(eq=False)
 class CapabilityRefused(SubscribeError):
     """The space cannot deliver what the mask asks for."""
 
@@ -242,7 +250,6 @@ class CapabilityRefused(SubscribeError):
         return f"{self.space} offers the mask {self.offers:#x}, not {self.caps:#x}: {self.reason}"
 
 
-@dataclass(eq=False)
 class DemandRefused(SubscribeError):
     """The producer's demand callback refused; its reason is the cause."""
 
@@ -255,7 +262,6 @@ class DemandRefused(SubscribeError):
         return f"the producer of {self.space} refused the demand {self.new:#x} (it was {self.old:#x}): {self.reason}"
 
 
-@dataclass(eq=False)
 class OutsideRanges(SubscribeError):
     """None of the ranges asked for lies inside the space, or two overlap."""
 
@@ -268,7 +274,6 @@ class OutsideRanges(SubscribeError):
         return f"the ranges {ranges or '(none)'} cannot be subscribed on {self.space}: {self.reason}"
 
 
-@dataclass(eq=False)
 class BadCapacity(SubscribeError):
     """A mailbox that holds nothing."""
 
@@ -281,7 +286,6 @@ class BadCapacity(SubscribeError):
 # -- names -------------------------------------------------------------------
 
 
-@dataclass(eq=False)
 class BadName(IommubusError, ValueError):
     """A name that cannot tell a space from a pattern."""
 
@@ -291,7 +295,6 @@ class BadName(IommubusError, ValueError):
         return f"{self.name!r} is no name for a space: it is empty or has one of the pattern characters *?[]"
 
 
-@dataclass(eq=False)
 class NameTaken(IommubusError, ValueError):
     """A space of this name exists already."""
 
@@ -301,7 +304,6 @@ class NameTaken(IommubusError, ValueError):
         return f"a space named {self.name!r} exists already"
 
 
-@dataclass(eq=False)
 class UnknownName(IommubusError, LookupError):
     """No space has this name."""
 
@@ -319,7 +321,6 @@ class StateError(IommubusError, RuntimeError):
     """Right call, wrong moment or wrong place."""
 
 
-@dataclass(eq=False)
 class BusClosed(StateError):
     """The bus is closed, or was never entered."""
 
@@ -327,7 +328,6 @@ class BusClosed(StateError):
         return "the bus is not open; use it inside `async with Bus() as bus`"
 
 
-@dataclass(eq=False)
 class SpaceClosed(StateError):
     """The space is closed; its mappings are gone."""
 
@@ -337,7 +337,6 @@ class SpaceClosed(StateError):
         return f"the space {self.space!r} is closed"
 
 
-@dataclass(eq=False)
 class SubscriptionClosed(StateError):
     """The subscription was left or closed; nothing more comes from it."""
 
@@ -347,7 +346,6 @@ class SubscriptionClosed(StateError):
         return f"the subscription {self.subscription!r} is closed"
 
 
-@dataclass(eq=False)
 class NotEntered(StateError):
     """The subscription is registered by `async with`, which was not done."""
 
@@ -357,7 +355,6 @@ class NotEntered(StateError):
         return f"the subscription {self.subscription!r} is not registered yet; enter it with `async with`"
 
 
-@dataclass(eq=False)
 class AlreadyIterated(StateError):
     """Somebody is iterating the subscription; it has one consumer.
 
@@ -371,7 +368,6 @@ class AlreadyIterated(StateError):
         return f"the subscription {self.subscription!r} is being iterated already; it has one consumer"
 
 
-@dataclass(eq=False)
 class WrongThread(StateError):
     """A call from another thread than the one that runs the bus."""
 
@@ -382,7 +378,6 @@ class WrongThread(StateError):
         return f"the bus belongs to thread {self.owner}, it was called from thread {self.caller}"
 
 
-@dataclass(eq=False)
 class WrongMode(StateError):
     """A call that does not fit the way this subscription acknowledges."""
 
@@ -394,7 +389,6 @@ class WrongMode(StateError):
         return f"the subscription {self.subscription!r} acknowledges by {self.mode!r}: {self.reason}"
 
 
-@dataclass(eq=False)
 class ForeignBatch(StateError):
     """A batch that another subscription handed over.
 
@@ -412,7 +406,6 @@ class ForeignBatch(StateError):
 # -- what happened to somebody -----------------------------------------------
 
 
-@dataclass(eq=False)
 class Fenced(IommubusError):
     """The subscription was fenced: nothing it holds may be used any more."""
 
@@ -423,7 +416,6 @@ class Fenced(IommubusError):
         return f"the subscription {self.subscription!r} is fenced: {self.reason}"
 
 
-@dataclass(eq=False)
 class MappingFailed(IommubusError):
     """Mappings of the first replay that the subscriber itself could not apply."""
 
@@ -433,7 +425,6 @@ class MappingFailed(IommubusError):
         return "; ".join(map(str, self.failures))
 
 
-@dataclass(eq=False)
 class SyncFailed(IommubusError):
     """A `sync` that cannot promise that old translations are out of use.
 
@@ -458,7 +449,6 @@ class TranslationFault(IommubusError):
     """A device used an address in a way it may not."""
 
 
-@dataclass(eq=False)
 class NotMapped(TranslationFault):
     """Nothing is mapped at the address."""
 
@@ -468,7 +458,6 @@ class NotMapped(TranslationFault):
         return f"nothing is mapped at {self.iova:#x}"
 
 
-@dataclass(eq=False)
 class AccessDenied(TranslationFault):
     """The mapping at the address does not allow this access."""
 
@@ -480,7 +469,6 @@ class AccessDenied(TranslationFault):
         return f"{self.iova:#x} allows {self.granted:#x}, the access needs {self.wanted:#x}"
 
 
-@dataclass(eq=False)
 class NoTranslator(TranslationFault):
     """A pull space keeps no table, and its producer answers no questions."""
 
@@ -494,6 +482,9 @@ class NoTranslator(TranslationFault):
 class NotifierFailed(IommubusError, ExceptionGroup[Exception]):
     """Notifiers raised; the event is published and the others have run."""
 
+    def __init__(self, message: str, excs: Sequence[Exception], /) -> None:
+        super().__init__(message, excs)
+
     def derive(self, excs: Sequence[Exception], /) -> "NotifierFailed":  # type: ignore[override]
         """Return a group of the same kind around ``excs``, which `split` takes from this one."""
         return NotifierFailed(self.message, excs)
@@ -502,7 +493,6 @@ class NotifierFailed(IommubusError, ExceptionGroup[Exception]):
 # -- recorded traces ---------------------------------------------------------
 
 
-@dataclass(eq=False)
 class TraceError(IommubusError, ValueError):
     """A line of a recorded trace that cannot be read.
 
