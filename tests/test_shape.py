@@ -241,6 +241,38 @@ def test_a_reserved_range_ends_at_its_bytes(iova: int, refused: bool) -> None:
         shape.check_map(iova, 1, 0, 3)
 
 
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_value_of_another_type_is_refused(place: int) -> None:
+    """What rounds is no address, even in a space where every byte may be one."""
+    values: list[Any] = [2, 2, 2, 3]
+    values[place] = 2.0
+    with pytest.raises(TypeError):
+        BYTES.check_map(*values)
+    with pytest.raises(TypeError):
+        Shape(1, values[0] / 2)
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_value_that_wraps_is_refused(place: int) -> None:
+    """Law 9: an integer of another library may wrap before it can be compared."""
+    values: list[Any] = [2, 2, 2, 3]
+    values[place] = Word(2)
+    with pytest.raises(TypeError, match=r"of type int, got .*Word"):
+        BYTES.check_map(*values)
+
+
+class Word:
+    """Stands in for an integer of another library."""
+
+    def __init__(self, value: int) -> None:
+        self.value = value
+
+    def __or__(self, other: int) -> "Word":
+        return Word(self.value | other)
+
+    __ror__ = __or__
+
+
 def test_the_first_reason_wins() -> None:
     """Each repair brings out the next reason, in the order in which a caller has to think of them."""
     steps: list[tuple[tuple[int, int, int, int], type[MappingError]]] = [

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
+from typing import cast
 
 import pytest
 
@@ -108,6 +109,32 @@ def test_a_change_that_cannot_be_raises_and_leaves_the_table(change: Change, err
         stage(table, [change])
 
     assert list(table) == [mapping(0, 1)]
+
+
+@pytest.mark.parametrize(
+    "change", [Map("s", 1, 0, 1, 0x100, Perm.RW), Unmap("s", 1, 0, 1), (0, 1), Mapping(2, 3, 0, cast("Perm", 1.5))]
+)
+def test_a_change_of_another_type_raises_and_leaves_the_table(change: object) -> None:
+    """
+    Above all, an event is no request: nobody knows what it would ask for.
+    """
+    table = filled(mapping(0, 1))
+
+    with pytest.raises(TypeError):
+        Staging("s", 10, table, SHAPE, split=False).add(change)
+
+    assert list(table) == [mapping(0, 1)]
+
+
+def test_a_plain_number_is_told_of_as_the_permission_that_it_means() -> None:
+    """
+    Whoever gets the event may ask what is in it.
+    """
+    staging = stage(filled(), [Mapping(0, 1, 0x100, cast("Perm", 2))])
+
+    (step,) = staging.staged
+    assert isinstance(step.event, Map)
+    assert step.event.perm is Perm.W
 
 
 def test_ranges_are_checked_against_the_granule() -> None:

@@ -41,7 +41,7 @@ class Shape(Struct, frozen=True):
     def __post_init__(self) -> None:
         if self.granule < 1 or self.granule & (self.granule - 1):
             raise BadShape(self.granule, self.last, "the granule is no power of two")
-        if not 0 <= self.last <= LAST or (self.last + 1) % self.granule:
+        if not 0 <= self.last <= LAST or (self.last + 1) & (self.granule - 1):
             raise BadShape(self.granule, self.last, "the last address does not end a granule")
         for window in self.reserved:
             if window.last > self.last:
@@ -55,7 +55,10 @@ class Shape(Struct, frozen=True):
             RangeWraps: The range leaves 0..2^64-1.
             OutsideSpace: It ends behind the space.
             Misaligned: An edge is no multiple of the granule.
+            TypeError: A value is no `int`: others wrap, or round.
         """
+        if type(iova | size) is not int:
+            raise TypeError(f"an address and a size are of type int, got {iova!r} and {size!r}")
         if size < 1:
             raise EmptyRange(iova, size)
         if iova < 0 or iova + size - 1 > LAST:
@@ -72,9 +75,11 @@ class Shape(Struct, frozen=True):
             BadPermission: It allows neither reading nor writing, or has unknown bits.
             BadTarget: The targets leave 0..2^64-1.
             InReserved: It touches a reserved range.
-            EmptyRange, RangeWraps, OutsideSpace, Misaligned: As for `check_range`.
+            EmptyRange, RangeWraps, OutsideSpace, Misaligned, TypeError: As for `check_range`.
         """
         self.check_range(iova, size)
+        if type(iova | target) is not int:
+            raise TypeError(f"a target is of type int, got {target!r}")
         if not Perm.R <= perm <= Perm.RW:
             raise BadPermission(perm)
         if target < 0 or target + size - 1 > LAST:

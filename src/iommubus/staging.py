@@ -12,7 +12,7 @@ from .errors import NotOffered
 from .events import Event, Map, Unmap
 from .ranges import IovaRange
 from .shape import Shape
-from .table import Mapping, Table
+from .table import PERMS, Mapping, Table
 
 
 class Staged(Struct, frozen=True, gc=False):
@@ -48,18 +48,22 @@ class Staging:
         self._shape = shape
         self._split = split
 
-    def add(self, change: Mapping | IovaRange) -> None:
+    def add(self, change: object) -> None:
         """Map a `Mapping`, or unmap an `IovaRange`.
 
         Raises:
             MappingError: It cannot be; the table is as it was before this change.
+            TypeError: It is neither, or its values are no `int`.
         """
         if isinstance(change, Mapping):
             self._shape.check_map(change.first, change.size, change.target, change.perm)
-            self._map(change)
-        else:
+            perm = PERMS[change.perm]
+            self._map(change if perm is change.perm else Mapping(change.first, change.last, change.target, perm))
+        elif isinstance(change, IovaRange):
             self._shape.check_range(change.first, change.size)
             self._unmap(change.first, change.last)
+        else:
+            raise TypeError(f"a change is a Mapping or an IovaRange, got {change!r}")
 
     def undo(self) -> None:
         """Put the table back as it was before all changes."""

@@ -1,15 +1,17 @@
 """Whatever is asked wrongly is refused at once, with the values, and changes nothing for anybody."""
 
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine
+import math
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Final
+from operator import index
+from typing import Any, Final, SupportsIndex
 
 import anyio
 import anyio.to_thread
 import pytest
 
-from iommubus import LAST, Batch, Bus, Cap, Event, IovaRange, Mapping, Notifier, Perm
+from iommubus import LAST, Batch, Bus, Cap, Event, IovaRange, Map, Mapping, Notifier, Perm
 from iommubus.bus.space import LocalSpace
 from iommubus.bus.subscription import LocalSubscription
 from iommubus.errors import (
@@ -201,6 +203,21 @@ async def publish_into_closed_space(world: World) -> None:
     space.map(0, PAGE, 0, Perm.R)
 
 
+async def apply_what_closes_the_space(world: World) -> None:
+    """Nothing is mapped in it after its end, which the subscriber was told of."""
+    space = await world.bus.create_space("brief")
+
+    def changes() -> Iterator[Mapping]:
+        yield Mapping(0, 0xFFF, 0, Perm.R)
+        space.shut()
+
+    async with world.bus.subscribe("brief", Cap.IOTLB) as events:
+        try:
+            space.apply(changes())
+        finally:
+            assert [event async for event in events] == []
+
+
 async def register_on_closed_space(world: World) -> None:
     space = await world.bus.create_space("brief")
     await space.close()
@@ -317,6 +334,9 @@ CASES: Final[list[tuple[str, Action, type[IommubusError], dict[str, object]]]] =
      {"first": 2, "last": 1}),
     ("notifier first behind last", calls(lambda w: w.table.register(Notifier(w.told.append, Cap.UNMAP, 2, 1))),
      InvertedRange, {"first": 2, "last": 1}),
+    ("notifier below 0", calls(lambda w: w.table.register(Notifier(w.told.append, Cap.UNMAP, -1, 1))), RangeWraps, {}),
+    ("notifier behind 2^64", calls(lambda w: w.table.register(Notifier(w.told.append, Cap.UNMAP, 0, LAST + 1))),
+     RangeWraps, {}),
     ("ranges outside the space",
      calls(lambda w: w.bus.subscribe("table", Cap.IOTLB, ranges=[(END + 1, END + 5), (LAST, LAST)])), OutsideRanges,
      {"space": "table", "ranges": ((END + 1, END + 5), (LAST, LAST))}),
@@ -331,6 +351,7 @@ CASES: Final[list[tuple[str, Action, type[IommubusError], dict[str, object]]]] =
     ("an observer of a closed bus", observe_closed_bus, BusClosed, {}),
     ("a space of a closed bus", await_space_of_closed_bus, BusClosed, {}),
     ("a closed space", publish_into_closed_space, SpaceClosed, {"space": "brief"}),
+    ("a space that its changes close", apply_what_closes_the_space, SpaceClosed, {"space": "brief"}),
     ("a notifier of a closed space", register_on_closed_space, SpaceClosed, {"space": "brief"}),
     ("a subscription of a closed space", enter_on_closed_space, SpaceClosed, {"space": "brief"}),
     ("two iterators", iterate_twice, AlreadyIterated, {"subscription": "shadower"}),
@@ -389,6 +410,125 @@ async def test_is_refused_and_changes_nothing(
         assert type(caught.value) is kind
         assert {name: vars(caught.value)[name] for name in values} == values
         assert world.picture() == before
+
+    await with_world(case)
+
+
+class Word:
+    """An integer of 64 bits that wraps, as array libraries have them."""
+
+    def __init__(self, value: int) -> None:
+        self.value = value % 2**64
+
+    def __index__(self) -> int:
+        return self.value
+
+    def __add__(self, other: SupportsIndex) -> "Word":
+        return Word(self.value + index(other))
+
+    def __sub__(self, other: SupportsIndex) -> "Word":
+        return Word(self.value - index(other))
+
+    def __or__(self, other: SupportsIndex) -> "Word":
+        return Word(self.value | index(other))
+
+    def __and__(self, other: SupportsIndex) -> "Word":
+        return Word(self.value & index(other))
+
+    def __lt__(self, other: SupportsIndex) -> bool:
+        return self.value < index(other)
+
+    def __le__(self, other: SupportsIndex) -> bool:
+        return self.value <= index(other)
+
+    def __gt__(self, other: SupportsIndex) -> bool:
+        return self.value > index(other)
+
+    def __ge__(self, other: SupportsIndex) -> bool:
+        return self.value >= index(other)
+
+    def __bool__(self) -> bool:
+        return bool(self.value)
+
+    __radd__ = __add__
+    __ror__ = __or__
+    __rand__ = __and__
+
+
+def word(value: int) -> Any:
+    return Word(value)
+
+
+HALF_MORE: Final[Any] = 1.5
+ENDLESS: Final[Any] = math.inf
+NO_NUMBER: Final[Any] = math.nan
+PAGES: Final[Any] = float(PAGE)
+EVENT: Final[Any] = Map("table", 1, HELD.first, HELD.last, HELD.target, HELD.perm)
+"""Values that no type checker would let pass."""
+
+
+WRONG_TYPES: Final[list[tuple[str, Action]]] = [
+    ("iova", calls(lambda w: w.table.map(PAGES, PAGE, 0, Perm.R))),
+    ("size", calls(lambda w: w.table.map(0, PAGES, 0, Perm.R))),
+    ("target", calls(lambda w: w.table.map(0, PAGE, PAGES, Perm.R))),
+    ("permission", calls(lambda w: w.table.map(0, PAGE, 0, HALF_MORE))),
+    ("unmapped size", calls(lambda w: w.table.unmap(0, PAGES))),
+    ("unmapped size, pull", calls(lambda w: w.pull.unmap(0, PAGES))),
+    ("remapped target", calls(lambda w: w.table.remap(0, PAGE, PAGES, Perm.R))),
+    ("iova that wraps", calls(lambda w: w.table.map(word(END - 0xFFF), PAGE, 0, Perm.R))),
+    ("size that wraps", calls(lambda w: w.table.map(0x2000, word(2**64 - PAGE), 0, Perm.R))),
+    ("target that wraps", calls(lambda w: w.table.map(0, 0x2000, word(LAST - 0xFFF), Perm.R))),
+    ("target of a word", calls(lambda w: w.table.map(0, 0x2000, word(0), Perm.R))),
+    ("unmap that wraps", calls(lambda w: w.pull.unmap(word(LAST - 0xFFF), 0x2000))),
+    ("unmap of a word", calls(lambda w: w.table.unmap(word(HELD.first), HELD.size))),
+    ("unmap of nothing that wraps", calls(lambda w: w.pull.unmap(word(0), word(0)))),
+    ("applied permission", calls(lambda w: w.table.apply([Mapping(0, 0xFFF, 0, HALF_MORE)]))),
+    ("applied permission, whole", calls(lambda w: w.table.apply([Mapping(0, 0xFFF, 0, HALF_MORE * 2 - 1)]))),
+    (
+        "applied target",
+        calls(lambda w: w.table.apply([IovaRange(HELD.first, HELD.last), Mapping(0, 0xFFF, PAGES, Perm.R)])),
+    ),
+    ("applied event", calls(lambda w: w.table.apply([EVENT]))),
+    ("applied edge", calls(lambda w: w.table.apply([IovaRange(0, PAGES - 1)]))),
+    ("last address", lambda w: w.bus.create_space("odd", last=PAGES - 1)),
+    ("granule", lambda w: w.bus.create_space("odd", granule=PAGES)),
+    ("subscribed edge", calls(lambda w: w.bus.subscribe("table", Cap.IOTLB, last=PAGES))),
+    ("subscribed edges", calls(lambda w: w.bus.subscribe("table", Cap.UNMAP, ranges=[(0, 5), (HALF_MORE, PAGES)]))),
+    ("capacity", calls(lambda w: w.bus.subscribe("table", Cap.IOTLB, capacity=HALF_MORE))),
+    ("capacity without end", calls(lambda w: w.bus.subscribe("table", Cap.IOTLB, capacity=ENDLESS))),
+    ("capacity that is no number", calls(lambda w: w.bus.subscribe("table", Cap.IOTLB, capacity=NO_NUMBER))),
+    ("observer's capacity", calls(lambda w: w.bus.observe("*", capacity=NO_NUMBER))),
+]
+
+
+@pytest.mark.parametrize("action", [case[1] for case in WRONG_TYPES], ids=[case[0] for case in WRONG_TYPES])
+@every_loop
+async def test_a_value_of_another_type_changes_nothing(action: Action) -> None:
+    """I11, law 9: what may wrap or round is no address, also where type checkers do not look."""
+
+    async def case(world: World) -> None:
+        before = world.picture()
+
+        with pytest.raises(TypeError):
+            await action(world)
+
+        assert world.picture() == before
+        world.table.map(0, 0x2000, 0x8000, Perm.R)
+        assert mappings(world.table) == [Mapping(0, 0x1FFF, 0x8000, Perm.R), HELD]
+
+    await with_world(case)
+
+
+@every_loop
+async def test_a_permission_is_told_of_as_one() -> None:
+    """A plain number that means a permission becomes one, in every way to map."""
+
+    async def case(world: World) -> None:
+        plain: Any = 3
+        world.table.map(0x1000, PAGE, 0, plain)
+        world.table.remap(0x2000, PAGE, 0, plain)
+        world.table.apply([Mapping(0x3000, 0x3FFF, 0, plain)])
+        assert [repr(event.perm) for event in world.told[1:] if isinstance(event, Map)] == [repr(Perm.RW)] * 3
 
     await with_world(case)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
+from operator import index
 from threading import get_ident
 from types import TracebackType
 from typing import Any, Final, Self
@@ -121,7 +122,7 @@ class Bus(EventBus):
             target.space,
             mask,
             target.clip([(first, last)] if ranges is None else ranges),
-            capacity=capacity,
+            capacity=index(capacity),
             stops=stops,
             on_fence=on_fence,
             name=name,
@@ -133,7 +134,7 @@ class Bus(EventBus):
         if capacity < 1:
             raise BadCapacity(capacity)
         self._select(patterns)
-        return LocalObserver(patterns, capacity, self._attach_observer)
+        return LocalObserver(patterns, index(capacity), self._attach_observer)
 
     async def sync(self, *patterns: str, timeout: float = SYNC_TIMEOUT) -> SyncReport:  # noqa: ASYNC109
         self._check_open()

@@ -4,6 +4,7 @@ A space comes with an endpoint of its own name.
 """
 
 from collections.abc import Iterable
+from operator import index
 
 from ..errors import OutsideRanges
 from ..ranges import IovaRange
@@ -25,8 +26,9 @@ class Endpoint:
         Raises:
             InvertedRange, RangeWraps: A range is none.
             OutsideRanges: They share nothing with the space.
+            TypeError: An edge is no integer.
         """
-        wanted = sorted(IovaRange(first, last) for first, last in ranges)
+        wanted = sorted(IovaRange(index(first), index(last)) for first, last in ranges)
         last_address = self.space.shape.last
         joined: list[tuple[int, int]] = []
         for wish in wanted:

@@ -15,9 +15,9 @@ from typing import Self
 from msgspec import Struct
 
 from ..caps import Cap, check_mask
-from ..errors import InvertedRange, NotifierFailed
+from ..errors import NotifierFailed
 from ..events import Event, crop
-from ..ranges import LAST
+from ..ranges import LAST, IovaRange
 
 
 class Notifier(Struct, frozen=True, eq=False):
@@ -31,7 +31,7 @@ class Notifier(Struct, frozen=True, eq=False):
 
     Raises:
         EmptyMask, UnknownCapability, MapAlone: ``caps`` cannot be had.
-        InvertedRange: ``first`` is greater than ``last``.
+        InvertedRange, RangeWraps: ``first`` and ``last`` are no range.
 
     Source: QEMU ``IOMMUNotifier`` and ``iommu_notifier_init``.
     """
@@ -43,8 +43,7 @@ class Notifier(Struct, frozen=True, eq=False):
 
     def __post_init__(self) -> None:
         check_mask(self.caps)
-        if self.first > self.last:
-            raise InvertedRange(self.first, self.last)
+        IovaRange(self.first, self.last)
 
     def offer(self, event: Event) -> None:
         """Call back with the part of the event that lies in the range."""

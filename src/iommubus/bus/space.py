@@ -101,12 +101,14 @@ class LocalSpace(AddressSpace):
 
     def map(self, iova: int, size: int, target: int, perm: Perm) -> None:
         last = iova + size - 1
+        bits = iova | size | target
         allowed = PERMISSIONS.get(perm)
         if (
             allowed is None
             or get_ident() != self._open_in
             or not 0 <= iova <= last <= self._plain_map_last
-            or (iova | size | target) & self._mask
+            or bits & self._mask
+            or type(bits) is not int
             or not 0 <= target <= HALF
         ):
             self._check_map(iova, size, target, perm)
@@ -125,10 +127,12 @@ class LocalSpace(AddressSpace):
 
     def unmap(self, iova: int, size: int) -> Sequence[Mapping]:
         last = iova + size - 1
+        bits = iova | size
         if (
             get_ident() != self._open_in
             or not 0 <= iova <= last <= self._plain_unmap_last
-            or (iova | size) & self._mask
+            or bits & self._mask
+            or type(bits) is not int
         ):
             return self._unmap_staged(iova, size)
         removed = self._table.remove(iova, last)
@@ -160,8 +164,10 @@ class LocalSpace(AddressSpace):
             self.apply((IovaRange(iova, iova + size - 1), wanted))
 
     def apply(self, changes: Iterable[Mapping | IovaRange]) -> None:
+        self._check_thread()
+        made = tuple(changes)  # first: an iterable may publish itself, or close the space
         self._check_open()
-        self._publish(self._stage(tuple(changes)))  # made first: an iterable may publish itself
+        self._publish(self._stage(made))
 
     def invalidate_device(self, iova: int, size: int) -> None:
         self._check_range(iova, size)
