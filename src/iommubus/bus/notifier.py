@@ -108,17 +108,20 @@ class Notice:
         """Run the callbacks for an event, and then for all that wait behind it."""
         self._busy = True
         failures: list[Exception] = []
+        interrupts: list[BaseException] = []
         try:
-            run(event, calls, failures)
+            run(event, calls, failures, interrupts)
             while self._backlog:
-                run(*self._backlog.popleft(), failures)
+                run(*self._backlog.popleft(), failures, interrupts)
         finally:
             self._busy = False
+        if interrupts:
+            raise interrupts[0]
         if failures:
             raise NotifierFailed(f"{len(failures)} notifiers raised", failures)
 
 
-def run(event: Event, calls: Sequence[Call], failures: list[Exception]) -> None:
+def run(event: Event, calls: Sequence[Call], failures: list[Exception], interrupts: list[BaseException]) -> None:
     """Run callbacks, and collect what they raise."""
     for registration, call in calls:
         if not registration.live:
@@ -127,3 +130,5 @@ def run(event: Event, calls: Sequence[Call], failures: list[Exception]) -> None:
             call(event)
         except Exception as failure:  # noqa: BLE001 - handed to the producer; trying costs nothing
             failures.append(failure)
+        except BaseException as interrupt:  # noqa: BLE001 - raised once everybody was told
+            interrupts.append(interrupt)
