@@ -4,7 +4,7 @@ import anyio
 import pytest
 
 from iommubus import Bus, Cap, Lost, Map, Observed, Unmap
-from iommubus.errors import NotEntered
+from iommubus.errors import AlreadyIterated, NotEntered
 from tests.actors import ask, map_page, open_space, settle, take, unmap_page
 from tests.loops import every_loop
 
@@ -129,3 +129,25 @@ async def test_it_has_to_be_entered() -> None:
     async with open_space() as (bus, _):
         with pytest.raises(NotEntered):
             await anext(aiter(bus.observe("*")))
+
+
+@every_loop
+async def test_a_second_task_is_refused() -> None:
+    """Neither of two who wait for one stream would know which events it has seen."""
+    async with open_space() as (bus, space), bus.observe("*") as observer:
+        seen: list[Observed] = []
+
+        async def first() -> None:
+            seen.append(await anext(aiter(observer)))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(first)
+            await settle()
+            with pytest.raises(AlreadyIterated):
+                await anext(aiter(observer))
+            map_page(space, 0)
+            with pytest.raises(AlreadyIterated):
+                await anext(aiter(observer))
+        map_page(space, 1)
+        seen.append(await anext(aiter(observer)))
+        assert [event.seq for event in seen] == [1, 2]

@@ -203,7 +203,12 @@ class Observer(ABC):
 
     @abstractmethod
     def __aiter__(self) -> AsyncIterator[Observed]:
-        """Iterate the events of all matching spaces, and `Lost`."""
+        """Iterate the events of all matching spaces, and `Lost`.
+
+        Raises:
+            AlreadyIterated: Another task waits for the next event.
+            NotEntered: It was not entered.
+        """
 
     @abstractmethod
     def statistics(self) -> ObserverStatistics:

@@ -9,7 +9,7 @@ from typing import Final, Self
 import anyio
 from anyio.lowlevel import checkpoint
 
-from ..errors import NotEntered
+from ..errors import AlreadyIterated, NotEntered
 from ..events import Event, Lost, Observed
 from .abc import Observer
 from .reports import ObserverStatistics
@@ -41,6 +41,7 @@ class LocalObserver(Observer):
         self._queue: deque[Observed] = deque()
         self._missed: dict[str, Lost] = {}
         self._arrival: anyio.Event | None = None
+        self._waiting = False
         self._ended = False
         self._delivered = 0
         self._lost = 0
@@ -84,8 +85,14 @@ class LocalObserver(Observer):
     async def __anext__(self) -> Observed:
         if self._detach is None:
             raise NotEntered(repr(self))
+        if self._waiting:
+            raise AlreadyIterated(repr(self))
         if not self._queue:
-            await self._wait()
+            self._waiting = True
+            try:
+                await self._wait()
+            finally:
+                self._waiting = False
         if not self._queue:
             raise StopAsyncIteration
         self._delivered += 1
