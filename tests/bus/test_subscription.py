@@ -275,6 +275,22 @@ async def test_several_ranges_leave_out_the_hole() -> None:
 
 
 @every_loop
+async def test_what_is_merged_is_cropped_too() -> None:
+    """I5: device invalidations of a slow subscriber may be merged over a hole, and are not told of inside it."""
+    ranges = [(0, 2 * PAGE - 1), (8 * PAGE, 12 * PAGE - 1)]
+    for caps in (Cap.DEVIOTLB_UNMAP, Cap.ALL):
+        async with (
+            open_space(offers=Cap.ALL) as (bus, space),
+            bus.subscribe("space", caps, ranges=ranges, capacity=2) as events,
+        ):
+            for page in (0, 8, 10) * 3:
+                space.invalidate_device(page * PAGE, PAGE)
+            told = await anext(events.batches())
+            assert [event for event in told if event.first < 8 * PAGE and event.last >= 2 * PAGE] == []
+            assert {event.first for event in told} >= {0, 8 * PAGE}
+
+
+@every_loop
 async def test_the_replay_is_cropped_like_the_live_events() -> None:
     """T20: the two ways a mapping can come give the same pieces."""
     async with open_space(last=0xFFFF) as (bus, space):

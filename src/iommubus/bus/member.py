@@ -171,7 +171,7 @@ class Member:
     def take(self) -> list[Event]:
         """Make a hand-over; it may turn out to be empty, and then has no number."""
         events = self.mailbox.hand_over(self.home.name, self.home.seq)
-        if self.mailbox.conflations and len(self.ranges) > 1:  # gaps may have been bridged that were not asked for
+        if len(self.ranges) > 1 and not self.mailbox.shared:  # gaps may have been bridged that were not asked for
             events = list(self._cropped(events))
         self.home.moved()
         if not events:
