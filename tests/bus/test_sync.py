@@ -625,6 +625,22 @@ async def cancel_later(scope: anyio.CancelScope) -> None:
 
 
 @every_loop
+async def test_drain_ends_when_what_waits_is_set_aside() -> None:
+    """Law 2: what waits behind an UNMAP that failed is in no mailbox's way, though nobody took it out."""
+    async with open_space() as (bus, space), bus.subscribe("space", Cap.IOTLB, capacity=2) as events:
+        stream = aiter(events)
+        await hold(space, stream, 0)
+        unmap_page(space, 0)
+        (failed,) = await take(stream, 1)
+        map_page(space, 0)
+        unmap_page(space, 0)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(space.drain)
+            await settle()
+            events.fail(failed, BackendError())
+
+
+@every_loop
 async def test_drain_does_not_wait_for_one_who_left() -> None:
     """Law 10: a slow subscriber that is fenced holds up the producer no longer."""
     async with (

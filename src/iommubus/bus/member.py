@@ -213,6 +213,7 @@ class Member:
         for events, start in places:
             events[start:] = [given for given in events[start:] if id(given) in left]
         self.completion.look(self.mailbox)
+        self.home.moved()
 
     def _behind(self, event: Event) -> list[tuple[list[Event], int]]:
         """Return the lists of what was handed over behind an event, and where in each it begins."""

@@ -91,7 +91,7 @@ class LocalSpace(AddressSpace):
         self._mask = shape.granule - 1
         self._buried: list[Member] = []
         self._notice = Notice()
-        self._room: list[anyio.Event] = []
+        self._room: anyio.Event | None = None  # what everybody waits for who drains
         self._unmapped = 0
         self._invalidated = 0
         self._syncs = 0
@@ -211,9 +211,9 @@ class LocalSpace(AddressSpace):
         self._check_thread()
         await checkpoint()
         while any(member.crowded for member in self.routes.members):
-            room = anyio.Event()
-            self._room.append(room)
-            await room.wait()
+            if self._room is None:
+                self._room = anyio.Event()
+            await self._room.wait()
 
     async def fence(self, subscription: Subscription | str) -> bool:
         self._check_thread()
@@ -321,10 +321,9 @@ class LocalSpace(AddressSpace):
 
     def moved(self) -> None:
         """Note that a mailbox has more room."""
-        if self._room:
-            waiting, self._room = self._room, []
-            for room in waiting:
-                room.set()
+        if self._room is not None:
+            room, self._room = self._room, None
+            room.set()
 
     # -- for a sync --------------------------------------------------------------
 
