@@ -4,9 +4,9 @@ import logging
 
 import pytest
 
-from iommubus import Bus, Cap, Notifier
-from iommubus.errors import CapabilityRefused, DemandRefused
-from tests.actors import BackendError, map_page, open_space
+from iommubus import Bus, Cap, Map, Notifier
+from iommubus.errors import CapabilityRefused, DemandRefused, Fenced
+from tests.actors import PAGE, BackendError, map_page, mappings, open_space, unmap_page
 from tests.loops import every_loop
 
 
@@ -99,3 +99,80 @@ async def test_nothing_is_kept_of_those_who_left() -> None:
             async with bus.subscribe("space", Cap.IOTLB, first=page * 0x1000):
                 map_page(space, page)
         assert len(space.routes._feeds) == 0  # pyright: ignore[reportPrivateUsage] - nobody outside can see it
+
+
+@every_loop
+async def test_the_producer_may_have_others_come_when_it_is_asked() -> None:
+    """I19: the demand is that of everybody who is there in the end."""
+    calls: list[tuple[Cap, Cap]] = []
+
+    async with Bus() as bus:
+
+        def changed(old: Cap, new: Cap) -> None:
+            calls.append((old, new))
+            if len(calls) == 1:
+                space.register(Notifier(print, Cap.IOTLB))
+
+        space = await bus.create_space("space", offers=Cap.ALL, demand_changed=changed)
+        async with bus.subscribe("space", Cap.DEVIOTLB_UNMAP):
+            assert space.statistics().demand == Cap.ALL
+        assert space.statistics().demand == Cap.IOTLB
+    assert calls == [(Cap(0), Cap.DEVIOTLB_UNMAP), (Cap(0), Cap.IOTLB), (Cap.ALL, Cap.IOTLB)]
+
+
+@every_loop
+async def test_the_producer_may_publish_when_it_is_asked() -> None:
+    """Law 4: the one who comes is given what was mapped for it once, and the one who goes is told nothing more."""
+    async with Bus() as bus:
+
+        def changed(old: Cap, new: Cap) -> None:
+            map_page(space, int(new) if new > old else 8)
+
+        space = await bus.create_space("space", demand_changed=changed)
+        async with bus.subscribe("space", Cap.IOTLB) as events:
+            stream = aiter(events)
+            assert isinstance(event := await anext(stream), Map)
+            assert event.first == 3 * PAGE
+        assert events.statistics().lag == 0
+        assert [mapping.first for mapping in mappings(space)] == [3 * PAGE, 8 * PAGE]
+
+
+@every_loop
+async def test_the_producer_may_close_the_space_when_it_is_asked() -> None:
+    """Whoever comes then sees the end at once, and waits for nothing."""
+    async with Bus() as bus:
+
+        def close(_: Cap, new: Cap) -> None:
+            if new:
+                space.shut()
+
+        space = await bus.create_space("space", demand_changed=close)
+        async with bus.subscribe("space", Cap.IOTLB) as events:
+            assert [event async for event in events] == []
+
+
+@every_loop
+async def test_an_interrupted_producer_leaves_nobody_behind() -> None:
+    """Law 10: who left is gone, and nothing is put into its mailbox, whatever the producer raises about it."""
+
+    def interrupted(_: Cap, new: Cap) -> None:
+        if not new:
+            raise KeyboardInterrupt
+
+    for stops in ("lease", "exit"):
+        async with open_space(demand_changed=interrupted) as (bus, space):
+            map_page(space, 0)
+            events = bus.subscribe("space", Cap.IOTLB, stops=stops)
+            await events.__aenter__()
+            await anext(aiter(events))
+            unmap_page(space, 0)
+            with pytest.raises(KeyboardInterrupt):
+                await space.fence(events)
+            assert space.statistics().subscriptions == {}
+            assert (space.statistics().unproven == ()) == (stops == "lease")
+            with pytest.raises(Fenced):
+                await events.wait_current()
+            map_page(space, 1)
+            assert events.statistics().lag == 1
+            await events.close()
+            await space.sync(timeout=0)

@@ -268,10 +268,10 @@ class Member:
             self._go(How.STOPPED)
         else:
             self.state = State.UNPROVEN
-            self.home.dismiss(self)
             self.completion.poke()
             self.first_turn.set()  # it will not come any more
             self._wake()
+            self.home.dismiss(self)
 
     def lose(self, reason: str) -> None:
         """Have it abandoned soon, from where that must not be done at once.
@@ -404,6 +404,6 @@ class Member:
         self.state = State.GONE
         self.hand.clear()
         self.removals.stop()
-        self.home.dismiss(self)
         self.completion.finish(how)
         self._wake()
+        self.home.dismiss(self)  # last: it calls the producer back

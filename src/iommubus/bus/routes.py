@@ -77,9 +77,9 @@ class Routes:
             self.unproven.append(member)
         if member in self.members:
             self.members.remove(member)
-            self._narrow()
         member.mailbox.unshare()
         self.remake()
+        self._narrow()
 
     def add_notifier(self, registration: Registration) -> None:
         """Register a notifier; raises as `add_member` does."""
@@ -91,8 +91,8 @@ class Routes:
         """Call it no more."""
         if registration in self._notifiers:
             self._notifiers.remove(registration)
-            self._narrow()
             self.remake()
+            self._narrow()
 
     def add_observer(self, put: Put) -> None:
         """Show an observer everything that is published."""
@@ -144,10 +144,10 @@ class Routes:
                 self._demand_changed(self.demand, wanted)
         except Exception as refusal:
             raise DemandRefused(self._space, int(self.demand), int(wanted), str(refusal)) from refusal
-        self.demand = wanted
+        self.demand = self._wanted() | caps  # the callback may have had others come or go
 
     def _narrow(self) -> None:
-        """Tell the producer of a smaller demand, which it cannot refuse."""
+        """Tell the producer of a smaller demand, which it cannot refuse; it may publish in answer."""
         old, self.demand = self.demand, self._wanted()
         if old == self.demand or self._demand_changed is None:
             return

@@ -286,6 +286,8 @@ class LocalSpace(AddressSpace):
         self._check_open()
         self.routes.add_member(member)
         member.join()
+        if not self._open_in:  # the producer closed it when it was asked
+            member.end()
 
     def dismiss(self, member: Member) -> None:
         """Publish to the member no longer; forget it once it is gone."""
