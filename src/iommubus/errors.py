@@ -263,7 +263,7 @@ class DemandRefused(SubscribeError):
 
 
 class OutsideRanges(SubscribeError):
-    """None of the ranges asked for lies inside the space, or two overlap."""
+    """None of the ranges asked for lies inside the space."""
 
     space: str
     ranges: tuple[tuple[int, int], ...]

@@ -4,7 +4,7 @@ import anyio
 import pytest
 
 from iommubus import AddressSpace, Bus, Cap, EventBus, IovaRange, Perm
-from iommubus.errors import BusClosed, InReserved, MapAlone, NameTaken, SpaceClosed, UnknownName
+from iommubus.errors import BusClosed, InReserved, MapAlone, NameTaken, SpaceClosed, SyncFailed, UnknownName
 from tests.actors import ask, map_page, open_space, settle
 from tests.loops import every_loop
 
@@ -170,3 +170,15 @@ async def test_statistics_and_reprs() -> None:
         await bus.close()
         assert repr(bus) == "<bus closed, 0 spaces, 0 observers>"
         assert repr(space) == "<space space <Cap.ALL: 7>, closed, 0 subscriptions>"
+
+
+@every_loop
+async def test_who_names_no_space_means_all_of_them() -> None:
+    """Law 1: a sync over nothing would promise nothing, so there is none; an observer of nothing sees nothing."""
+    async with open_space() as (bus, space), bus.observe() as observer, bus.subscribe("space", Cap.UNMAP) as events:
+        map_page(space, 1)
+        space.unmap_all()
+        with pytest.raises(SyncFailed):
+            await bus.sync(timeout=0.02)
+        assert [type(await anext(observer)).__name__ for _ in range(2)] == ["Map", "Unmap"]
+        await anext(aiter(events))

@@ -391,11 +391,13 @@ class EventBus(ABC):
 
     @abstractmethod
     def observe(self, *patterns: str, capacity: int = ...) -> Observer:
-        """Return an observer of all spaces, present and future, whose name matches."""
+        """Return an observer of all spaces, present and future, whose name matches, or of all there are."""
 
     @abstractmethod
     async def sync(self, *patterns: str, timeout: float = SYNC_TIMEOUT) -> SyncReport:  # noqa: ASYNC109
-        """Do `AddressSpace.sync` over every space whose name matches, at once.
+        """Do `AddressSpace.sync` over every open space whose name matches, at once; over all if none is named.
+
+        A space that was closed is synced by its own `AddressSpace.sync`.
 
         Raises:
             UnknownName: A name without pattern characters is no space's.

@@ -25,6 +25,8 @@ from .space import LocalSpace, Soon, sync_spaces
 from .subscription import LocalSubscription
 
 PATTERN_CHARACTERS: Final = frozenset("*?[]")
+EVERYTHING: Final = ("*",)
+"""What is meant where nothing is named: a `sync` over nothing would promise nothing."""
 
 
 class Bus(EventBus):
@@ -134,7 +136,7 @@ class Bus(EventBus):
         if capacity < 1:
             raise BadCapacity(capacity)
         self._select(patterns)
-        return LocalObserver(patterns, index(capacity), self._attach_observer)
+        return LocalObserver(patterns or EVERYTHING, index(capacity), self._attach_observer)
 
     async def sync(self, *patterns: str, timeout: float = SYNC_TIMEOUT) -> SyncReport:  # noqa: ASYNC109
         self._check_open()
@@ -186,12 +188,14 @@ class Bus(EventBus):
         return self._endpoints[name]
 
     def _select(self, patterns: tuple[str, ...]) -> tuple[LocalSpace, ...]:
-        """Return the spaces that match; a plain name has to be one."""
+        """Return the spaces that match, all if nothing was named; a plain name has to be one."""
         for pattern in patterns:
             if not PATTERN_CHARACTERS & set(pattern):
                 self._endpoint(pattern)
         return tuple(
-            space for name, space in self._spaces.items() if any(fnmatchcase(name, pattern) for pattern in patterns)
+            space
+            for name, space in self._spaces.items()
+            if any(fnmatchcase(name, pattern) for pattern in patterns or EVERYTHING)
         )
 
     def _attach_observer(self, observer: LocalObserver) -> Callable[[], None]:
