@@ -310,7 +310,7 @@ def test_fields_are_given_in_order_or_by_name() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "named"), [((), {}), ((1,), {}), ((1, 2, 3), {}), ((1, 2), {"size": 3}), ((1,), {"sise": 2})]
+    ("values", "named"), [((), {}), ((1,), {}), ((1, 2, 3), {}), ((1, 2), {"size": 3}), ((1,), {"length": 2})]
 )
 def test_an_error_takes_its_fields_and_nothing_else(values: tuple[int, ...], named: dict[str, int]) -> None:
     """A mistake in raising is a mistake at once, not a message with a hole in it."""
