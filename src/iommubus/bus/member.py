@@ -19,7 +19,6 @@ import anyio
 
 from ..caps import Cap
 from ..completion import Completion, How, Wait
-from ..errors import Fenced
 from ..events import DevIotlbUnmap, Event, Map, Unmap, crop
 from ..ledger import OldPieces
 from ..mailbox import Mailbox
@@ -224,11 +223,6 @@ class Member:
                     return [*places, (batch, at + 1)]
             places.append((batch, 0))
         return places[:1]  # it was given alone
-
-    def check_usable(self) -> None:
-        """Raise `Fenced` if the subscription was fenced."""
-        if self.fenced:
-            raise Fenced(self.name, self.reason)
 
     async def wait_ready(self) -> None:
         """Wait until there is something to hand over, or the end."""

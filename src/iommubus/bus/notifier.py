@@ -2,9 +2,9 @@
 
 They are the producer's own code, in its own thread and call: QEMU's
 ``IOMMUNotifier``.  One that raises stops nobody else; the event is published and
-the producer gets all the exceptions as a group.  One that publishes itself is
-served after the event that it was told of, so that everybody sees the same
-order.
+the producer gets all the exceptions as a group, or an interrupt as it is.  One
+that publishes itself is served after the event that it was told of, so that
+everybody sees the same order.
 """
 
 from collections import deque
