@@ -259,6 +259,16 @@ async def await_space_of_closed_bus(_: World) -> None:
     await bus.wait_space("space")
 
 
+async def close_notifier_in_thread(world: World) -> None:
+    """It goes on: who was not taken off the list may not be silent."""
+    registration = world.table.register(Notifier(world.told.append, Cap.UNMAP))
+    try:
+        await in_thread(lambda _: registration.close())(world)
+    finally:
+        assert registration.live
+        registration.close()
+
+
 CASES: Final[list[tuple[str, Action, type[IommubusError], dict[str, object]]]] = [
     # -- ranges
     ("map size 0", calls(lambda w: w.table.map(0x1000, 0, 0, Perm.R)), EmptyRange, {"iova": 0x1000, "size": 0}),
@@ -376,6 +386,7 @@ CASES: Final[list[tuple[str, Action, type[IommubusError], dict[str, object]]]] =
     ("invalidate in a thread", in_thread(lambda w: w.table.invalidate_device(0, 0x1000)), WrongThread, {}),
     ("register in a thread", in_thread(lambda w: w.table.register(Notifier(w.told.append, Cap.UNMAP))), WrongThread,
      {}),
+    ("close a notifier in a thread", close_notifier_in_thread, WrongThread, {}),
     ("sync in a thread", in_thread(lambda w: w.table.sync()), WrongThread, {}),
     ("drain in a thread", in_thread(lambda w: w.table.drain()), WrongThread, {}),
     ("fence in a thread", in_thread(lambda w: w.table.fence("shadower")), WrongThread, {}),

@@ -61,8 +61,11 @@ class Registration:
         self._close = close
 
     def close(self) -> None:
-        """Call the notifier no more.  May be called from inside it, or another."""
-        self.live = False
+        """Call the notifier no more.  May be called from inside it, or another.
+
+        Raises:
+            WrongThread: The bus belongs to another thread; the notifier goes on.
+        """
         self._close(self)
 
     def __enter__(self) -> Self:

@@ -191,7 +191,7 @@ class LocalSpace(AddressSpace):
         ``memory_region_iommu_replay``, in one step.
         """
         self._check_open()
-        registration = Registration(notifier, self.routes.remove_notifier)
+        registration = Registration(notifier, self._unregister)
         self.routes.add_notifier(registration)
         try:
             if notifier.caps & Cap.MAP:
@@ -420,6 +420,11 @@ class LocalSpace(AddressSpace):
         if isinstance(event, Unmap):
             return self.routes.unmap_calls
         return self.routes.device_calls
+
+    def _unregister(self, registration: Registration) -> None:
+        self._check_thread()
+        registration.live = False
+        self.routes.remove_notifier(registration)
 
     def _replay(self, registration: Registration) -> None:
         """Call a notifier with every mapping of its range that is present now."""
