@@ -65,6 +65,19 @@ async def take(stream: AsyncIterator[T], count: int) -> list[T]:
     return [await anext(stream) for _ in range(count)]
 
 
+async def apply_all(stream: AsyncIterator[T], apply: Callable[[T], object]) -> None:
+    """Apply all that comes without waiting for anybody, and acknowledge it."""
+
+    async def follow() -> None:
+        async for item in stream:
+            apply(item)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(follow)
+        await settle()
+        tasks.cancel_scope.cancel()
+
+
 async def ask(stream: AsyncIterator[object]) -> None:
     """Ask for the next one, which acknowledges, and do not wait for it."""
     with anyio.CancelScope() as scope:

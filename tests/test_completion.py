@@ -5,7 +5,7 @@ import random
 import pytest
 
 from iommubus.caps import Perm
-from iommubus.completion import Completion, How, Wait
+from iommubus.completion import Completion, Coverage, How, Wait
 from iommubus.events import DevIotlbUnmap, Event, Map, Unmap
 from iommubus.mailbox import Mailbox
 from iommubus.table import Table
@@ -56,10 +56,10 @@ def state_of(wait: Wait) -> How | None:
     return wait.how
 
 
-def take(completion: Completion, mailbox: Mailbox, seq: int = 1) -> int:
+def take(completion: Completion, mailbox: Mailbox) -> int:
     """Make a hand-over, as a subscription does."""
-    if mailbox.hand_over("s", seq):
-        return completion.hand_over(seq, mailbox)
+    if mailbox.hand_over("s", 1):
+        return completion.hand_over(mailbox)
     completion.look(mailbox)
     return completion.handed
 
@@ -75,43 +75,47 @@ def current() -> Completion:
 
 
 def test_a_new_subscriber_has_nothing_in_hand() -> None:
-    completion = Completion(17)
+    completion = Completion()
 
-    assert (completion.handed, completion.acked, completion.covered) == (0, 0, 17)
+    assert (completion.handed, completion.acked) == (0, 0)
     assert not completion.current
-    assert Completion().covered == 0
 
 
 def test_hand_overs_are_numbered_from_one() -> None:
     completion, mailbox = Completion(), Mailbox(None)
 
-    assert completion.hand_over(5, mailbox) == 1
-    assert completion.hand_over(5, mailbox) == 2
+    assert completion.hand_over(mailbox) == 1
+    assert completion.hand_over(mailbox) == 2
     assert completion.handed == 2
     assert completion.acked == 0
 
 
 def test_acknowledgements_are_cumulative_and_cover_what_was_published_by_then() -> None:
-    completion, mailbox = Completion(3), Mailbox(None)
-    for seq in (5, 8, 13):
-        completion.hand_over(seq, mailbox)
-    assert completion.covered == 3
+    coverage = Coverage(3)
+    for number, seq in (1, 5), (2, 8), (3, 13):
+        coverage.hand_over(number, seq)
+    assert coverage.covered == 3
 
-    completion.acknowledge(2)
-    assert (completion.acked, completion.covered) == (2, 8)
-    completion.acknowledge(3)
-    assert (completion.acked, completion.covered) == (3, 13)
+    coverage.acknowledge(2)
+    assert coverage.covered == 8
+    coverage.acknowledge(3)
+    assert coverage.covered == 13
+
+
+def test_nothing_is_covered_before_the_first_number() -> None:
+    assert Coverage().covered == 0
 
 
 @pytest.mark.parametrize("old", [0, 1, 2])
 def test_an_old_acknowledgement_changes_nothing(old: int) -> None:
-    completion, mailbox = Completion(), Mailbox(None)
+    completion, mailbox, coverage = Completion(), Mailbox(None), Coverage()
     for seq in (5, 8):
-        completion.hand_over(seq, mailbox)
-    completion.acknowledge(2)
-    completion.acknowledge(old)
+        coverage.hand_over(completion.hand_over(mailbox), seq)
+    for number in (2, old):
+        completion.acknowledge(number)
+        coverage.acknowledge(number)
 
-    assert (completion.acked, completion.covered) == (2, 8)
+    assert (completion.acked, coverage.covered) == (2, 8)
 
 
 # -- which hand-over is waited for -------------------------------------------------------
@@ -133,8 +137,8 @@ def test_with_nothing_in_hand_and_nothing_waiting_a_wait_is_over_at_once(complet
 def test_with_nothing_waiting_the_last_hand_over_is_waited_for(*, joining: bool) -> None:
     completion, mailbox, waiter = Completion(), Mailbox(None), Waiter()
     completion.current = not joining
-    completion.hand_over(1, mailbox)
-    completion.hand_over(2, mailbox)
+    completion.hand_over(mailbox)
+    completion.hand_over(mailbox)
     wait = completion.expect(mailbox, waiter.changed)
     assert number_of(wait) == 2
 
@@ -152,7 +156,7 @@ def test_what_is_to_be_taken_away_waits_for_the_next_hand_over(event: Event, *, 
     """An acknowledgement of what was in hand before is not enough."""
     completion, mailbox, waiter = Completion(), Mailbox(None), Waiter()
     completion.current = not joining
-    completion.hand_over(1, mailbox)
+    completion.hand_over(mailbox)
     mailbox.put(event)
     wait = completion.expect(mailbox, waiter.changed)
     completion.acknowledge(1)
@@ -227,7 +231,7 @@ def test_a_hand_over_that_gives_nothing_can_end_a_turn() -> None:
     """Then the last one that gave something is what has to be acknowledged."""
     completion, mailbox = current(), Mailbox(table_of().walk)
     early, late = Waiter(), Waiter()
-    completion.hand_over(1, mailbox)
+    completion.hand_over(mailbox)
     mailbox.replay(0, 9)
     wait = completion.expect(mailbox, early.changed)
     assert take(completion, mailbox) == 1
@@ -273,7 +277,7 @@ def test_a_first_turn_over_nothing_is_made_at_once() -> None:
 
 def test_a_turn_with_nothing_to_read_waits_for_the_last_hand_over() -> None:
     completion, mailbox = Completion(), Mailbox(table_of().walk)
-    completion.hand_over(1, mailbox)
+    completion.hand_over(mailbox)
 
     assert completion.expect_turn(mailbox, Waiter().changed).number == 1
 
@@ -283,7 +287,7 @@ def test_one_who_has_to_be_stopped_cannot_acknowledge_its_way_out() -> None:
     completion, mailbox, waiter = current(), Mailbox(None), Waiter()
     wait = completion.expect_stop(waiter.changed)
     completion.look(mailbox)
-    completion.acknowledge(completion.hand_over(1, mailbox))
+    completion.acknowledge(completion.hand_over(mailbox))
     completion.look(mailbox)
     assert state_of(wait) is None
     assert number_of(wait) is None
@@ -300,7 +304,7 @@ def test_each_wait_is_settled_by_its_own_hand_over_and_told_once() -> None:
     completion, mailbox = Completion(), Mailbox(None)
     waiters = [Waiter() for _ in range(3)]
     for waiter in waiters:
-        completion.hand_over(1, mailbox)
+        completion.hand_over(mailbox)
         completion.expect(mailbox, waiter.changed)
     completion.acknowledge(1)
     assert [waiter.told for waiter in waiters] == [[How.ACKNOWLEDGED], [], []]
@@ -316,7 +320,7 @@ def test_each_wait_is_settled_by_its_own_hand_over_and_told_once() -> None:
 def test_poke_tells_those_who_wait_without_settling_them() -> None:
     completion, mailbox, waiter, settled = Completion(), Mailbox(None), Waiter(), Waiter()
     completion.expect(mailbox, settled.changed)
-    completion.hand_over(1, mailbox)
+    completion.hand_over(mailbox)
     wait = completion.expect(mailbox, waiter.changed)
     completion.poke()
     assert waiter.told == [None]
@@ -330,7 +334,7 @@ def test_poke_tells_those_who_wait_without_settling_them() -> None:
 def test_a_forgotten_wait_is_told_nothing_more() -> None:
     """To forget it again, or once it is settled, does no harm."""
     completion, mailbox, waiter, other = Completion(), Mailbox(None), Waiter(), Waiter()
-    completion.hand_over(1, mailbox)
+    completion.hand_over(mailbox)
     wait = completion.expect(mailbox, waiter.changed)
     kept = completion.expect(mailbox, other.changed)
     completion.forget(wait)
@@ -349,7 +353,7 @@ def test_finish_settles_everybody_once(how: How) -> None:
     """Those who wait for a hand-over, for a turn, and for a proof."""
     completion, mailbox = current(), replaying(0)
     waiters = [Waiter() for _ in range(3)]
-    completion.hand_over(1, Mailbox(None))
+    completion.hand_over(Mailbox(None))
     completion.expect(Mailbox(None), waiters[0].changed)
     completion.expect(mailbox, waiters[1].changed)
     completion.expect_stop(waiters[2].changed)
@@ -363,11 +367,11 @@ def test_finish_settles_everybody_once(how: How) -> None:
 def test_who_is_told_may_forget_and_wait_again_at_once() -> None:
     """A waiter acts from its callback; the others do not suffer."""
     completion, mailbox, other, again = Completion(), Mailbox(None), Waiter(), Waiter()
-    completion.hand_over(1, mailbox)
+    completion.hand_over(mailbox)
 
     def act(wait: Wait) -> None:
         completion.forget(wait)
-        completion.hand_over(2, mailbox)
+        completion.hand_over(mailbox)
         completion.expect(mailbox, again.changed)
 
     completion.expect(mailbox, act)
@@ -382,7 +386,7 @@ def test_who_is_told_may_forget_and_wait_again_at_once() -> None:
 
 def test_who_is_poked_may_forget_its_wait() -> None:
     completion, mailbox, other = Completion(), Mailbox(None), Waiter()
-    completion.hand_over(1, mailbox)
+    completion.hand_over(mailbox)
     completion.expect(mailbox, completion.forget)
     completion.expect(mailbox, other.changed)
     completion.poke()
@@ -411,7 +415,7 @@ class Syncing:
         self.check()
         if self.world.hold():
             if self.world.hand:
-                self.completion.hand_over(self.world.seq, self.world.mailbox)
+                self.completion.hand_over(self.world.mailbox)
             else:
                 self.completion.look(self.world.mailbox)
             self.check()

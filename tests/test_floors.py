@@ -13,7 +13,7 @@ SOURCE: Final = Path(__file__).parents[1] / "src" / "iommubus"
 # imports lower rows and names before its own.  `iommubus` is its `__init__`.
 FLOORS: Final[list[list[str]]] = [
     ["errors", "caps", "ranges", "events"],
-    ["shape", "rangeset", "table", "staging", "feed", "mailbox", "ledger", "completion", "wire", "abi"],
+    ["shape", "rangeset", "table", "contract", "staging", "feed", "mailbox", "ledger", "completion", "wire", "abi"],
     ["bus", "consumers", "iommubus"],
     ["transport", "bridges"],
     ["service", "client", "testing"],
@@ -26,10 +26,10 @@ INSIDE: Final[dict[str, list[str]]] = {
     "abi": ["vhost", "vhost_user", "vfio", "iommufd", "vfio_user", "virtio_iommu", "qemu_trace"],
     "abi.qemu_trace": ["records", "families", "trace"],
     "bus": [
-        "reports", "abc", "logs", "memory", "notifier", "translation", "member", "subscription", "observer",
-        "routes", "sync", "space", "endpoint", "bus",
+        "reports", "abc", "logs", "memory", "notifier", "translation", "failures", "uses", "given", "attachment",
+        "buried", "member", "subscription", "observer", "routes", "questions", "sync", "space", "endpoint", "bus",
     ],
-    "consumers": ["mirror", "iotlb"],
+    "consumers": ["pins", "mirror", "iotlb"],
     "transport": ["address", "credentials", "stream"],
     "bridges": [],
     "service": ["config", "rules", "leases", "sessions", "metrics", "systemd"],

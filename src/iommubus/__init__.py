@@ -3,14 +3,14 @@
 The embedded API.  Read the package in this order:
 
 * `errors`, `caps`, `ranges`, `events`: the words.
-* `shape`, `rangeset`, `table`, `staging`, `mailbox`, `ledger`, `completion`: the
-  machines, pure; `abi` reads other people's bytes.
-* `bus`: spaces, subscriptions, observers, `sync`; `bus.abc` is the contract.
+* `shape`, `rangeset`, `table`, `contract`, `staging`, `mailbox`, `ledger`,
+  `completion`: the machines, pure; `abi` reads other people's bytes.
+* `bus`: spaces, endpoints, subscriptions, observers, `sync`; `bus.abc` is the contract.
 * `consumers`: a shadower's `Mirror` and a cacher's `Iotlb`.
 * `demo`, `cli`: a real guest's events played through the bus.
 """
 
-from .bus.abc import AddressSpace, Batch, EventBus, Observer, Subscription, Translation
+from .bus.abc import AddressSpace, Batch, Endpoint, EventBus, Observer, Subscription, Translation, Use
 from .bus.bus import Bus
 from .bus.notifier import Notifier, Registration
 from .bus.reports import MapFailure, Missing, Outcome, SyncReport
@@ -18,6 +18,7 @@ from .caps import Cap, Perm
 from .completion import How
 from .consumers.iotlb import Iotlb
 from .consumers.mirror import Mirror
+from .consumers.pins import Pin
 from .errors import (
     AccessDenied,
     Fenced,
@@ -44,6 +45,7 @@ __all__ = [
     "Bus",
     "Cap",
     "DevIotlbUnmap",
+    "Endpoint",
     "Event",
     "EventBus",
     "Fenced",
@@ -67,6 +69,7 @@ __all__ = [
     "OldPieces",
     "Outcome",
     "Perm",
+    "Pin",
     "Registration",
     "StateError",
     "SubscribeError",
@@ -76,4 +79,5 @@ __all__ = [
     "Translation",
     "TranslationFault",
     "Unmap",
+    "Use",
 ]

@@ -10,6 +10,9 @@ needs the acknowledgement of one certain hand-over:
 * the subscriber is still on its first turn: the next one if something is to be
   taken away, because every hand-over gives all of that, else the last one made.
   So a joiner with a million mappings to read does not hold up a guest.
+
+A subscriber may be told of several spaces in its life, one after the other.
+What it has let go of in each is kept by a `Coverage` of its own.
 """
 
 from collections import deque
@@ -58,6 +61,29 @@ class Wait:
         self._changed(self)
 
 
+class Coverage:
+    """How far the removals of one space are out of use by one subscriber.
+
+    Attributes:
+        covered: Number in the space up to which all removals are acknowledged.
+    """
+
+    __slots__ = ("_open", "covered")
+
+    def __init__(self, covered: int = 0) -> None:
+        self.covered = covered
+        self._open: deque[tuple[int, int]] = deque()  # hand-over, number in the space
+
+    def hand_over(self, number: int, seq: int) -> None:
+        """Note a hand-over that was made when the space had come to ``seq``."""
+        self._open.append((number, seq))
+
+    def acknowledge(self, number: int) -> None:
+        """Take it that everything up to hand-over ``number`` is out of use."""
+        while self._open and self._open[0][0] <= number:
+            self.covered = self._open.popleft()[1]
+
+
 class Completion:
     """The hand-overs of one subscription.
 
@@ -65,23 +91,19 @@ class Completion:
         handed: Number of the last hand-over, 0 before the first.
         acked: Number of the last one acknowledged.
         current: Whether the first turn of the table was acknowledged.
-        covered: Number in the space up to which all removals are acknowledged.
     """
 
-    __slots__ = ("_open", "_waits", "acked", "covered", "current", "handed")
+    __slots__ = ("_waits", "acked", "current", "handed")
 
-    def __init__(self, covered: int = 0) -> None:
+    def __init__(self) -> None:
         self.handed = 0
         self.acked = 0
-        self.covered = covered
         self.current = False
-        self._open: deque[tuple[int, int]] = deque()  # hand-over, number in the space
         self._waits: list[Wait] = []
 
-    def hand_over(self, seq: int, mailbox: Mailbox) -> int:
-        """Give the next number to a hand-over made when the space had come to ``seq``."""
+    def hand_over(self, mailbox: Mailbox) -> int:
+        """Give the next number to a hand-over."""
         self.handed += 1
-        self._open.append((self.handed, seq))
         self.look(mailbox)
         return self.handed
 
@@ -95,8 +117,6 @@ class Completion:
     def acknowledge(self, number: int) -> None:
         """Take it that everything up to hand-over ``number`` is out of use."""
         self.acked = max(self.acked, number)
-        while self._open and self._open[0][0] <= number:
-            self.covered = self._open.popleft()[1]
         self._settle()
 
     def expect(self, mailbox: Mailbox, changed: Callable[[Wait], None]) -> Wait:
@@ -106,7 +126,15 @@ class Completion:
         """
         if self.current:
             return self.expect_turn(mailbox, changed)
-        return self._wait(Wait(self.handed + mailbox.owes_removal, None, changed))
+        return self.expect_number(self.removed_by(mailbox), changed)
+
+    def removed_by(self, mailbox: Mailbox) -> int:
+        """Return the hand-over by which all that is to be taken away now will have been."""
+        return self.handed + mailbox.owes_removal
+
+    def expect_number(self, number: int, changed: Callable[[Wait], None]) -> Wait:
+        """Return a wait for the acknowledgement of one hand-over."""
+        return self._wait(Wait(number, None, changed))
 
     def expect_turn(self, mailbox: Mailbox, changed: Callable[[Wait], None]) -> Wait:
         """Return a wait for one turn of the table, read and acknowledged.
@@ -116,7 +144,7 @@ class Completion:
         """
         if mailbox.ready:
             return self._wait(Wait(None, mailbox.turn, changed))
-        return self._wait(Wait(self.handed, None, changed))
+        return self.expect_number(self.handed, changed)
 
     def expect_stop(self, changed: Callable[[Wait], None]) -> Wait:
         """Return a wait that no acknowledgement settles, only `finish`."""

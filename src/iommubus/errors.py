@@ -10,16 +10,20 @@
       cannot have; it is not registered
         * `EmptyMask`, `MapAlone`, `UnknownCapability`
         * `CapabilityRefused`, `DemandRefused`, `OutsideRanges`, `BadCapacity`
+        * `BadContract`, `GranuleRefused`, `MustShare`
     * `BadName`, `NameTaken` (also `ValueError`), `UnknownName` (also
       `LookupError`) -- a name is wrong
     * `StateError` (also `RuntimeError`) -- right call, wrong moment or place
-        * `BusClosed`, `SpaceClosed`, `SubscriptionClosed`, `NotEntered`
+        * `BusClosed`, `SpaceClosed`, `EndpointClosed`, `SubscriptionClosed`
+        * `NotEntered`
         * `AlreadyIterated`, `WrongThread`, `WrongMode`, `ForeignBatch`
     * `Fenced` -- this subscription was fenced; what it holds must not be used
     * `MappingFailed` -- this subscriber could not apply part of its first replay
+    * `TooManyMappings` -- this *subscriber* said that it has room for no more
     * `SyncFailed` -- *subscribers* did not finish in time, or could not
     * `TranslationFault` -- the *device* used an address it may not use
         * `NotMapped`, `AccessDenied`, `NoTranslator`
+        * `NoAnswer`, `TranslatorFailed` -- the *producer* gave none, or a wrong one
     * `NotifierFailed` -- the *producer's own* callbacks raised
     * `TraceError` (also `ValueError`) -- a *recorded trace* is damaged
 
@@ -283,6 +287,50 @@ class BadCapacity(SubscribeError):
         return f"a mailbox holds at least one event, got a capacity of {self.capacity}"
 
 
+class BadContract(SubscribeError):
+    """A contract that cannot be, or makes no sense for the mask."""
+
+    what: str
+    value: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"a subscription cannot have {self.what} with {self.value:#x}: {self.reason}"
+
+
+class GranuleRefused(SubscribeError):
+    """A shadower whose smallest unit is larger than the space's."""
+
+    space: str
+    granule: int
+    space_granule: int
+
+    def __str__(self) -> str:
+        return f"{self.space} maps as little as {self.space_granule:#x}, who copies it cannot need {self.granule:#x}"
+
+
+class MustShare(SubscribeError):
+    """Endpoints of one subscription that would not share a space.
+
+    Attributes:
+        subscription: Who needs them to.
+        endpoint: The endpoint that is to be in ``space``, or is.
+        other: Another of its endpoints, which is in ``other_space``.
+    """
+
+    subscription: str
+    endpoint: str
+    space: str
+    other: str
+    other_space: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.subscription} needs its endpoints in one space, "
+            f"but {self.endpoint} in {self.space} contradicts {self.other} in {self.other_space}"
+        )
+
+
 # -- names -------------------------------------------------------------------
 
 
@@ -292,16 +340,16 @@ class BadName(IommubusError, ValueError):
     name: str
 
     def __str__(self) -> str:
-        return f"{self.name!r} is no name for a space: it is empty or has one of the pattern characters *?[]"
+        return f"{self.name!r} is no name for a space or an endpoint: it is empty or has one of the pattern characters *?[]"
 
 
 class NameTaken(IommubusError, ValueError):
-    """A space of this name exists already."""
+    """A space or an endpoint of this name exists already."""
 
     name: str
 
     def __str__(self) -> str:
-        return f"a space named {self.name!r} exists already"
+        return f"a space or an endpoint named {self.name!r} exists already"
 
 
 class UnknownName(IommubusError, LookupError):
@@ -335,6 +383,15 @@ class SpaceClosed(StateError):
 
     def __str__(self) -> str:
         return f"the space {self.space!r} is closed"
+
+
+class EndpointClosed(StateError):
+    """The endpoint is closed, or its producer has not made it yet."""
+
+    endpoint: str
+
+    def __str__(self) -> str:
+        return f"the endpoint {self.endpoint!r} is closed"
 
 
 class SubscriptionClosed(StateError):
@@ -425,6 +482,16 @@ class MappingFailed(IommubusError):
         return "; ".join(map(str, self.failures))
 
 
+class TooManyMappings(IommubusError):
+    """A MAP past the number of mappings that a subscriber can hold."""
+
+    subscription: str
+    limit: int
+
+    def __str__(self) -> str:
+        return f"the subscription {self.subscription!r} can hold {self.limit} mappings and has no room for another"
+
+
 class SyncFailed(IommubusError):
     """A `sync` that cannot promise that old translations are out of use.
 
@@ -477,6 +544,28 @@ class NoTranslator(TranslationFault):
 
     def __str__(self) -> str:
         return f"{self.space} keeps no table, so {self.iova:#x} cannot be translated"
+
+
+class NoAnswer(TranslationFault):
+    """The producer of a pull space did not answer in time."""
+
+    space: str
+    iova: int
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"the producer of {self.space} did not say within {self.seconds:g} s where {self.iova:#x} leads"
+
+
+class TranslatorFailed(TranslationFault):
+    """The producer of a pull space gave an answer that cannot be, or raised."""
+
+    space: str
+    iova: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"the producer of {self.space} could not say where {self.iova:#x} leads: {self.reason}"
 
 
 class NotifierFailed(IommubusError, ExceptionGroup[Exception]):

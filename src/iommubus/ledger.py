@@ -49,6 +49,17 @@ class OldPieces(Iterable[Mapping]):
         """Return the same with more ranges of which no target is known."""
         return OldPieces(self._entries, self._parts, [*self.ranges, *ranges])
 
+    def among(self, present: Sequence[Mapping], rest: tuple[int, int] | None) -> "OldPieces":
+        """Return the same with what is still mapped, and may be in use by one who left.
+
+        Args:
+            present: Mappings.
+            rest: Where there are more, of which no copy was made.
+        """
+        more = [] if rest is None else [(max(rest[0], low), min(rest[1], high)) for low, high in self._parts]
+        ranges = [*self.ranges, *(edges for edges in more if edges[0] <= edges[1])]
+        return OldPieces([*self._entries, present], self._parts, ranges)
+
     @property
     def truncated(self) -> bool:
         """Whether targets are missing."""

@@ -114,6 +114,10 @@ class Chunk:
         self.targets.extend(other.targets)
         self.perms.extend(other.perms)
 
+    def copy(self) -> "Chunk":
+        """Return the same mappings, which do not change with these."""
+        return Chunk(self.firsts[:], self.lasts[:], self.targets[:], self.perms[:])
+
     def cut(self, start: int, stop: int) -> "Chunk":
         """Remove the mappings ``start`` to ``stop`` (exclusive); return them."""
         out = Chunk(self.firsts[start:stop], self.lasts[start:stop], self.targets[start:stop], self.perms[start:stop])
@@ -319,6 +323,17 @@ class Table:
                 break
             index, at = index + 1, 0
         return found
+
+    def snapshot(self, limit: int) -> tuple[Sequence[Mapping], tuple[int, int] | None]:
+        """Return some ``limit`` mappings as they are now, and where there are more."""
+        chunks: list[Chunk] = []
+        count = 0
+        for chunk in self._chunks:
+            if count >= limit:
+                return Pieces(chunks), (chunk.firsts[0], self._chunks[-1].lasts[-1])
+            chunks.append(chunk.copy())
+            count += len(chunk)
+        return Pieces(chunks), None
 
     # -- inside ----------------------------------------------------------------
 

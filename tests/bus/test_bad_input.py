@@ -17,6 +17,7 @@ from iommubus.bus.subscription import LocalSubscription
 from iommubus.errors import (
     AlreadyIterated,
     BadCapacity,
+    BadContract,
     BadName,
     BadPermission,
     BadShape,
@@ -25,12 +26,15 @@ from iommubus.errors import (
     CapabilityRefused,
     EmptyMask,
     EmptyRange,
+    EndpointClosed,
     ForeignBatch,
+    GranuleRefused,
     InReserved,
     InvertedRange,
     IommubusError,
     MapAlone,
     Misaligned,
+    MustShare,
     NameTaken,
     NotEntered,
     NotOffered,
@@ -224,11 +228,41 @@ async def register_on_closed_space(world: World) -> None:
     space.register(Notifier(world.told.append, Cap.UNMAP))
 
 
-async def enter_on_closed_space(world: World) -> None:
+async def attach_to_closed_space(world: World) -> None:
     space = await world.bus.create_space("brief")
-    subscription = world.bus.subscribe("brief", Cap.IOTLB)
     await space.close()
-    async with subscription:
+    endpoint = await world.bus.create_endpoint("device")
+    try:
+        endpoint.attach(space)
+    finally:
+        await endpoint.close()
+
+
+async def move_closed_endpoint(world: World) -> None:
+    endpoint = await world.bus.create_endpoint("brief")
+    await endpoint.close()
+    endpoint.detach()
+
+
+async def attach_apart(world: World) -> None:
+    """Move one of two endpoints that one subscription needs together."""
+    one, two = [await world.bus.create_endpoint(name) for name in ("one", "two")]
+    try:
+        async with world.bus.subscribe(("one", "two"), Cap.UNMAP, name="container"):
+            one.attach(world.table)
+            two.attach(world.pull)
+    finally:
+        await one.close()
+        await two.close()
+
+
+async def subscribe_apart(world: World) -> None:
+    async with world.bus.subscribe(("table", "pull"), Cap.UNMAP, name="container"):
+        pass
+
+
+async def enter_with_a_large_granule(world: World) -> None:
+    async with world.bus.subscribe("table", Cap.IOTLB, granule=0x4000):
         pass
 
 
@@ -322,8 +356,9 @@ CASES: Final[list[tuple[str, Action, type[IommubusError], dict[str, object]]]] =
     ("device invalidation not offered", calls(lambda w: w.table.invalidate_device(0, 0x1000)), NotOffered,
      {"kind": "DEVIOTLB_UNMAP"}),
     # -- names
-    ("unknown space", calls(lambda w: w.bus.subscribe("nobody", Cap.IOTLB)), UnknownName,
-     {"name": "nobody", "known": ("table", "pull")}),
+    ("endpoint named as a pattern", calls(lambda w: w.bus.subscribe("vtd*", Cap.IOTLB)), BadName, {"name": "vtd*"}),
+    ("no endpoint", calls(lambda w: w.bus.subscribe((), Cap.IOTLB)), BadName, {"name": ""}),
+    ("duplicate endpoint", lambda w: w.bus.create_endpoint("pull"), NameTaken, {"name": "pull"}),
     ("sync of an unknown space", lambda w: w.bus.sync("nobody"), UnknownName, {"name": "nobody"}),
     ("observe an unknown space", calls(lambda w: w.bus.observe("nobody")), UnknownName, {"name": "nobody"}),
     ("fence an unknown subscriber", lambda w: w.table.fence("nobody"), UnknownName,
@@ -333,6 +368,22 @@ CASES: Final[list[tuple[str, Action, type[IommubusError], dict[str, object]]]] =
     ("space named as a pattern", lambda w: w.bus.create_space("vtd*"), BadName, {"name": "vtd*"}),
     ("granule 3", lambda w: w.bus.create_space("odd", granule=3), BadShape, {"granule": 3}),
     ("end inside a granule", lambda w: w.bus.create_space("odd", last=0x1234), BadShape, {"last": 0x1234}),
+    ("endpoints in two spaces", attach_apart, MustShare,
+     {"subscription": "container", "endpoint": "two", "space": "pull", "other": "one", "other_space": "table"}),
+    ("a subscription to two spaces", subscribe_apart, MustShare,
+     {"subscription": "container", "endpoint": "pull", "space": "pull", "other": "table", "other_space": "table"}),
+    # -- contracts
+    ("granule of a shadower", enter_with_a_large_granule, GranuleRefused,
+     {"space": "table", "granule": 0x4000, "space_granule": 0x1000}),
+    ("granule 0", calls(lambda w: w.bus.subscribe("table", Cap.UNMAP, granule=0)), BadContract, {"what": "granule"}),
+    ("granule 6", calls(lambda w: w.bus.subscribe("table", Cap.UNMAP, granule=6)), BadContract, {"value": 6}),
+    ("range inside a granule", calls(lambda w: w.bus.subscribe("table", Cap.UNMAP, granule=0x4000, last=0x1FFF)),
+     Misaligned, {"what": "size", "value": 0x2000, "granule": 0x4000}),
+    ("exact without MAP", calls(lambda w: w.bus.subscribe("table", Cap.UNMAP, exact=True)), BadContract,
+     {"what": "exact"}),
+    ("limit without MAP", calls(lambda w: w.bus.subscribe("table", Cap.UNMAP, limit=5)), BadContract,
+     {"what": "limit"}),
+    ("limit 0", calls(lambda w: w.bus.subscribe("table", Cap.IOTLB, limit=0)), BadContract, {"value": 0}),
     # -- masks, ranges, capacity
     ("mask 0", calls(lambda w: w.bus.subscribe("table", Cap(0))), EmptyMask, {"caps": 0}),
     ("mask of MAP alone", calls(lambda w: w.bus.subscribe("table", Cap.MAP)), MapAlone, {"caps": 2}),
@@ -363,7 +414,8 @@ CASES: Final[list[tuple[str, Action, type[IommubusError], dict[str, object]]]] =
     ("a closed space", publish_into_closed_space, SpaceClosed, {"space": "brief"}),
     ("a space that its changes close", apply_what_closes_the_space, SpaceClosed, {"space": "brief"}),
     ("a notifier of a closed space", register_on_closed_space, SpaceClosed, {"space": "brief"}),
-    ("a subscription of a closed space", enter_on_closed_space, SpaceClosed, {"space": "brief"}),
+    ("an endpoint in a closed space", attach_to_closed_space, SpaceClosed, {"space": "brief"}),
+    ("a closed endpoint", move_closed_endpoint, EndpointClosed, {"endpoint": "brief"}),
     ("two iterators", iterate_twice, AlreadyIterated, {"subscription": "shadower"}),
     ("two tasks on an iterator", ask_together, AlreadyIterated, {"subscription": "shadower"}),
     ("before entering", use_before_entering, NotEntered, {"subscription": "early"}),

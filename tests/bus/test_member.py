@@ -1,7 +1,7 @@
 """What the bus keeps of a subscription."""
 
 from iommubus import Cap
-from iommubus.bus.member import NUMBERS
+from iommubus.bus.bus import NUMBERS
 from tests.actors import BackendError, ask, failing_sync, map_page, open_space, settle, take, unmap_page
 from tests.loops import every_loop
 

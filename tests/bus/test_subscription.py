@@ -387,6 +387,6 @@ async def test_statistics_count_by_kind() -> None:
         space.invalidate_device(0, PAGE)
         assert events.statistics().lag == 3
         await take(stream, 3)
-        assert events.statistics() == (0, {Cap.UNMAP: 1, Cap.MAP: 1, Cap.DEVIOTLB_UNMAP: 1}, 1, 0, 0, True)
+        assert events.statistics() == (0, {Cap.UNMAP: 1, Cap.MAP: 1, Cap.DEVIOTLB_UNMAP: 1}, 1, 0, 0, True, 0)
         await ask(stream)
         assert events.statistics().acked == 1

@@ -5,7 +5,6 @@ from collections.abc import Callable
 import pytest
 
 from iommubus import Bus, Cap, DevIotlbUnmap, Iotlb, Map, Mapping, Perm, Translation, Unmap
-from iommubus.bus.space import LocalSpace
 from iommubus.bus.subscription import LocalSubscription
 from iommubus.errors import AccessDenied, Fenced, NotMapped, SubscriptionClosed
 from tests.actors import PAGE, map_page, open_space, unmap_page
@@ -77,15 +76,15 @@ class Slow(LocalSubscription):
         return answer
 
 
-def slow_subscription(bus: Bus, space: LocalSpace) -> Slow:
+def slow_subscription(bus: Bus) -> Slow:
     plain = bus.subscribe("space", Cap.UNMAP)
-    return Slow(plain._member, space.enroll, lambda: None, "next")  # pyright: ignore[reportPrivateUsage]
+    return Slow(plain._member, plain._register, lambda: None, "next")  # pyright: ignore[reportPrivateUsage]
 
 
 @every_loop
 async def test_a_stale_answer_is_not_installed() -> None:
     """Law 5, I22, T29: an answer that an UNMAP overtook is asked for again."""
-    async with open_space() as (bus, space), slow_subscription(bus, space) as events:
+    async with open_space() as (bus, space), slow_subscription(bus) as events:
         iotlb = Iotlb(events)
         map_page(space, 0)
 
@@ -103,7 +102,7 @@ async def test_a_stale_answer_is_not_installed() -> None:
 async def test_an_answer_that_outlives_its_subscription_is_not_installed() -> None:
     """Laws 5 and 8: after a fence, or a clean leave, nothing is installed or looked up through it."""
     for leave in ("fence", "close"):
-        async with open_space() as (bus, space), slow_subscription(bus, space) as events:
+        async with open_space() as (bus, space), slow_subscription(bus) as events:
             iotlb = Iotlb(events)
             map_page(space, 0)
             member = events._member  # pyright: ignore[reportPrivateUsage]

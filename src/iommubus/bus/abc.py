@@ -47,6 +47,9 @@ no longer used.  ``"manual"``: `Subscription.ack` says so."""
 OnFence = Callable[[], Awaitable[object]]
 DemandChanged = Callable[[Cap, Cap], object]
 
+Translate = Callable[[int, Perm], Awaitable[Mapping | None]]
+"""Answers a miss in a pull space: where an address leads, for an access; `None` if nowhere."""
+
 
 class Batch(Sequence[Event]):
     """What one hand-over gave, in order; `Subscription.fail` may shorten it.
@@ -97,6 +100,25 @@ class Translation(ABC):
         Look at it at the moment the translation is installed in a cache, and
         do not install it when it is false.
         """
+
+
+class Use(ABC):
+    """Something that a subscription was given and that is being used right now.
+
+    Caches make one for each entry that is pinned.  As long as it is open, the
+    subscription is not proven stopped, whatever else happens to it.
+    """
+
+    @abstractmethod
+    def revoke(self) -> None:
+        """Say that the entry was taken away while it is in use.
+
+        The acknowledgement of what the consumer has in hand waits until `end`.
+        """
+
+    @abstractmethod
+    def end(self) -> None:
+        """Say that the use is over.  A second time does nothing."""
 
 
 class Subscription(ABC):
@@ -171,11 +193,20 @@ class Subscription(ABC):
     async def translate(self, iova: int, perm: Perm = Perm.R) -> Translation:
         """Ask where an address leads: the IOTLB miss.
 
+        A pull space asks its producer.  Equal questions that wait at the same
+        time are asked once.
+
         Raises:
             NotMapped: Nothing is mapped there, or outside what was subscribed.
             AccessDenied: The mapping does not allow the access.
             NoTranslator: A pull space whose producer answers no questions.
+            NoAnswer: Its producer did not answer in time.
+            TranslatorFailed: Its producer gave an answer that cannot be, or raised.
         """
+
+    @abstractmethod
+    def use(self) -> Use:
+        """Begin to use something that was given, so that an acknowledgement means drained."""
 
     @abstractmethod
     async def close(self) -> None:
@@ -213,6 +244,48 @@ class Observer(ABC):
     @abstractmethod
     def statistics(self) -> ObserverStatistics:
         """Return its counters."""
+
+
+class Endpoint(ABC):
+    """What a device sees, to its producer: attached to one space, or to none.
+
+    Attributes:
+        name: Its name, under which consumers subscribe.
+    """
+
+    name: str
+
+    @property
+    @abstractmethod
+    def space(self) -> "AddressSpace | None":
+        """The space it is attached to."""
+
+    @abstractmethod
+    def attach(self, space: "AddressSpace") -> None:
+        """Move it to a space, from none or from another.
+
+        Its subscribers see the old mappings go and the new ones come.  They
+        count in the old space's `sync` until they have let go of the first, and
+        in the new one's from now on.  One that the new space cannot serve is
+        fenced.
+
+        Raises:
+            MustShare: A subscriber needs another endpoint of its in the same
+                space, and that is in another one; nothing was moved.
+            EndpointClosed, SpaceClosed: It is closed, or the space is.
+        """
+
+    @abstractmethod
+    def detach(self) -> None:
+        """Move it out of its space: its subscribers see everything go.
+
+        Raises:
+            EndpointClosed: It is closed.
+        """
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Detach it and end the streams of its subscribers; its name is free again."""
 
 
 class AddressSpace(ABC):
@@ -334,6 +407,8 @@ class EventBus(ABC):
         offers: Cap = Cap.IOTLB,
         straddle: Straddling = "refuse",
         demand_changed: DemandChanged | None = None,
+        translate: Translate | None = None,
+        answer_timeout: float = ...,
     ) -> AddressSpace:
         """Make a space, and an endpoint of its name.
 
@@ -346,6 +421,8 @@ class EventBus(ABC):
             straddle: What an UNMAP does that cuts a mapping.
             demand_changed: Called with the old and the new OR of all masks
                 when it changes; may raise to refuse a registration.
+            translate: Answers misses, in a pull space.
+            answer_timeout: Seconds that it has for an answer.
 
         Raises:
             BadName, NameTaken: The name will not do.
@@ -354,9 +431,18 @@ class EventBus(ABC):
         """
 
     @abstractmethod
+    async def create_endpoint(self, name: str) -> Endpoint:
+        """Make an endpoint that is attached to no space yet.
+
+        Raises:
+            BadName, NameTaken: The name will not do.
+            BusClosed, WrongThread: The bus cannot be used.
+        """
+
+    @abstractmethod
     def subscribe(
         self,
-        endpoint: str,
+        endpoint: str | Iterable[str],
         caps: Cap,
         *,
         first: int = 0,
@@ -366,12 +452,19 @@ class EventBus(ABC):
         ack: Acknowledge = "next",
         stops: Stops = "lease",
         on_fence: OnFence | None = None,
+        granule: int = 1,
+        pow2: bool = False,
+        exact: bool = False,
+        limit: int | None = None,
         name: str | None = None,
     ) -> Subscription:
         """Return a subscription; it is registered when it is entered.
 
         Args:
-            endpoint: Name of what the device sees.
+            endpoint: Name of what the device sees.  It may not exist yet: nothing
+                is mapped then.  Several names are one consumer (a container) that
+                needs them in one space: it sees that space while all of them are
+                in it, and nothing otherwise.
             caps: The kinds of event wanted.  MAP needs UNMAP beside it.
             first: First address wanted.
             last: Last address wanted.
@@ -381,11 +474,17 @@ class EventBus(ABC):
             stops: How it is proven stopped when it leaves unclean.
             on_fence: For ``stops="exit"``: stops the device; run by the `fence`
                 or `sync` that needs it, and again if that was cancelled.
+            granule: Smallest unit of the consumer, in bytes.  What a cacher must
+                forget is rounded out to it; a shadower cannot have one larger
+                than the space's.
+            pow2: Whether every event has to be a naturally aligned power of two.
+            exact: Whether every UNMAP has to name one mapping as it was mapped.
+            limit: Most mappings it can hold; a MAP past that fails for it alone.
             name: How reports call it; made up by default.
 
         Raises:
             SubscribeError: It cannot be had; the kind and the values say why.
-            UnknownName: There is no such endpoint.
+            BadName: An endpoint cannot be called so.
             BusClosed, WrongThread: The bus cannot be used.
         """
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
+from itertools import count
 from operator import index
 from threading import get_ident
 from types import TracebackType
@@ -11,20 +12,26 @@ import anyio
 from anyio.lowlevel import checkpoint, current_token
 
 from ..caps import Cap, check_mask
+from ..contract import Contract
 from ..errors import BadCapacity, BadName, BusClosed, NameTaken, NotifierFailed, UnknownName, WrongThread
 from ..mailbox import CAPACITY
 from ..ranges import LAST, IovaRange
 from ..shape import Shape
-from .abc import SYNC_TIMEOUT, Acknowledge, DemandChanged, EventBus, OnFence, Stops, Straddling
-from .endpoint import Endpoint
+from .abc import SYNC_TIMEOUT, Acknowledge, DemandChanged, EventBus, OnFence, Stops, Straddling, Translate
+from .buried import Buried, Soon
+from .endpoint import LocalEndpoint, check_inside, check_together, common_space, join_ranges
 from .logs import Lines
-from .member import Member
+from .member import Member, Terms
 from .observer import OBSERVER_CAPACITY, LocalObserver
+from .questions import ANSWER_TIMEOUT
 from .reports import BusStatistics, SyncReport
-from .space import LocalSpace, Soon, sync_spaces
+from .space import LocalSpace, sync_spaces
 from .subscription import LocalSubscription
 
 PATTERN_CHARACTERS: Final = frozenset("*?[]")
+NUMBERS: Final = count(1)
+"""Numbers for subscriptions without a name of their own."""
+
 EVERYTHING: Final = ("*",)
 """What is meant where nothing is named: a `sync` over nothing would promise nothing."""
 
@@ -39,17 +46,18 @@ class Bus(EventBus):
     def __init__(self) -> None:
         self._owner = 0
         self._spaces: dict[str, LocalSpace] = {}
-        self._endpoints: dict[str, Endpoint] = {}
+        self._endpoints: dict[str, LocalEndpoint] = {}
+        self._joined: dict[Member, tuple[LocalEndpoint, ...]] = {}
         self._observers: list[LocalObserver] = []
         self._awaited: dict[str, anyio.Event] = {}
         self._lines = Lines()
-        self._soon: Soon = do_nothing
+        self._buried = Buried(do_nothing)
         self._open = False
 
     async def __aenter__(self) -> Self:
         await checkpoint()
         self._owner = get_ident()
-        self._soon = soon_in_this_loop()
+        self._buried = Buried(soon_in_this_loop())
         self._open = True
         return self
 
@@ -74,36 +82,46 @@ class Bus(EventBus):
         offers: Cap = Cap.IOTLB,
         straddle: Straddling = "refuse",
         demand_changed: DemandChanged | None = None,
+        translate: Translate | None = None,
+        answer_timeout: float = ANSWER_TIMEOUT,
     ) -> LocalSpace:
         self._check_open()
         await checkpoint()
         self._check_open()
-        if not name or PATTERN_CHARACTERS & set(name):
-            raise BadName(name)
-        if name in self._spaces:
-            raise NameTaken(name)
+        endpoint = self._new_endpoint(name)
         space = LocalSpace(
             name,
             Shape(granule, last, tuple(reserved)),
             offers=check_mask(offers),
             straddle=straddle,
             demand_changed=demand_changed,
+            translate=translate,
+            answer_timeout=answer_timeout,
             lines=self._lines,
-            soon=self._soon,
+            buried=self._buried,
             on_close=self._forget,
         )
         self._spaces[name] = space
-        self._endpoints[name] = Endpoint(name, space)
         for observer in self._observers:
             if observer.matches(name):
                 space.routes.add_observer(observer.put)
+        endpoint.made = True
+        endpoint.attach(space)
         if name in self._awaited:
             self._awaited.pop(name).set()
         return space
 
+    async def create_endpoint(self, name: str) -> LocalEndpoint:
+        self._check_open()
+        await checkpoint()
+        self._check_open()
+        endpoint = self._new_endpoint(name)
+        endpoint.made = True
+        return endpoint
+
     def subscribe(
         self,
-        endpoint: str,
+        endpoint: str | Iterable[str],
         caps: Cap,
         *,
         first: int = 0,
@@ -113,23 +131,31 @@ class Bus(EventBus):
         ack: Acknowledge = "next",
         stops: Stops = "lease",
         on_fence: OnFence | None = None,
+        granule: int = 1,
+        pow2: bool = False,
+        exact: bool = False,
+        limit: int | None = None,
         name: str | None = None,
     ) -> LocalSubscription:
         self._check_open()
         mask = check_mask(caps)
         if capacity < 1:
             raise BadCapacity(capacity)
-        target = self._endpoint(endpoint)
-        member = Member(
-            target.space,
-            mask,
-            target.clip([(first, last)] if ranges is None else ranges),
-            capacity=index(capacity),
-            stops=stops,
-            on_fence=on_fence,
-            name=name,
+        endpoints = (endpoint,) if isinstance(endpoint, str) else tuple(dict.fromkeys(endpoint))
+        for each in endpoints or ("",):
+            check_name(each)
+        wanted = join_ranges([(first, last)] if ranges is None else ranges, endpoints[0])
+        contract = Contract(granule, pow2, exact, limit)
+        contract.check_mask(mask)
+        contract.check_ranges(wanted)
+        for each in endpoints:
+            if each in self._spaces:
+                check_inside(wanted, self._spaces[each])
+        terms = Terms(
+            name or f"{endpoints[0]}#{next(NUMBERS)}", mask, wanted, index(capacity), contract, stops, on_fence
         )
-        return LocalSubscription(member, target.space.enroll, self._check_thread, ack)
+        member = Member(terms, self._buried.bury, self._part)
+        return LocalSubscription(member, lambda: self._enroll(member, endpoints), self._check_thread, ack)
 
     def observe(self, *patterns: str, capacity: int = OBSERVER_CAPACITY) -> LocalObserver:
         self._check_open()
@@ -151,7 +177,7 @@ class Bus(EventBus):
         Raises:
             UnknownName: There is none of this name.
         """
-        return self._endpoint(name).space
+        return self._space(name)
 
     async def wait_space(self, name: str) -> LocalSpace:
         self._check_open()
@@ -182,16 +208,56 @@ class Bus(EventBus):
             raise BusClosed
         self._check_thread()
 
-    def _endpoint(self, name: str) -> Endpoint:
+    def _space(self, name: str) -> LocalSpace:
+        if name not in self._spaces:
+            raise UnknownName(name, tuple(self._spaces))
+        return self._spaces[name]
+
+    def _endpoint(self, name: str) -> LocalEndpoint:
+        """Return an endpoint, which may not exist yet."""
         if name not in self._endpoints:
-            raise UnknownName(name, tuple(self._endpoints))
+            self._endpoints[name] = LocalEndpoint(name, self._check_thread, self._drop)
         return self._endpoints[name]
+
+    def _new_endpoint(self, name: str) -> LocalEndpoint:
+        """Return one that does not exist yet and is going to."""
+        check_name(name)
+        endpoint = self._endpoint(name)
+        if endpoint.made:
+            raise NameTaken(name)
+        return endpoint
+
+    def _drop(self, endpoint: LocalEndpoint) -> None:
+        if self._endpoints.get(endpoint.name) is endpoint:
+            del self._endpoints[endpoint.name]
+
+    def _enroll(self, member: Member, names: tuple[str, ...]) -> None:
+        """Register a subscription with its endpoints; raises as `Member.join` does."""
+        self._check_open()
+        endpoints = tuple(map(self._endpoint, names))
+        try:
+            check_together(member, endpoints)
+            member.join(common_space(endpoints))
+        except BaseException:
+            for endpoint in endpoints:
+                endpoint.look()
+            raise
+        if member.ended:  # the producer closed the space when it was asked
+            return
+        self._joined[member] = endpoints
+        for endpoint in endpoints:
+            endpoint.members.append((member, endpoints))
+
+    def _part(self, member: Member) -> None:
+        """Move a subscription about no longer."""
+        for endpoint in self._joined.pop(member, ()):
+            endpoint.remove(member)
 
     def _select(self, patterns: tuple[str, ...]) -> tuple[LocalSpace, ...]:
         """Return the spaces that match, all if nothing was named; a plain name has to be one."""
         for pattern in patterns:
             if not PATTERN_CHARACTERS & set(pattern):
-                self._endpoint(pattern)
+                self._space(pattern)
         return tuple(
             space
             for name, space in self._spaces.items()
@@ -213,8 +279,13 @@ class Bus(EventBus):
             space.routes.remove_observer(observer.put)
 
     def _forget(self, space: LocalSpace) -> None:
-        """Take a closed space off the list; its name is free again."""
-        del self._spaces[space.name], self._endpoints[space.name]
+        """Take a closed space off the list, and out of every endpoint; its name is free again."""
+        del self._spaces[space.name]
+        for endpoint in [one for one in self._endpoints.values() if one.place is space]:
+            if endpoint.name == space.name:
+                endpoint.finish()
+            else:
+                endpoint.detach()
 
     def _shut(self) -> None:
         failures: list[Exception] = []
@@ -223,6 +294,8 @@ class Bus(EventBus):
                 space.shut()
             except NotifierFailed as failed:
                 failures += failed.exceptions
+        for endpoint in list(self._endpoints.values()):
+            endpoint.shut()
         for observer in self._observers:
             observer.end()
         self._open = False
@@ -230,6 +303,16 @@ class Bus(EventBus):
             self._awaited.popitem()[1].set()
         if failures:
             raise NotifierFailed(f"{len(failures)} notifiers raised", failures)
+
+
+def check_name(name: str) -> None:
+    """Check a name of a space or an endpoint.
+
+    Raises:
+        BadName: It cannot be told from a pattern.
+    """
+    if not name or PATTERN_CHARACTERS & set(name):
+        raise BadName(name)
 
 
 def soon_in_this_loop() -> Soon:

@@ -1,45 +1,171 @@
 """Endpoints: what a device sees, and what subscribers name.
 
-A space comes with an endpoint of its own name.
+An endpoint leads to one space, or to none.  A space comes with an endpoint of its
+own name; a producer may make others and move them.  Subscribers may name an
+endpoint before it exists: they see nothing mapped, and follow when it appears.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from operator import index
 
-from ..errors import OutsideRanges
+from anyio.lowlevel import checkpoint
+
+from ..errors import EndpointClosed, MustShare, OutsideRanges
 from ..ranges import IovaRange
+from .abc import AddressSpace, Endpoint
+from .attachment import Ranges, clip
+from .member import Member
 from .space import LocalSpace
 
 
-class Endpoint:
-    """A name that leads to the space it is attached to."""
+class LocalEndpoint(Endpoint):
+    """An endpoint in the process of the bus.
 
-    __slots__ = ("name", "space")
+    Args:
+        name: Its name.
+        check_thread: Raises if the caller is not the thread of the bus.
+        on_idle: Called when it does not exist and nobody waits for it any more.
+    """
 
-    def __init__(self, name: str, space: LocalSpace) -> None:
+    def __init__(self, name: str, check_thread: Callable[[], None], on_idle: Callable[["LocalEndpoint"], None]) -> None:
         self.name = name
-        self.space = space
+        self.made = False
+        self.place: LocalSpace | None = None
+        self.members: list[tuple[Member, tuple[LocalEndpoint, ...]]] = []
+        self._check_thread = check_thread
+        self._on_idle = on_idle
 
-    def clip(self, ranges: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
-        """Return what the ranges share with the space: in order, joined where they touch.
+    @property
+    def space(self) -> LocalSpace | None:
+        return self.place
 
-        Raises:
-            InvertedRange, RangeWraps: A range is none.
-            OutsideRanges: They share nothing with the space.
-            TypeError: An edge is no integer.
-        """
-        wanted = sorted(IovaRange(index(first), index(last)) for first, last in ranges)
-        last_address = self.space.shape.last
-        joined: list[tuple[int, int]] = []
-        for wish in wanted:
-            first, last = wish.first, min(wish.last, last_address)
-            if first > last:
-                continue
-            if joined and first <= joined[-1][1] + 1:
-                joined[-1] = (joined[-1][0], max(joined[-1][1], last))
-            else:
-                joined.append((first, last))
-        if not joined:
-            edges = tuple((wish.first, wish.last) for wish in wanted)
-            raise OutsideRanges(self.name, edges, f"its last address is {last_address:#x}")
-        return tuple(joined)
+    def attach(self, space: AddressSpace) -> None:
+        self._check_made()
+        if not isinstance(space, LocalSpace):
+            raise TypeError(f"an endpoint of this bus is attached to a space of this bus, got {space!r}")
+        space.check_open()
+        for member, endpoints in self.members:
+            self._check_shared(member, endpoints, space)
+        self._move(space)
+
+    def detach(self) -> None:
+        self._check_made()
+        self._move(None)
+
+    async def close(self) -> None:
+        self._check_thread()
+        if self.made:
+            self.shut()
+        await checkpoint()
+
+    def shut(self) -> None:
+        """Close without waiting."""
+        self.made = False
+        self._move(None)
+        self._end()
+
+    def finish(self) -> None:
+        """Close together with the space that it came with: its subscribers stay until they have let go."""
+        self.made = False
+        self.place = None
+        self._end()
+
+    def __repr__(self) -> str:
+        where = "not made yet" if not self.made else "detached" if self.place is None else f"in {self.place.name}"
+        return f"<endpoint {self.name}, {where}, {len(self.members)} subscriptions>"
+
+    # -- for the bus -------------------------------------------------------------
+
+    def remove(self, member: Member) -> None:
+        """Move it about no longer."""
+        self.members = [entry for entry in self.members if entry[0] is not member]
+        self.look()
+
+    def look(self) -> None:
+        """Say if there is no reason left to keep it."""
+        if not self.made and not self.members:
+            self._on_idle(self)
+
+    # -- inside ------------------------------------------------------------------
+
+    def _check_made(self) -> None:
+        self._check_thread()
+        if not self.made:
+            raise EndpointClosed(self.name)
+
+    def _check_shared(self, member: Member, endpoints: tuple["LocalEndpoint", ...], space: LocalSpace) -> None:
+        for other in endpoints:
+            if other is not self and other.place is not None and other.place is not space:
+                raise MustShare(member.name, self.name, space.name, other.name, other.place.name)
+
+    def _move(self, space: LocalSpace | None) -> None:
+        """Have the subscribers follow; the producers hear of the demand once all have moved."""
+        if space is self.place:
+            return
+        self.place = space
+        left: list[LocalSpace] = []
+        for member, endpoints in self.members.copy():
+            before = member.attachment
+            common = common_space(endpoints)
+            if member.live and (before.home if before is not None else None) is not common:
+                member.move(common)
+                if before is not None and isinstance(before.home, LocalSpace):
+                    left.append(before.home)
+        for home in dict.fromkeys(left):
+            home.narrow()
+
+    def _end(self) -> None:
+        for member, endpoints in self.members.copy():
+            if not any(endpoint.made for endpoint in endpoints):
+                member.end()
+                for endpoint in endpoints:
+                    endpoint.remove(member)
+        self.look()
+
+
+def common_space(endpoints: Iterable[LocalEndpoint]) -> LocalSpace | None:
+    """Return the space that all of them are in; `None` if one is elsewhere, or nowhere."""
+    places = {endpoint.place for endpoint in endpoints}
+    return places.pop() if len(places) == 1 else None
+
+
+def check_together(member: Member, endpoints: tuple[LocalEndpoint, ...]) -> None:
+    """Check that endpoints of one subscription are not in different spaces.
+
+    Raises:
+        MustShare: They are.
+    """
+    placed = [(endpoint, endpoint.place) for endpoint in endpoints if endpoint.place is not None]
+    for endpoint, space in placed[1:]:
+        first, first_space = placed[0]
+        if space is not first_space:
+            raise MustShare(member.name, endpoint.name, space.name, first.name, first_space.name)
+
+
+def join_ranges(ranges: Iterable[tuple[int, int]], endpoint: str) -> Ranges:
+    """Return ranges in order, joined where they touch.
+
+    Raises:
+        InvertedRange, RangeWraps: A range is none.
+        OutsideRanges: There are none.
+        TypeError: An edge is no integer.
+    """
+    joined: list[tuple[int, int]] = []
+    for wish in sorted(IovaRange(index(first), index(last)) for first, last in ranges):
+        if joined and wish.first <= joined[-1][1] + 1:
+            joined[-1] = (joined[-1][0], max(joined[-1][1], wish.last))
+        else:
+            joined.append((wish.first, wish.last))
+    if not joined:
+        raise OutsideRanges(endpoint, (), "there are none")
+    return tuple(joined)
+
+
+def check_inside(wanted: Ranges, space: LocalSpace) -> None:
+    """Check that some of the ranges lie in a space.
+
+    Raises:
+        OutsideRanges: None does.
+    """
+    if not clip(wanted, space.shape.last):
+        raise OutsideRanges(space.name, wanted, f"its last address is {space.shape.last:#x}")

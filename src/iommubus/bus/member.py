@@ -9,156 +9,125 @@ use what it was given).
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from enum import Enum
-from itertools import count
-from operator import countOf
-from typing import Protocol
+from collections.abc import Callable
 
 import anyio
+from msgspec import Struct
 
 from ..caps import Cap
 from ..completion import Completion, How, Wait
-from ..events import DevIotlbUnmap, Event, Map, Unmap, crop
-from ..ledger import OldPieces
+from ..contract import Contract, Fitting
+from ..errors import SubscribeError, TooManyMappings
+from ..events import Event, Map
 from ..mailbox import Mailbox
-from ..rangeset import RangeSet
 from ..table import Mapping
 from .abc import OnFence, Stops
-from .reports import MapFailure, SubscriptionStatistics
+from .attachment import Attachment, Home, Ranges, State, cropped
+from .failures import MapFailures, Setback
+from .given import Given
+from .reports import SubscriptionStatistics
 from .translation import LocalTranslation, RecentRemovals
+from .uses import LocalUse, Uses
 
 
-class Home(Protocol):
-    """What a member needs of the space it belongs to."""
+class Terms(Struct, frozen=True):
+    """What a subscription asked for, checked.
+
+    Attributes:
+        name: Its name in reports.
+        caps: The kinds of event it gets.
+        wanted: Disjoint ranges it wants them in, in order.
+        capacity: Most events that wait one by one.
+        contract: What it can take.
+        stops: How it is proven stopped.
+        on_fence: Stops it, if anything does.
+    """
 
     name: str
-    seq: int
-
-    def walk(self, first: int, last: int, limit: int) -> list[Mapping]:
-        """Return the first ``limit`` mappings that overlap the range."""
-        ...
-
-    def lookup(self, iova: int) -> Mapping | None:
-        """Return the mapping at an address."""
-        ...
-
-    def old_pieces(self, member: "Member") -> OldPieces:
-        """Return what was removed and may be in use by the member."""
-        ...
-
-    def moved(self) -> None:
-        """Note that a mailbox has more room."""
-        ...
-
-    def share(self, member: "Member") -> None:
-        """Feed a member together with those who get the same."""
-        ...
-
-    def unshared(self) -> None:
-        """Note that a member has to be put into by itself from now on."""
-        ...
-
-    def bury(self, member: "Member") -> None:
-        """Abandon a member at the next opportunity; called from any thread."""
-        ...
-
-    def dismiss(self, member: "Member") -> None:
-        """Publish to the member no longer; forget it once it is gone."""
-        ...
-
-
-class State(Enum):
-    """How far the bus may trust a member."""
-
-    NEW = "not entered"
-    JOINED = "joined"
-    UNPROVEN = "unproven"
-    GONE = "gone"
-
-
-NUMBERS = count(1)
-"""Numbers for subscriptions without a name of their own."""
+    caps: Cap
+    wanted: Ranges
+    capacity: int
+    contract: Contract
+    stops: Stops
+    on_fence: OnFence | None
 
 
 class Member:
     """One subscription, as the bus sees it.
 
     Args:
-        home: The space it belongs to.
-        caps: The kinds of event it gets.
-        ranges: Disjoint ranges it gets them in, in order.
-        capacity: Most events that wait one by one.
-        stops: How it is proven stopped.
-        on_fence: Stops it, if anything does.
-        name: Its name in reports.
+        terms: What it asked for.
+        bury: Has it abandoned at the next opportunity; called from any thread.
+        on_leave: Called when it is no longer to be moved about.
     """
 
-    def __init__(
-        self,
-        home: Home,
-        caps: Cap,
-        ranges: tuple[tuple[int, int], ...],
-        *,
-        capacity: int,
-        stops: Stops,
-        on_fence: OnFence | None,
-        name: str | None,
-    ) -> None:
-        self.home = home
-        self.caps = caps
-        self.ranges = ranges
-        self.name = name or f"{home.name}#{next(NUMBERS)}"
-        self.stops: Stops = stops
+    def __init__(self, terms: Terms, bury: Callable[["Member"], None], on_leave: Callable[["Member"], None]) -> None:
+        self.name = terms.name
+        self.caps = terms.caps
         self.state = State.NEW
-        self.reason = ""
         self.fenced = False
+        self.reason = ""
         self.ended = False
-        self.completion = Completion(home.seq)
+        self.attachment: Attachment | None = None  # where it is present
+        self.completion = Completion()
         self.mailbox = Mailbox(
-            self._walk if caps & Cap.MAP else None,
-            capacity=capacity,
+            self._walk if terms.caps & Cap.MAP else None,
+            capacity=terms.capacity,
             on_ready=self._wake,
             on_limit=self._overrun,
             on_unshare=self._unshared,
         )
         self.hand: list[Event] = []  # of the last hand-over, not given yet, the last one first
         self.batches: deque[tuple[int, list[Event]]] = deque()  # given, and not acknowledged yet
-        self.failures: list[MapFailure] = []  # for the next sync
-        self.first_failures: list[MapFailure] = []  # of the first replay, for the subscriber itself
-        self.proof_failure: Exception | None = None
+        self.map_failures = MapFailures()  # for the next sync
+        self.first_failures = MapFailures()  # of the first replay, for the subscriber itself
+        self.setback = Setback()
         self.removals = RecentRemovals()
-        self._on_fence = on_fence
-        self._proving = anyio.Lock()
+        self.uses = Uses(self._use_ended)
         self.first_turn = anyio.Event()
-        self._make_event = type(self.first_turn)  # spares looking for the event loop's kind each time
+        self._terms = terms
+        self._bury = bury
+        self._on_leave = on_leave
+        self._given = Given(terms.caps)
+        self._fitting = None if terms.contract.plain else Fitting(terms.contract)
+        self._lingering: list[Attachment] = []
+        self._proving = anyio.Lock()
+        self._stop = How.STOPPED  # how it will have stopped once nothing is in use
         self._arrival: anyio.Event | None = None
-        self._held_back: int | None = None  # removals from here on may be in use: an UNMAP failed
-        self._retried_in: int | None = None  # hand-over that gives that UNMAP again
-        self._unapplied = RangeSet()  # where UNMAPs failed
-        self._touched = False  # something live was handed to it
-        self._maps = bool(caps & Cap.MAP)
-        self._devices = bool(caps & Cap.DEVIOTLB_UNMAP)
-        self._delivered = {Map: 0, Unmap: 0, DevIotlbUnmap: 0}
+        self._first_wait: Wait | None = None
+        self._last_words = ("", 0)  # space and number that its events carry while it is nowhere
 
-    # -- the publishing side ---------------------------------------------------
+    # -- where it is -------------------------------------------------------------
 
-    def offer(self, event: Event) -> None:
-        """Take the parts of an event that lie in the ranges."""
-        for part in self._cropped((event,)):
-            self.mailbox.put(part)
-
-    def join(self) -> None:
-        """Begin to count; a shadower's ranges are read from the table."""
+    def join(self, home: Home | None) -> None:
+        """Begin to count; raises as `Routes.add` does, and then nothing was done."""
+        if home is not None:
+            self._arrive(home)
         self.state = State.JOINED
-        self.completion.covered = self.home.seq
-        if self.caps & Cap.MAP:
-            for first, last in self.ranges:
-                if self.home.walk(first, last, 1):
-                    self.mailbox.replay(first, last)
-        self.completion.expect_turn(self.mailbox, self._became_current)
-        if self.mailbox.quiet:
-            self.home.share(self)
+        self._await_first_turn()
+        self._share()
+
+    def move(self, home: Home | None) -> None:
+        """Follow its endpoint to another space, or to none.
+
+        Its old mappings go and the new ones come.  Where the new space cannot
+        serve it, it is fenced: that is its own problem, not the producer's.
+        """
+        self._depart()
+        try:
+            if home is not None:
+                self._arrive(home)
+        except SubscribeError as refusal:
+            self.abandon(str(refusal))
+        else:
+            if not self.completion.current:
+                self._await_first_turn()
+            self._share()
+
+    @property
+    def live(self) -> bool:
+        """Whether it is to be told of what happens."""
+        return self.state is State.JOINED
 
     def end(self) -> None:
         """End the stream once the mailbox is empty."""
@@ -169,103 +138,99 @@ class Member:
 
     def take(self) -> list[Event]:
         """Make a hand-over; it may turn out to be empty, and then has no number."""
-        events = self.mailbox.hand_over(self.home.name, self.home.seq)
-        if len(self.ranges) > 1 and not self.mailbox.shared:  # gaps may have been bridged that were not asked for
-            events = list(self._cropped(events))
-        self.home.moved()
+        events = self.mailbox.hand_over(*self._words())
+        if (
+            len(self._terms.wanted) > 1 and not self.mailbox.shared
+        ):  # gaps may have been bridged that were not asked for
+            events = list(cropped(events, self._terms.wanted))
+        if events and self._fitting is not None:
+            events = self._fit(events, self._fitting)
+        attachment = self.attachment
+        if attachment is not None:
+            attachment.home.moved()
         if not events:
             self.completion.look(self.mailbox)
             return events
-        number = self.completion.hand_over(self.home.seq, self.mailbox)
-        if self._held_back is not None and self._retried_in is None and not self.mailbox.refused:
-            self._retried_in = number
-        self._count(events)
+        number = self.completion.hand_over(self.mailbox)
+        if attachment is not None:
+            attachment.hand_over(number)
+        if self.setback and not self.mailbox.refused:
+            self.setback.retried(number)
+        self._given.add(events)
         self.removals.note(events)
-        if not self.mailbox.shared and self.mailbox.quiet:
-            self.home.share(self)
+        if not self.mailbox.shared:
+            self._share()
         return events
 
     def acknowledge(self, number: int) -> None:
-        """Take it that hand-overs up to ``number`` are applied and out of use."""
-        if self._retried_in is not None and self._retried_in <= number:
-            self._held_back = self._retried_in = self.proof_failure = None
-            self._unapplied.clear()
-        while self.batches and self.batches[0][0] <= number:
-            self.batches.popleft()
-        self.completion.acknowledge(number)
+        """Take it that hand-overs up to ``number`` are applied, and out of use but for what is pinned."""
+        self.uses.said = max(self.uses.said, number)
+        self._acknowledge(self.uses.acknowledgeable())
 
     def fail(self, event: Event, error: Exception) -> None:
         """Note that an event in hand could not be applied."""
-        if isinstance(event, Map):
-            failure = MapFailure(self.name, self.home.name, event.first, event.last, error)
-            (self.failures if self.completion.current else self.first_failures).append(failure)
-            return
-        if self._held_back is None:
-            self._held_back = self.completion.covered
-        self._retried_in = None
-        self._unapplied.add(event.first, event.last, mark=True)
-        self.proof_failure = error
         places = self._behind(event)
-        later = [given for events, start in places for given in events[start:]]
-        self.mailbox.refuse(event, later)
+        later = [given for events, start in places for given in self._in_order(events, start)]
+        if isinstance(event, Map):
+            self._fail_map(event, error)
+            if self._fitting is not None:
+                self._fitting.refuse(event, later)
+        else:
+            self._fail_removal(event, error, later)
         left = set(map(id, later))
         for events, start in places:
             events[start:] = [given for given in events[start:] if id(given) in left]
-        self.completion.look(self.mailbox)
-        self.home.moved()
-
-    def _behind(self, event: Event) -> list[tuple[list[Event], int]]:
-        """Return the lists of what was handed over behind an event, and where in each it begins."""
-        places = [(self.hand, 0)]
-        for _, batch in reversed(self.batches):
-            for at, given in enumerate(batch):
-                if given is event:
-                    return [*places, (batch, at + 1)]
-            places.append((batch, 0))
-        return places[:1]  # it was given alone
 
     async def wait_ready(self) -> None:
         """Wait until there is something to hand over, or the end."""
-        arrival = self._arrival = self._make_event()
+        arrival = self._arrival = type(self.first_turn)()  # spares looking for the event loop's kind
         self.mailbox.expect()
         try:
             await arrival.wait()
         finally:
             self._arrival = None
 
-    def translate(self, iova: int) -> LocalTranslation | None:
-        """Return what is mapped at an address of the ranges, if anything is."""
+    async def translate(self, iova: int, perm: int) -> LocalTranslation | None:
+        """Return where an address leads, from the table or by asking the producer."""
         stamp = self.removals.stamp()
-        for first, last in self.ranges:
-            if first <= iova <= last and (mapping := self.home.lookup(iova)) is not None:
-                self._touched = True
-                return LocalTranslation(mapping.clip(first, last), self.home.seq, self.removals, stamp)
-        return None
+        attachment = self.attachment
+        if attachment is None:
+            return None
+        seq = attachment.home.seq
+        mapping = await attachment.find(iova, perm)
+        if mapping is None:
+            return None
+        self._given.touched = True
+        return LocalTranslation(mapping, seq, self.removals, stamp)
+
+    def use(self) -> LocalUse:
+        """Begin to use something that it was given."""
+        return self.uses.begin()
 
     # -- leaving ---------------------------------------------------------------
 
     def leave(self) -> None:
-        """Take it that everything was dropped."""
-        if self.state is not State.GONE:
+        """Take it that everything was dropped, but for what is pinned."""
+        if self.state is State.GONE:
+            return
+        if not self.uses:
             self._go(How.LEFT)
+        elif self.state is State.JOINED:
+            self._stop = How.LEFT
+            self._distrust("it was left while translations were pinned")
 
     def abandon(self, reason: str) -> None:
         """Fence it: whatever it held must not be used, and may yet be."""
         if self.state is not State.JOINED:
             return
-        self.fenced, self.reason = True, reason
-        self.removals.stop()
-        self.hand.clear()
-        if not self._touched:
+        if not self._given.touched:
+            self.fenced, self.reason = True, reason
             self._go(How.LEFT)
-        elif self.stops == "lease":
+        elif self._terms.stops == "lease" and not self.uses:
+            self.fenced, self.reason = True, reason
             self._go(How.STOPPED)
         else:
-            self.state = State.UNPROVEN
-            self.completion.poke()
-            self.first_turn.set()  # it will not come any more
-            self._wake()
-            self.home.dismiss(self)
+            self._distrust(reason)
 
     def lose(self, reason: str) -> None:
         """Have it abandoned soon, from where that must not be done at once.
@@ -274,100 +239,102 @@ class Member:
         middle of an event's way to the mailboxes.
         """
         self.fenced, self.reason = True, reason
-        self.home.bury(self)
+        self._bury(self)
 
     @property
     def can_be_proven(self) -> bool:
         """Whether there is a way to stop it."""
-        return self._on_fence is not None
+        return self._terms.on_fence is not None
+
+    @property
+    def hopeful(self) -> bool:
+        """Whether waiting may help, although it left unclean: its pins may end."""
+        return bool(self.uses) and self._stops_by_itself
+
+    @property
+    def _stops_by_itself(self) -> bool:
+        """Whether nothing is in use any more once its pins have ended."""
+        return self._terms.stops == "lease" or self._stop is How.LEFT
 
     async def prove(self) -> bool:
         """Run what stops it, once for all who ask; say whether it is stopped."""
         async with self._proving:
-            if self.state is State.UNPROVEN and self._on_fence is not None:
+            if self.state is State.UNPROVEN and self._terms.on_fence is not None:
                 try:
-                    await self._on_fence()
+                    await self._terms.on_fence()
                 except Exception as failure:  # noqa: BLE001 - reported by the sync that needs it
-                    self.proof_failure = failure
+                    self.setback.cause = failure
                 else:
                     self._go(How.STOPPED)
         return self.state is State.GONE
 
-    # -- for a sync ------------------------------------------------------------
-
-    def expect(self, changed: Callable[[Wait], None]) -> Wait:
-        """Return a wait for all that was unmapped before now."""
-        if self.state is not State.JOINED:
-            return self.completion.expect_stop(changed)
-        self.mailbox.retry()
-        return self.completion.expect(self.mailbox, changed)
+    # -- questions ---------------------------------------------------------------
 
     @property
     def crowded(self) -> bool:
         """Whether a producer that paces itself should wait for it."""
         return self.mailbox.half_full or (self.completion.current and self.mailbox.dirty)
 
-    @property
-    def covered(self) -> int:
-        """Number in the space up to which no removal is in use here."""
-        if self._held_back is not None:
-            return self._held_back
-        done = self.completion
-        if done.handed == done.acked and not self.mailbox.owes_removal and self.state is State.JOINED:
-            return self.home.seq
-        return done.covered
-
-    def old_pieces(self) -> OldPieces:
-        """Return what was removed and may be in use here."""
-        return self.home.old_pieces(self)
-
-    @property
-    def unapplied(self) -> list[tuple[int, int]]:
-        """Where UNMAPs failed that were not applied since."""
-        return [(first, last) for first, last, _ in self._unapplied]
-
-    def pop_failures(self) -> list[MapFailure]:
-        """Return the MAPs that failed since this was last asked."""
-        failures, self.failures = self.failures, []
-        return failures
-
-    def pop_first_failures(self) -> list[MapFailure]:
-        """Return the MAPs of the first replay that failed since this was last asked."""
-        failures, self.first_failures = self.first_failures, []
-        return failures
-
     def statistics(self) -> SubscriptionStatistics:
         """Return the counters of the subscription."""
         return SubscriptionStatistics(
             lag=self.mailbox.lag,
-            delivered={
-                Cap.UNMAP: self._delivered[Unmap],
-                Cap.MAP: self._delivered[Map],
-                Cap.DEVIOTLB_UNMAP: self._delivered[DevIotlbUnmap],
-            },
+            delivered=self._given.by_kind(),
             handed=self.completion.handed,
             acked=self.completion.acked,
             conflations=self.mailbox.conflations,
             current=self.completion.current,
+            pinned=len(self.uses),
         )
 
-    # -- inside ----------------------------------------------------------------
+    # -- inside: where it is -------------------------------------------------------
+
+    def _arrive(self, home: Home) -> None:
+        self._terms.contract.check_space(home.name, home.shape.granule, self.caps)
+        attachment = Attachment(self, home, self._terms.wanted)
+        home.admit(attachment)  # first: the producer may refuse, and may publish in answer
+        self.attachment = attachment
+        attachment.begin()
+
+    def _depart(self) -> None:
+        attachment = self.attachment
+        if attachment is None:
+            return
+        home = attachment.home
+        attachment.withdraw()
+        self._last_words = home.name, home.seq
+        self.attachment = None
+        if attachment.let_go:
+            home.forget(attachment)
+        else:
+            home.part(attachment)
+            self._lingering.append(attachment)
+
+    def _attachments(self) -> list[Attachment]:
+        return [*self._lingering, *([self.attachment] if self.attachment is not None else [])]
+
+    def _words(self) -> tuple[str, int]:
+        """Return the space and the number that events made for it now carry."""
+        if self.attachment is None:
+            return self._last_words
+        return self.attachment.home.name, self.attachment.home.seq
 
     def _walk(self, first: int, last: int, limit: int) -> list[Mapping]:
-        """Read the table, cropped to the ranges."""
-        found: list[Mapping] = []
-        for low, high in self.ranges:
-            if low <= last and high >= first:
-                pieces = self.home.walk(max(first, low), min(last, high), limit - len(found))
-                found += [piece.clip(low, high) for piece in pieces]
-        return found
+        return [] if self.attachment is None else self.attachment.walk(first, last, limit)
 
-    def _cropped(self, events: Iterable[Event]) -> Iterator[Event]:
-        for event in events:
-            for first, last in self.ranges:
-                part = crop(event, first, last)
-                if part is not None:
-                    yield part
+    def _share(self) -> None:
+        """Have it fed together with others, if there is nothing else to remember."""
+        if self.attachment is not None and self.mailbox.quiet:
+            self.attachment.home.share(self.attachment)
+
+    def _unshared(self) -> None:
+        if self.attachment is not None:
+            self.attachment.home.unshared()
+
+    def _await_first_turn(self) -> None:
+        if self._first_wait is not None:
+            self.completion.forget(self._first_wait)
+        self._first_wait = self.completion.expect_turn(self.mailbox, self._became_current)
 
     def _became_current(self, wait: Wait) -> None:
         if wait.how is How.ACKNOWLEDGED:
@@ -375,29 +342,110 @@ class Member:
         if wait.how is not None:
             self.first_turn.set()
 
-    def _count(self, events: list[Event]) -> None:
-        maps = countOf(map(type, events), Map) if self._maps else 0
-        devices = countOf(map(type, events), DevIotlbUnmap) if self._devices else 0
-        self._delivered[Map] += maps
-        self._delivered[DevIotlbUnmap] += devices
-        self._delivered[Unmap] += len(events) - maps - devices
-        if maps:
-            self._touched = True
+    # -- inside: hand-overs --------------------------------------------------------
+
+    def _fit(self, events: list[Event], fitting: Fitting) -> list[Event]:
+        given, refused = fitting.fit(events, self.completion.handed + 1)
+        for event in refused:
+            self._fail_map(event, TooManyMappings(self.name, self._terms.contract.limit or 0))
+        return given
+
+    def _acknowledge(self, number: int) -> None:
+        if self.setback.acknowledge(number):
+            for attachment in self._attachments():
+                attachment.held_back = None
+        while self.batches and self.batches[0][0] <= number:
+            self.batches.popleft()
+        if self._fitting is not None:
+            self._fitting.acknowledge(number)
+        if self.attachment is not None:
+            self.attachment.acknowledge(number)
+        for attachment in self._lingering:
+            attachment.acknowledge(number)
+        self.completion.acknowledge(number)
+        if self._lingering and self.state is State.JOINED:
+            self._forget_left()
+
+    def _forget_left(self) -> None:
+        """Have the spaces that it has let go of forget it."""
+        done = [attachment for attachment in self._lingering if attachment.let_go]
+        self._lingering = [attachment for attachment in self._lingering if attachment not in done]
+        for attachment in done:
+            attachment.home.forget(attachment)
+
+    def _use_ended(self) -> None:
+        if self.state is State.JOINED:
+            self._acknowledge(self.uses.acknowledgeable())
+        elif (
+            self.state is State.UNPROVEN and not self.uses and (self._terms.stops == "lease" or self._stop is How.LEFT)
+        ):
+            self._go(self._stop)
+
+    # -- inside: failures ----------------------------------------------------------
+
+    def _fail_map(self, event: Map, error: Exception) -> None:
+        failures = self.map_failures if self.first_turn.is_set() else self.first_failures
+        failures.add(self.name, event, error)
+
+    def _fail_removal(self, event: Event, error: Exception, later: list[Event]) -> None:
+        for attachment in self._attachments():
+            attachment.hold_back()
+        self.setback.add(event, error)
+        given = later.copy()
+        self.mailbox.refuse(event, later)
+        if self._fitting is not None:
+            left = set(map(id, later))
+            self._fitting.take_back([event, *(gone for gone in given if id(gone) not in left)])
+        self.completion.look(self.mailbox)
+        if self.attachment is not None:
+            self.attachment.home.moved()
+
+    def _behind(self, event: Event) -> list[tuple[list[Event], int]]:
+        """Return the lists of what was handed over behind an event, in order, and where in each it begins."""
+        places = [(self.hand, 0)]
+        for _, batch in reversed(self.batches):
+            for at, given in enumerate(batch):
+                if given is event:
+                    return [(batch, at + 1), *places]
+            places.insert(0, (batch, 0))
+        return places[-1:]  # it was given alone
+
+    def _in_order(self, events: list[Event], start: int) -> list[Event]:
+        return events[::-1] if events is self.hand else events[start:]
+
+    # -- inside: leaving -----------------------------------------------------------
 
     def _wake(self) -> None:
         if self._arrival is not None:
             self._arrival.set()
 
-    def _unshared(self) -> None:
-        self.home.unshared()
-
     def _overrun(self) -> None:
         self.lose("it left more ranges dirty than its limit")
 
+    def _distrust(self, reason: str) -> None:
+        """Fence it, and have each `sync` wait until it is proven stopped."""
+        self.fenced, self.reason = True, reason
+        self._cut_off(State.UNPROVEN)
+        self.completion.poke()
+        self.first_turn.set()  # it will not come any more
+        for attachment in self._attachments():
+            attachment.home.part(attachment)
+        self._narrow()
+
     def _go(self, how: How) -> None:
-        self.state = State.GONE
+        self._cut_off(State.GONE)
+        self.completion.finish(how)
+        for attachment in self._attachments():
+            attachment.home.forget(attachment)
+        self._narrow()  # last: it calls the producer back
+
+    def _cut_off(self, state: State) -> None:
+        self.state = state
         self.hand.clear()
         self.removals.stop()
-        self.completion.finish(how)
         self._wake()
-        self.home.dismiss(self)  # last: it calls the producer back
+        self._on_leave(self)
+
+    def _narrow(self) -> None:
+        if self.attachment is not None:
+            self.attachment.home.narrow()

@@ -60,16 +60,28 @@ class Missing(Struct, frozen=True):
 
 
 class MapFailure(Struct, frozen=True):
-    """A MAP that a subscriber could not apply; it goes on without it."""
+    """A MAP that a subscriber could not apply; it goes on without it.
+
+    Attributes:
+        subscriber: Name of the subscription.
+        space: Name of the space.
+        first: First address.
+        last: Last address.
+        cause: What the subscriber said.
+        count: How many failed in this range, of which ``cause`` is the first's;
+            more than one where nobody asked for very many.
+    """
 
     subscriber: str
     space: str
     first: int
     last: int
     cause: Exception
+    count: int = 1
 
     def __str__(self) -> str:
-        return f"{self.subscriber} on {self.space} could not map {span(self.first, self.last)}: {self.cause!r}"
+        what = span(self.first, self.last) if self.count == 1 else f"{self.count} in {span(self.first, self.last)}"
+        return f"{self.subscriber} on {self.space} could not map {what}: {self.cause!r}"
 
 
 class SubscriptionStatistics(NamedTuple):
@@ -87,6 +99,8 @@ class SubscriptionStatistics(NamedTuple):
     conflations: int
     #: whether the first replay is through
     current: bool
+    #: translations that are pinned
+    pinned: int
 
 
 class SpaceStatistics(NamedTuple):
@@ -102,6 +116,8 @@ class SpaceStatistics(NamedTuple):
     demand: Cap
     #: subscriptions that count in a sync, by name
     subscriptions: MappingView[str, SubscriptionStatistics]
+    #: subscriptions that went to another space and have not let go of this one's mappings yet
+    leaving: tuple[str, ...]
     #: subscriptions that left unclean and are not proven stopped
     unproven: tuple[str, ...]
     #: removed pieces that may still be in use
@@ -109,6 +125,8 @@ class SpaceStatistics(NamedTuple):
     #: syncs that succeeded and that failed
     syncs: int
     failed_syncs: int
+    #: questions of a pull space by what became of them: asked, joined (not asked again), answered, none, late
+    questions: MappingView[str, int]
 
 
 class ObserverStatistics(NamedTuple):

@@ -13,8 +13,8 @@ from ..errors import CapabilityRefused, DemandRefused
 from ..events import Event
 from ..feed import Feed
 from .abc import DemandChanged
+from .attachment import Attachment
 from .logs import Lines
-from .member import Member
 from .notifier import Call, Registration
 
 Put = Callable[[Event], None]
@@ -39,8 +39,8 @@ class Routes:
     """
 
     def __init__(self, space: str, last: int, offers: Cap, demand_changed: DemandChanged | None, lines: Lines) -> None:
-        self.members: list[Member] = []
-        self.unproven: list[Member] = []
+        self.present: list[Attachment] = []
+        self.lingering: list[Attachment] = []  # who is told nothing more, and has not let go
         self.demand = Cap(0)
         self.counted = False  # somebody has to let go of what is removed
         self.maps: tuple[Put, ...] = ()
@@ -58,31 +58,30 @@ class Routes:
         self._observers: list[Put] = []
         self._feeds: dict[tuple[Cap, tuple[tuple[int, int], ...]], Feed] = {}
 
-    def add_member(self, member: Member) -> None:
-        """Register a subscription.
+    def add(self, attachment: Attachment) -> None:
+        """Publish to a subscription from now on.
 
         Raises:
             CapabilityRefused: The space does not deliver what it asks for.
             DemandRefused: The producer refused.
         """
-        self._admit(member.caps)
-        self.members.append(member)
+        self._admit(attachment.member.caps)
+        self.present.append(attachment)
         self.remake()
 
-    def remove_member(self, member: Member, *, unproven: bool) -> None:
-        """Send it nothing more; remember it if it is not proven stopped."""
-        if member in self.unproven:
-            self.unproven.remove(member)
-        if unproven:
-            self.unproven.append(member)
-        if member in self.members:
-            self.members.remove(member)
-        member.mailbox.unshare()
+    def part(self, attachment: Attachment) -> None:
+        """Publish to it no longer; it still counts."""
+        self._remove(attachment)
+        self.lingering.append(attachment)
         self.remake()
-        self._narrow()
+
+    def forget(self, attachment: Attachment) -> None:
+        """Publish to it no longer; it counts no longer."""
+        self._remove(attachment)
+        self.remake()
 
     def add_notifier(self, registration: Registration) -> None:
-        """Register a notifier; raises as `add_member` does."""
+        """Register a notifier; raises as `add` does."""
         self._admit(registration.notifier.caps)
         self._notifiers.append(registration)
         self.remake()
@@ -92,7 +91,7 @@ class Routes:
         if registration in self._notifiers:
             self._notifiers.remove(registration)
             self.remake()
-            self._narrow()
+            self.narrow()
 
     def add_observer(self, put: Put) -> None:
         """Show an observer everything that is published."""
@@ -105,19 +104,29 @@ class Routes:
             self._observers.remove(put)
             self.remake()
 
-    def counting(self) -> tuple[Member, ...]:
+    def counting(self) -> tuple[Attachment, ...]:
         """Return everybody a `sync` has to wait for."""
-        return (*self.members, *self.unproven)
+        return (*self.present, *self.lingering)
 
-    def share(self, member: Member) -> None:
-        """Feed a member together with those who have the same mask and ranges."""
-        feed = self._feeds.setdefault((member.caps, member.ranges), Feed(member.ranges))
-        member.mailbox.follow(feed)
+    def share(self, attachment: Attachment) -> None:
+        """Feed a subscription together with those who have the same mask and ranges."""
+        caps, ranges = attachment.member.caps, attachment.ranges
+        attachment.member.mailbox.follow(self._feeds.setdefault((caps, ranges), Feed(ranges)))
         self.remake()
+
+    def narrow(self) -> None:
+        """Tell the producer of a smaller demand, which it cannot refuse; it may publish in answer."""
+        old, self.demand = self.demand, self._wanted()
+        if old == self.demand or self._demand_changed is None:
+            return
+        try:
+            self._demand_changed(old, self.demand)
+        except Exception as failure:  # noqa: BLE001 - there is nobody it could be raised to
+            self._lines.warn("demand", self._space, f"its demand callback raised {failure!r} at {self.demand!r}")
 
     def remake(self) -> None:
         """Make the tuples anew: somebody came, went, or changed its way."""
-        self.counted = bool(self.members or self.unproven)
+        self.counted = bool(self.present or self.lingering)
         self._feeds = {key: feed for key, feed in self._feeds.items() if feed.followed}
         self.maps = self._puts(Cap.MAP)
         self.unmaps = self._puts(Cap.UNMAP)
@@ -128,8 +137,16 @@ class Routes:
 
     # -- inside ----------------------------------------------------------------
 
+    def _remove(self, attachment: Attachment) -> None:
+        if attachment in self.present:
+            attachment.member.mailbox.unshare()
+            self.present.remove(attachment)
+        elif attachment in self.lingering:
+            self.lingering.remove(attachment)
+
     def _wanted(self) -> Cap:
-        masks = [member.caps for member in self.members] + [entry.notifier.caps for entry in self._notifiers]
+        masks = [attachment.member.caps for attachment in self.present]
+        masks += [entry.notifier.caps for entry in self._notifiers]
         return reduce(lambda wanted, mask: wanted | mask, masks, Cap(0))
 
     def _admit(self, caps: Cap) -> None:
@@ -146,16 +163,6 @@ class Routes:
             raise DemandRefused(self._space, int(self.demand), int(wanted), str(refusal)) from refusal
         self.demand = self._wanted() | caps  # the callback may have had others come or go
 
-    def _narrow(self) -> None:
-        """Tell the producer of a smaller demand, which it cannot refuse; it may publish in answer."""
-        old, self.demand = self.demand, self._wanted()
-        if old == self.demand or self._demand_changed is None:
-            return
-        try:
-            self._demand_changed(old, self.demand)
-        except Exception as failure:  # noqa: BLE001 - there is nobody it could be raised to
-            self._lines.warn("demand", self._space, f"its demand callback raised {failure!r} at {self.demand!r}")
-
     def _puts(self, kind: Cap) -> tuple[Put, ...]:
         shared = [
             feed.put if ranges == self._whole else feed.offer
@@ -163,9 +170,9 @@ class Routes:
             if caps & kind
         ]
         alone = [
-            member.mailbox.put if member.ranges == self._whole else member.offer
-            for member in self.members
-            if member.caps & kind and not member.mailbox.shared
+            attachment.member.mailbox.put if attachment.ranges == self._whole else attachment.offer
+            for attachment in self.present
+            if attachment.member.caps & kind and not attachment.member.mailbox.shared
         ]
         return (*shared, *alone, *self._observers)
 

@@ -6,7 +6,6 @@ before anybody is told.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from threading import get_ident
 from typing import Final
 
@@ -14,23 +13,23 @@ import anyio
 from anyio.lowlevel import checkpoint
 
 from ..caps import Cap, Perm
-from ..errors import NotOffered, NoTranslator, SpaceClosed, SyncFailed, UnknownName, WrongThread
+from ..errors import NotOffered, SpaceClosed, SyncFailed, UnknownName, WrongThread
 from ..events import DevIotlbUnmap, Event, Map, Unmap
-from ..ledger import TRIM_EVERY, Ledger, OldPieces
+from ..ledger import PIECE_LIMIT, TRIM_EVERY, Ledger, OldPieces
 from ..ranges import IovaRange
 from ..shape import Shape
 from ..staging import Staged, Staging
 from ..table import PERMS, Mapping, Table
-from .abc import SYNC_TIMEOUT, AddressSpace, DemandChanged, Straddling, Subscription
+from .abc import SYNC_TIMEOUT, AddressSpace, DemandChanged, Straddling, Subscription, Translate
+from .attachment import Attachment, State
+from .buried import Buried
 from .logs import Lines
-from .member import Member, State
 from .notifier import Call, Notice, Notifier, Registration
+from .questions import Questions
 from .reports import SpaceStatistics, SyncReport
 from .routes import Routes
 from .subscription import LocalSubscription
 from .sync import Sync
-
-Soon = Callable[[Callable[[], object]], object]
 
 NOTHING: Final = Ledger()
 """What was removed for somebody who is not told of it."""
@@ -51,8 +50,10 @@ class LocalSpace(AddressSpace):
         offers: The kinds it can deliver.
         straddle: What an UNMAP does that cuts a mapping.
         demand_changed: The producer's callback.
+        translate: Its handler for misses, in a pull space.
+        answer_timeout: Seconds that the handler has.
         lines: Where it logs.
-        soon: Has a callback run by the loop of the bus; called from any thread.
+        buried: Those of the bus that are to be abandoned.
         on_close: Called when it is closed.
     """
 
@@ -64,8 +65,10 @@ class LocalSpace(AddressSpace):
         offers: Cap,
         straddle: Straddling,
         demand_changed: DemandChanged | None,
+        translate: Translate | None,
+        answer_timeout: float,
         lines: Lines,
-        soon: Soon,
+        buried: Buried,
         on_close: Callable[["LocalSpace"], None],
     ) -> None:
         self.name = name
@@ -77,19 +80,20 @@ class LocalSpace(AddressSpace):
         self.routes = Routes(name, shape.last, offers, demand_changed, lines)
         self._split = straddle == "split"
         self._lines = lines
-        self._soon = soon
         self._on_close = on_close
         self._owner = get_ident()
         self._open_in = self._owner  # the thread that may publish; 0 once closed
         self._table = Table()
-        self._pull = not offers & Cap.MAP
+        self.pull = not offers & Cap.MAP
+        self.questions = Questions(name, shape, translate, answer_timeout, lines)
         # Up to here a MAP, and an UNMAP, is plain: it needs no look at the shape,
         # and is one event.  Everything else takes the way through the checks.
         low_reserved = min((window.first for window in shape.reserved), default=HALF)
-        self._plain_map_last = -1 if self._pull else min(shape.last, low_reserved - 1, HALF - 1)
-        self._plain_unmap_last = -1 if self._pull or self._split else shape.last
+        self._plain_map_last = -1 if self.pull else min(shape.last, low_reserved - 1, HALF - 1)
+        self._plain_unmap_last = -1 if self.pull or self._split else shape.last
         self._mask = shape.granule - 1
-        self._buried: list[Member] = []
+        self._buried = buried
+        self._to_abandon = buried.members
         self._notice = Notice()
         self._room: anyio.Event | None = None  # what everybody waits for who drains
         self._unmapped = 0
@@ -122,8 +126,8 @@ class LocalSpace(AddressSpace):
             put(event)
         if routes.map_calls:
             self._notice.tell(event, routes.map_calls)
-        if self._buried:
-            self._abandon_buried()
+        if self._to_abandon:
+            self._buried.abandon()
 
     def unmap(self, iova: int, size: int) -> Sequence[Mapping]:
         last = iova + size - 1
@@ -150,8 +154,8 @@ class LocalSpace(AddressSpace):
                 put(event)
             if routes.unmap_calls:
                 self._notice.tell(event, routes.unmap_calls)
-            if self._buried:
-                self._abandon_buried()
+            if self._to_abandon:
+                self._buried.abandon()
         return removed
 
     def unmap_all(self) -> Sequence[Mapping]:
@@ -166,7 +170,7 @@ class LocalSpace(AddressSpace):
     def apply(self, changes: Iterable[Mapping | IovaRange]) -> None:
         self._check_thread()
         made = tuple(changes)  # first: an iterable may publish itself, or close the space
-        self._check_open()
+        self.check_open()
         self._publish(self._stage(made))
 
     def invalidate_device(self, iova: int, size: int) -> None:
@@ -190,7 +194,7 @@ class LocalSpace(AddressSpace):
         Source: QEMU ``memory_region_register_iommu_notifier`` and
         ``memory_region_iommu_replay``, in one step.
         """
-        self._check_open()
+        self.check_open()
         registration = Registration(notifier, self._unregister)
         self.routes.add_notifier(registration)
         try:
@@ -210,14 +214,14 @@ class LocalSpace(AddressSpace):
     async def drain(self) -> None:
         self._check_thread()
         await checkpoint()
-        while any(member.crowded for member in self.routes.members):
+        while any(attachment.member.crowded for attachment in self.routes.present):
             if self._room is None:
                 self._room = anyio.Event()
             await self._room.wait()
 
     async def fence(self, subscription: Subscription | str) -> bool:
         self._check_thread()
-        members = self._find(subscription)
+        members = [attachment.member for attachment in self._find(subscription)]
         for member in members:
             member.abandon("the producer fenced it")
         await checkpoint()
@@ -240,11 +244,10 @@ class LocalSpace(AddressSpace):
         try:
             self._publish(self._stage((IovaRange(0, self.shape.last),)))
         finally:
-            for member in self.routes.members:
-                if not member.caps & Cap.UNMAP:
-                    member.mailbox.unshare()
-                    member.offer(DevIotlbUnmap(self.name, self.seq, 0, self.shape.last))
-                member.end()
+            for attachment in self.routes.present:
+                if not attachment.member.caps & Cap.UNMAP:
+                    attachment.member.mailbox.unshare()
+                    attachment.offer(DevIotlbUnmap(self.name, self.seq, 0, self.shape.last))
             self._on_close(self)
 
     def statistics(self) -> SpaceStatistics:
@@ -254,72 +257,88 @@ class LocalSpace(AddressSpace):
             seq=self.seq,
             published={Cap.UNMAP: self._unmapped, Cap.MAP: maps, Cap.DEVIOTLB_UNMAP: self._invalidated},
             demand=self.routes.demand,
-            subscriptions={member.name: member.statistics() for member in self.routes.members},
-            unproven=tuple(member.name for member in self.routes.unproven),
+            subscriptions={one.member.name: one.member.statistics() for one in self.routes.present},
+            leaving=tuple(one.member.name for one in self.routes.lingering if one.member.state is State.JOINED),
+            unproven=tuple(one.member.name for one in self.routes.lingering if one.member.state is State.UNPROVEN),
             old_pieces=len(self._removed),
             syncs=self._syncs,
             failed_syncs=self._failed_syncs,
+            questions=dict(self.questions.counts),
         )
 
     def __repr__(self) -> str:
         state = f"{len(self._table)} mappings, seq {self.seq}" if self._open_in else "closed"
-        return f"<space {self.name} {self.offers!r}, {state}, {len(self.routes.members)} subscriptions>"
+        return f"<space {self.name} {self.offers!r}, {state}, {len(self.routes.present)} subscriptions>"
 
-    # -- for members -------------------------------------------------------------
+    # -- for attachments ---------------------------------------------------------
 
     def walk(self, first: int, last: int, limit: int) -> list[Mapping]:
         """Return the first ``limit`` mappings that overlap the range."""
         return self._table.walk(first, last, limit)
 
     def lookup(self, iova: int) -> Mapping | None:
-        """Return the mapping at an address.
-
-        Raises:
-            NoTranslator: A pull space keeps no table.
-        """
-        if self._pull:
-            raise NoTranslator(self.name, iova)
+        """Return the mapping at an address of the table."""
         return self._table.lookup(iova)
 
-    def enroll(self, member: Member) -> None:
-        """Register a subscription; raises as `Routes.add_member` does."""
-        self._check_open()
-        self.routes.add_member(member)
-        member.join()
-        if not self._open_in:  # the producer closed it when it was asked
-            member.end()
+    async def find(self, iova: int, perm: int) -> Mapping | None:
+        """Return the mapping at an address, from the table or by asking the producer.
 
-    def dismiss(self, member: Member) -> None:
-        """Publish to the member no longer; forget it once it is gone."""
-        unproven = member.state is State.UNPROVEN
-        if unproven:
+        Raises:
+            TranslationFault: As `Questions.ask`.
+        """
+        return await self.questions.ask(iova, perm) if self.pull else self.lookup(iova)
+
+    def admit(self, attachment: Attachment) -> None:
+        """Publish to it from now on; raises as `Routes.add` does."""
+        self.check_open()
+        self.routes.add(attachment)
+        if not self._open_in:  # the producer closed it when it was asked
+            attachment.member.end()
+
+    def part(self, attachment: Attachment) -> None:
+        """Publish to it no longer; a `sync` still waits for it."""
+        member = attachment.member
+        if member.state is State.UNPROVEN:
             self._lines.warn("unproven", member.name, f"fenced and not proven stopped: {member.reason}")
-        elif member.fenced:
-            self._lines.info("fenced", member.name, f"fenced: {member.reason}")
-        self.routes.remove_member(member, unproven=unproven)
+        self.routes.part(attachment)
         self.moved()
 
-    def share(self, member: Member) -> None:
-        """Feed a member together with those who get the same."""
-        self.routes.share(member)
+    def forget(self, attachment: Attachment) -> None:
+        """Publish to it no longer, and wait for it no longer."""
+        member = attachment.member
+        if member.fenced and not attachment.left:
+            self._lines.info("fenced", member.name, f"fenced: {member.reason}")
+        self.routes.forget(attachment)
+        self.moved()
+
+    def share(self, attachment: Attachment) -> None:
+        """Feed it together with those who get the same."""
+        self.routes.share(attachment)
 
     def unshared(self) -> None:
-        """Note that a member has to be put into by itself from now on."""
+        """Note that somebody has to be put into by itself from now on."""
         self.routes.remake()
 
-    def bury(self, member: Member) -> None:
-        """Abandon a member at the next opportunity; called from any thread."""
-        self._buried.append(member)
-        with suppress(RuntimeError):  # the loop has ended
-            self._soon(self._abandon_buried)
+    def narrow(self) -> None:
+        """Tell the producer if the demand is smaller now."""
+        self.routes.narrow()
 
-    def old_pieces(self, member: Member) -> OldPieces:
-        """Return what may be in use by a member, of the kinds that it is told of."""
-        told = member.caps & Cap.UNMAP or not self._open_in  # the end is told to everybody
+    def old_pieces(self, attachment: Attachment) -> OldPieces:
+        """Return what may be in use by a subscription, of the kinds that it is told of.
+
+        Who went elsewhere may still use what it left behind, too: that is all
+        there is, for nobody took notes of what came after it had left.
+        """
+        caps, ranges, covered = attachment.member.caps, attachment.ranges, attachment.covered
+        told = caps & Cap.UNMAP or not self._open_in or attachment.left  # the end is told to everybody
         removed = self._removed if told else NOTHING
-        invalidated = self._invalidated_ranges if member.caps & Cap.DEVIOTLB_UNMAP else NOTHING
-        pieces = removed.since(member.covered, member.ranges)
-        return pieces.beside(invalidated.since(member.covered, member.ranges).ranges)
+        invalidated = self._invalidated_ranges if caps & Cap.DEVIOTLB_UNMAP else NOTHING
+        pieces = removed.since(covered, ranges).beside(invalidated.since(covered, ranges).ranges)
+        if not attachment.left:
+            return pieces
+        if self.pull:
+            return pieces.beside(ranges)
+        return pieces.among(*self._table.snapshot(PIECE_LIMIT))
 
     def moved(self) -> None:
         """Note that a mailbox has more room."""
@@ -329,9 +348,9 @@ class LocalSpace(AddressSpace):
 
     # -- for a sync --------------------------------------------------------------
 
-    def counting(self) -> tuple[Member, ...]:
+    def counting(self) -> tuple[Attachment, ...]:
         """Return everybody a `sync` has to wait for."""
-        self._abandon_buried()
+        self._buried.abandon()
         self._trim()  # so that a failure names nothing that was let go of before
         return self.routes.counting()
 
@@ -350,26 +369,26 @@ class LocalSpace(AddressSpace):
         if get_ident() != self._owner:
             raise WrongThread(self._owner, get_ident())
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
         self._check_thread()
         if not self._open_in:
             raise SpaceClosed(self.name)
 
     def _check_range(self, iova: int, size: int) -> None:
-        self._check_open()
+        self.check_open()
         self.shape.check_range(iova, size)
 
     def _check_map(self, iova: int, size: int, target: int, perm: int) -> None:
-        self._check_open()
+        self.check_open()
         self.shape.check_map(iova, size, target, perm)
-        if self._pull:
+        if self.pull:
             raise NotOffered("MAP")
 
     # -- inside: staging and publishing ----------------------------------------------
 
     def _stage(self, changes: Iterable[Mapping | IovaRange]) -> list[Staged]:
         """Make the changes in the table, all or none; return what is to be published."""
-        table = None if self._pull else self._table
+        table = None if self.pull else self._table
         staging = Staging(self.name, self.seq, table, self.shape, split=self._split)
         try:
             for change in changes:
@@ -399,7 +418,7 @@ class LocalSpace(AddressSpace):
         try:
             self._notice.tell_all([(step.event, self._calls_for(step.event)) for step in staged])
         finally:
-            self._abandon_buried()
+            self._buried.abandon()
 
     def _send(self, event: Event, removed: Sequence[Mapping]) -> None:
         puts = self.routes.maps
@@ -409,8 +428,10 @@ class LocalSpace(AddressSpace):
         elif isinstance(event, DevIotlbUnmap):
             puts = self.routes.devices
             self._invalidated += 1
-        if self.routes.counted and not isinstance(event, Map):
-            self._remember(event, removed)
+        if not isinstance(event, Map):
+            self.questions.outdate()
+            if self.routes.counted:
+                self._remember(event, removed)
         for put in puts:
             put(event)
 
@@ -447,11 +468,11 @@ class LocalSpace(AddressSpace):
             self._removed.add_range(event.seq, event.first, event.last)
 
     def _trim(self) -> None:
-        seq = min((member.covered for member in self.routes.counting()), default=self.seq)
+        seq = min((attachment.covered for attachment in self.routes.counting()), default=self.seq)
         self._removed.trim(seq)
         self._invalidated_ranges.trim(seq)
 
-    def _find(self, subscription: Subscription | str) -> list[Member]:
+    def _find(self, subscription: Subscription | str) -> list[Attachment]:
         """Return those that count and have this name, or this handle.
 
         Raises:
@@ -459,27 +480,22 @@ class LocalSpace(AddressSpace):
         """
         counting = self.counting()
         if isinstance(subscription, str):
-            found = [member for member in counting if member.name == subscription]
+            found = [attachment for attachment in counting if attachment.member.name == subscription]
         elif isinstance(subscription, LocalSubscription):
-            found = [member for member in counting if subscription.stands_for(member)]
+            found = [attachment for attachment in counting if subscription.stands_for(attachment.member)]
         else:
             found = []
         if not found:
             name = subscription if isinstance(subscription, str) else subscription.name
-            raise UnknownName(name, tuple(member.name for member in counting))
+            raise UnknownName(name, tuple(attachment.member.name for attachment in counting))
         return found
-
-    def _abandon_buried(self) -> None:
-        while self._buried:
-            member = self._buried.pop()
-            member.abandon(member.reason)
 
 
 async def sync_spaces(spaces: Sequence[LocalSpace], timeout: float) -> SyncReport:  # noqa: ASYNC109
     """Sync several spaces at once; raises as `AddressSpace.sync` does."""
-    members = [member for space in spaces for member in space.counting()]
+    counting = [attachment for space in spaces for attachment in space.counting()]
     try:
-        report = await Sync(members).run(timeout)
+        report = await Sync(counting).run(timeout)
     except SyncFailed as failure:
         for space in spaces:
             space.synced(failure)

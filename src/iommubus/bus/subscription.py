@@ -22,9 +22,11 @@ from ..errors import (
 )
 from ..events import Event
 from .abc import Acknowledge, Batch, Subscription
-from .member import Member, State
+from .attachment import Occupant, State
+from .member import Member
 from .reports import SubscriptionStatistics
 from .translation import LocalTranslation
+from .uses import LocalUse
 
 IteratorT = TypeVar("IteratorT", bound=AsyncIterator[object])
 
@@ -34,7 +36,7 @@ class LocalSubscription(Subscription):
 
     Args:
         member: What the bus keeps of it.
-        register: Registers the member with its space; may raise.
+        register: Registers the member with its endpoints; may raise.
         check_thread: Raises if the caller is not the thread of the bus.
         ack: How it acknowledges.
     """
@@ -42,7 +44,7 @@ class LocalSubscription(Subscription):
     def __init__(
         self,
         member: Member,
-        register: Callable[[Member], None],
+        register: Callable[[], None],
         check_thread: Callable[[], None],
         ack: Acknowledge,
     ) -> None:
@@ -58,7 +60,7 @@ class LocalSubscription(Subscription):
     def fenced(self) -> bool:
         return self._member.fenced
 
-    def stands_for(self, member: Member) -> bool:
+    def stands_for(self, member: Occupant) -> bool:
         """Say whether it is the handle on ``member``."""
         return member is self._member
 
@@ -73,7 +75,7 @@ class LocalSubscription(Subscription):
         await checkpoint()
         if self._member.state is not State.NEW:
             raise SubscriptionClosed(self.name)
-        self._register(self._member)
+        self._register()
         return self
 
     async def __aexit__(
@@ -112,7 +114,7 @@ class LocalSubscription(Subscription):
     async def wait_current(self) -> None:
         self._check_open()
         await self._member.first_turn.wait()
-        failures = self._member.pop_first_failures()
+        failures = self._member.first_failures.pop()
         if failures:
             raise MappingFailed(tuple(failures))
         self._check_open()
@@ -121,12 +123,17 @@ class LocalSubscription(Subscription):
         self._check_open()
         await checkpoint()
         self._check_open()
-        found = self._member.translate(iova)
+        found = await self._member.translate(iova, perm)
+        self._check_open()
         if found is None:
             raise NotMapped(iova)
         if int(perm) & ~int(found.mapping.perm):
             raise AccessDenied(iova, int(perm), int(found.mapping.perm))
         return found
+
+    def use(self) -> LocalUse:
+        self._check_open()
+        return self._member.use()
 
     def statistics(self) -> SubscriptionStatistics:
         return self._member.statistics()

@@ -11,19 +11,19 @@ from anyio.lowlevel import checkpoint
 
 from ..completion import How, Wait
 from ..errors import SyncFailed, span
-from .member import Member, State
+from .attachment import Attachment, Occupant, State
 from .reports import MapFailure, Missing, Outcome, SyncReport
 
 
 class Sync:
-    """A `sync` over the members that count now."""
+    """A `sync` over the subscriptions that count now, each in the space where it does."""
 
-    def __init__(self, members: Sequence[Member]) -> None:
+    def __init__(self, attachments: Sequence[Attachment]) -> None:
         self._start = time.monotonic()
         self._seconds: dict[Wait, float] = {}
         self._changed = anyio.Event()
-        self._tried: set[Member] = set()
-        self._waits = {member: member.expect(self._look) for member in members}
+        self._tried: set[Occupant] = set()
+        self._waits = {attachment: attachment.expect(self._look) for attachment in attachments}
 
     async def run(self, timeout: float) -> SyncReport:  # noqa: ASYNC109 - a deadline of the bus
         """Wait and judge.
@@ -37,8 +37,8 @@ class Sync:
                 await checkpoint()
                 await self._wait()
         finally:
-            for member, wait in self._waits.items():
-                member.completion.forget(wait)
+            for attachment, wait in self._waits.items():
+                attachment.member.completion.forget(wait)
         return self._judge(timeout)
 
     # -- inside ----------------------------------------------------------------
@@ -49,18 +49,22 @@ class Sync:
         self._changed.set()
 
     async def _wait(self) -> None:
-        while pending := [member for member, wait in self._waits.items() if wait.how is None]:
+        while pending := self._pending():
             unproven = [member for member in pending if member.state is State.UNPROVEN]
             to_prove = [member for member in unproven if member.can_be_proven and member not in self._tried]
+            hopeless = [member for member in unproven if not member.hopeful]
             if to_prove:
                 await self._prove(to_prove)
-            elif len(unproven) == len(pending):
+            elif len(hopeless) == len(pending):
                 return  # nobody is left whom waiting could help
             else:
                 await self._changed.wait()
                 self._changed = anyio.Event()
 
-    async def _prove(self, members: Sequence[Member]) -> None:
+    def _pending(self) -> list[Occupant]:
+        return list(dict.fromkeys(one.member for one, wait in self._waits.items() if wait.how is None))
+
+    async def _prove(self, members: Sequence[Occupant]) -> None:
         self._tried.update(members)
         async with anyio.create_task_group() as tasks:
             for member in members:
@@ -68,27 +72,30 @@ class Sync:
 
     def _judge(self, timeout: float) -> SyncReport:
         missing = [
-            self._missing(member, wait, timeout)
-            for member, wait in self._waits.items()
-            if wait.how is None or (wait.how is How.ACKNOWLEDGED and member.unapplied)
+            self._missing(attachment, wait, timeout)
+            for attachment, wait in self._waits.items()
+            if wait.how is None or (wait.how is How.ACKNOWLEDGED and attachment.member.setback)
         ]
         failures: list[MapFailure] = []
-        for member in self._waits:
-            failures += member.pop_failures()
+        for member in dict.fromkeys(attachment.member for attachment in self._waits):
+            failures += member.map_failures.pop()
         if missing or failures:
             raise SyncFailed(missing, failures)
         outcomes = [
-            Outcome(member.name, member.home.name, wait.how, self._seconds[wait])
-            for member, wait in self._waits.items()
+            Outcome(attachment.member.name, attachment.home.name, wait.how, self._seconds[wait])
+            for attachment, wait in self._waits.items()
             if wait.how is not None
         ]
         return SyncReport(tuple(outcomes), time.monotonic() - self._start)
 
-    def _missing(self, member: Member, wait: Wait, timeout: float) -> Missing:
+    def _missing(self, attachment: Attachment, wait: Wait, timeout: float) -> Missing:
+        member = attachment.member
         reason = f"did not acknowledge within {timeout:g} s"
         if member.state is State.UNPROVEN:
             reason = f"is not proven stopped ({member.reason})"
         elif wait.how is not None:
-            ranges = ", ".join(span(first, last) for first, last in member.unapplied)
+            ranges = ", ".join(span(first, last) for first, last in member.setback.ranges)
             reason = f"could not unmap {ranges}"
-        return Missing(member.name, member.home.name, reason, member.old_pieces(), member.proof_failure)
+        elif attachment.pinned:
+            reason = f"did not end {attachment.pinned} uses within {timeout:g} s"
+        return Missing(member.name, attachment.home.name, reason, attachment.old_pieces(), member.setback.cause)

@@ -8,6 +8,7 @@ from ..caps import Perm
 from ..errors import AccessDenied, Fenced, NotMapped
 from ..events import DevIotlbUnmap, Event, Map, Unmap
 from ..table import Mapping, Table
+from .pins import Pin, Pins
 
 
 class Mirror:
@@ -20,6 +21,7 @@ class Mirror:
     def __init__(self, subscription: Subscription) -> None:
         self._subscription = subscription
         self._table = Table()
+        self._pins = Pins(subscription)
 
     def apply(self, event: Event) -> None:
         """Follow one event.
@@ -33,6 +35,7 @@ class Mirror:
                 self._table.insert(event.first, event.last, event.target, event.perm)
             case Unmap():
                 self._table.remove(event.first, event.last)
+                self._pins.revoke(event.first, event.last)
             case DevIotlbUnmap():
                 pass  # concerns the caches behind it
             case _:
@@ -59,6 +62,14 @@ class Mirror:
         if int(perm) & ~int(mapping.perm):
             raise AccessDenied(iova, int(perm), int(mapping.perm))
         return mapping
+
+    def pin(self, iova: int, perm: Perm = Perm.R) -> Pin:
+        """Return a pin on the mapping of an address, which holds back the acknowledgement of its UNMAP.
+
+        Raises:
+            NotMapped, AccessDenied, Fenced: As `lookup`.
+        """
+        return self._pins.add(self.lookup(iova, perm))
 
     def __len__(self) -> int:
         return len(self._table)

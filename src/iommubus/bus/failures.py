@@ -1,0 +1,84 @@
+"""What a subscriber could not apply, until whoever can act was told of it.
+
+A MAP that failed is told once.  A removal that failed stays until it was handed
+over again and acknowledged.
+"""
+
+from typing import Final
+
+from msgspec import structs
+
+from ..events import Event, Map
+from ..rangeset import RangeSet
+from .reports import MapFailure
+
+FAILURE_LIMIT: Final = 1024
+"""Most failed MAPs that are told of one by one; what fails beyond that, before
+anybody asks, is told of as one range.  A subscriber that is full fails at the
+pace of the guest."""
+
+
+class MapFailures:
+    """MAPs that failed and that nobody was told of yet."""
+
+    __slots__ = ("_list",)
+
+    def __init__(self) -> None:
+        self._list: list[MapFailure] = []
+
+    def add(self, subscriber: str, event: Map, error: Exception) -> None:
+        """Note one more; where there are too many, it is joined with the last one."""
+        failure = MapFailure(subscriber, event.space, event.first, event.last, error)
+        if len(self._list) < FAILURE_LIMIT:
+            self._list.append(failure)
+            return
+        merged = self._list[-1]
+        first, last = min(merged.first, failure.first), max(merged.last, failure.last)
+        self._list[-1] = structs.replace(merged, first=first, last=last, count=merged.count + 1)
+
+    def pop(self) -> list[MapFailure]:
+        """Return those that were added since this was last asked."""
+        failures, self._list = self._list, []
+        return failures
+
+
+class Setback:
+    """Removals that could not be applied, all of them together.
+
+    Attributes:
+        cause: Why the last one could not be.
+    """
+
+    __slots__ = ("_ranges", "_retried_in", "cause")
+
+    def __init__(self) -> None:
+        self._ranges = RangeSet()
+        self._retried_in: int | None = None
+        self.cause: Exception | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self._ranges)
+
+    def add(self, event: Event, error: Exception) -> None:
+        """Note a removal that failed."""
+        self._ranges.add(event.first, event.last, mark=True)
+        self._retried_in = None
+        self.cause = error
+
+    def retried(self, number: int) -> None:
+        """Note that hand-over ``number`` gives all of them again."""
+        if self._ranges and self._retried_in is None:
+            self._retried_in = number
+
+    def acknowledge(self, number: int) -> bool:
+        """Forget them if they were given again by hand-over ``number``; say whether."""
+        if self._retried_in is None or self._retried_in > number:
+            return False
+        self._ranges.clear()
+        self._retried_in = self.cause = None
+        return True
+
+    @property
+    def ranges(self) -> list[tuple[int, int]]:
+        """Where they are."""
+        return [(first, last) for first, last, _ in self._ranges]
