@@ -148,12 +148,12 @@ class Fitting:
         Where each UNMAP has to name what is held, the one that would end it is
         removed from ``later``: what was given behind it and not applied yet.
         """
-        if self._held is None or self._drop(event) or not self._contract.exact:
-            return
         for at, given in enumerate(later):
-            if not isinstance(given, Map) and (given.first, given.last) == (event.first, event.last):
-                del later[at]
+            if isinstance(given, Unmap) and given.first <= event.last and given.last >= event.first:
+                if self._contract.exact:
+                    del later[at]
                 return
+        self._drop(event)
 
     @property
     def held(self) -> int | None:
@@ -179,8 +179,9 @@ class Fitting:
             self._held.insert(event.first, event.last, event.target, event.perm)
         return event
 
-    def _drop(self, event: Map) -> bool:
-        return self._held is not None and bool(self._held.remove(event.first, event.last))
+    def _drop(self, event: Map) -> None:
+        if self._held is not None:
+            self._held.remove(event.first, event.last)
 
     def _remove(self, event: Removal, number: int) -> Iterator[Removal]:
         """Yield what tells of a removal, and let go of what it removes."""

@@ -340,7 +340,8 @@ class BadName(IommubusError, ValueError):
     name: str
 
     def __str__(self) -> str:
-        return f"{self.name!r} is no name for a space or an endpoint: it is empty or has one of the pattern characters *?[]"
+        wrong = "it is empty or has one of the pattern characters *?[]"
+        return f"{self.name!r} is no name for a space or an endpoint: {wrong}"
 
 
 class NameTaken(IommubusError, ValueError):

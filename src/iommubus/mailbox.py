@@ -19,10 +19,12 @@ A cacher (no walk) has only the sides that take away.  There ranges may be
 merged over gaps, because a cacher must bear over-sized invalidations; for a
 shadower they may not, and what did not change is never disturbed.
 
-Range edges never cut a mapping, neither one that is held nor one in the table:
-a range grows by whole events only, and events name whole mappings.  Where a
-range and the FIFO overlap, the FIFO is older; and in a range without a mark
-nothing is held once the FIFO was applied.
+Range edges never cut a mapping that is held, nor one in the table: a range grows
+by whole events only, and events name whole mappings.  (A consumer that is given
+mappings in pieces may fail to remove one piece.  Then a range is that piece, and
+just as much is read of what is there now.)  Where a range and the FIFO overlap,
+the FIFO is older; and in a range without a mark nothing is held once the FIFO
+was applied.
 
 A removal that failed is set aside, *parked*, with all that waits in its range:
 nothing else may be handed over there before it, and a subscriber that fails for
@@ -407,9 +409,14 @@ class Mailbox:
     def _read_part(self, walk: Walk, first: int, last: int, room: int) -> list[Mapping]:
         found = walk(first, last, room + 1)
         more = len(found) > room
-        if found and found[0].first < first:  # it lies across the cursor: its turn is the next round
-            first = found.pop(0).last + 1
+        if found and found[0].first < first:
+            if first and self._dirty.overlaps(first - 1, first - 1):  # it lies across the cursor: its turn
+                first = found.pop(0).last + 1  # is the next round
+            else:
+                found[0] = found[0].clip(first, last)
         del found[room:]
+        if found:
+            found[-1] = found[-1].clip(first, last)
         end = found[-1].last if more else last
         if first <= end:
             self._dirty.discard(first, end)

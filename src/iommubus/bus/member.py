@@ -137,34 +137,33 @@ class Member:
     # -- the consumer's side ---------------------------------------------------
 
     def take(self) -> list[Event]:
-        """Make a hand-over; it may turn out to be empty, and then has no number."""
+        """Make a hand-over; it may turn out to be empty."""
         events = self.mailbox.hand_over(*self._words())
-        if (
-            len(self._terms.wanted) > 1 and not self.mailbox.shared
-        ):  # gaps may have been bridged that were not asked for
-            events = list(cropped(events, self._terms.wanted))
-        if events and self._fitting is not None:
-            events = self._fit(events, self._fitting)
+        wanted = self._terms.wanted
+        if len(wanted) > 1 and not self.mailbox.shared:  # gaps may have been bridged that were not asked for
+            events = list(cropped(events, wanted))
         attachment = self.attachment
         if attachment is not None:
             attachment.home.moved()
         if not events:
             self.completion.look(self.mailbox)
             return events
+        self.removals.note(events)
         number = self.completion.hand_over(self.mailbox)
         if attachment is not None:
             attachment.hand_over(number)
         if self.setback and not self.mailbox.refused:
             self.setback.retried(number)
+        if self._fitting is not None:
+            events = self._fit(events, self._fitting, number)
         self._given.add(events)
-        self.removals.note(events)
         if not self.mailbox.shared:
             self._share()
         return events
 
     def acknowledge(self, number: int) -> None:
         """Take it that hand-overs up to ``number`` are applied, and out of use but for what is pinned."""
-        self.uses.said = max(self.uses.said, number)
+        self.uses.say(number)
         self._acknowledge(self.uses.acknowledgeable())
 
     def fail(self, event: Event, error: Exception) -> None:
@@ -344,10 +343,14 @@ class Member:
 
     # -- inside: hand-overs --------------------------------------------------------
 
-    def _fit(self, events: list[Event], fitting: Fitting) -> list[Event]:
-        given, refused = fitting.fit(events, self.completion.handed + 1)
+    def _fit(self, events: list[Event], fitting: Fitting, number: int) -> list[Event]:
+        """Return what the consumer can take of a hand-over; nothing is as good as acknowledged."""
+        given, refused = fitting.fit(events, number)
         for event in refused:
             self._fail_map(event, TooManyMappings(self.name, self._terms.contract.limit or 0))
+        if not given:
+            self.uses.skip(number)
+            self._acknowledge(self.uses.acknowledgeable())
         return given
 
     def _acknowledge(self, number: int) -> None:
