@@ -25,7 +25,7 @@ from tests.actors import (
     failing_sync,
     map_page,
     mappings,
-    open_space,
+    settle,
     take,
     unmap_page,
     verdict,
@@ -259,6 +259,59 @@ async def test_both_sides_of_a_move_in_one_sync() -> None:
         with pytest.raises(SyncFailed) as caught:
             await bus.sync(timeout=SOON)
         assert sorted(missing.space for missing in verdict(caught.value).missing) == ["new", "old"]
+
+
+@every_loop
+async def test_a_pull_space_takes_everything_away() -> None:
+    """Nobody knows what was asked for there, so all of it goes, and all of it is an old piece."""
+    async with moving_world() as (bus, old, _, endpoint):
+        pull = await bus.create_space("pull", offers=Cap.UNMAP, last=0xFFFF)
+        async with bus.subscribe("device", Cap.UNMAP) as events:
+            endpoint.attach(pull)
+            await apply_all(stream := aiter(events), lambda _: None)
+            endpoint.attach(old)
+            failed = await failing_sync(pull)
+            assert failed.missing[0].pieces.ranges == [(0, 0xFFFF)]
+            assert [(event.space, event.first, event.last) for event in await take(stream, 1)] == [("pull", 0, 0xFFFF)]
+            await ask(stream)
+            await pull.sync(timeout=0)
+
+
+@every_loop
+async def test_a_sync_of_the_old_space_waits_for_what_is_handed_over_again() -> None:
+    """Law 7: the one that has it tried again succeeds if that does."""
+    async with moving_world() as (bus, old, new, endpoint), bus.subscribe("device", Cap.IOTLB) as events:
+        stream = aiter(events)
+        await take(stream, 1)
+        endpoint.attach(new)
+        events.fail(await anext(stream), BackendError())
+        await ask(stream)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(old.sync)
+            await settle()
+            await apply_all(stream, lambda _: None)
+
+
+@every_loop
+async def test_a_joiner_that_is_moved_is_current_when_it_has_seen_the_new_space() -> None:
+    """Law 4: the first replay is through when what is mapped now was given, not what was mapped then."""
+    async with Bus() as bus:
+        old, new = [await bus.create_space(name, granule=1) for name in ("old", "new")]
+        for page in range(3000):
+            old.map(page, 1, page, Perm.R)
+            new.map(page, 1, page, Perm.R)
+        endpoint = await bus.create_endpoint("device")
+        endpoint.attach(old)
+        async with bus.subscribe("device", Cap.IOTLB) as events:
+            stream, mirror = events.batches(), Mirror(events)
+            for event in await anext(stream):
+                mirror.apply(event)
+            endpoint.attach(new)
+            while not events.statistics().current:
+                for event in await anext(stream):
+                    mirror.apply(event)
+                await ask(stream)
+            assert list(mirror) == mappings(new)
 
 
 # -- endpoints that do not exist -----------------------------------------------------------
