@@ -25,6 +25,7 @@ from tests.actors import (
     failing_sync,
     map_page,
     mappings,
+    open_space,
     settle,
     take,
     unmap_page,
