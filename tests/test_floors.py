@@ -13,7 +13,7 @@ SOURCE: Final = Path(__file__).parents[1] / "src" / "iommubus"
 # imports lower rows and names before its own.  `iommubus` is its `__init__`.
 FLOORS: Final[list[list[str]]] = [
     ["errors", "caps", "ranges", "events"],
-    ["shape", "rangeset", "table", "staging", "feed", "mailbox", "ledger", "completion", "wire", "abi"],
+    ["shape", "rangeset", "kinds", "table", "staging", "feed", "mailbox", "ledger", "completion", "wire", "abi"],
     ["bus", "consumers", "iommubus"],
     ["transport", "bridges"],
     ["service", "client", "testing"],
@@ -29,7 +29,7 @@ INSIDE: Final[dict[str, list[str]]] = {
         "reports", "abc", "logs", "memory", "notifier", "translation", "member", "subscription", "observer",
         "routes", "sync", "space", "endpoint", "bus",
     ],
-    "consumers": ["mirror", "iotlb"],
+    "consumers": ["views", "mirror", "iotlb"],
     "transport": ["address", "credentials", "stream"],
     "bridges": [],
     "service": ["config", "rules", "leases", "sessions", "metrics", "systemd"],
