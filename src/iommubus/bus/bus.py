@@ -11,7 +11,8 @@ import anyio
 from anyio.lowlevel import checkpoint, current_token
 
 from ..caps import Cap, check_mask
-from ..errors import BadCapacity, BadName, BusClosed, NameTaken, NotifierFailed, UnknownName, WrongThread
+from ..errors import BadCapacity, BadName, BusClosed, MemoryInUse, NameTaken, NotifierFailed, UnknownName, WrongThread
+from ..events import Memory
 from ..mailbox import CAPACITY
 from ..ranges import LAST, IovaRange
 from ..shape import Shape
@@ -19,6 +20,7 @@ from .abc import SYNC_TIMEOUT, Acknowledge, DemandChanged, EventBus, OnFence, St
 from .endpoint import Endpoint
 from .logs import Lines
 from .member import Member
+from .memory import Memories
 from .observer import OBSERVER_CAPACITY, LocalObserver
 from .reports import BusStatistics, SyncReport
 from .space import LocalSpace, Soon, sync_spaces
@@ -42,6 +44,7 @@ class Bus(EventBus):
         self._endpoints: dict[str, Endpoint] = {}
         self._observers: list[LocalObserver] = []
         self._awaited: dict[str, anyio.Event] = {}
+        self._memories = Memories()
         self._lines = Lines()
         self._soon: Soon = do_nothing
         self._open = False
@@ -88,6 +91,7 @@ class Bus(EventBus):
             offers=check_mask(offers),
             straddle=straddle,
             demand_changed=demand_changed,
+            memories=self._memories,
             lines=self._lines,
             soon=self._soon,
             on_close=self._forget,
@@ -100,6 +104,25 @@ class Bus(EventBus):
         if name in self._awaited:
             self._awaited.pop(name).set()
         return space
+
+    async def add_memory(self, name: str, size: int, fd: int | None = None) -> Memory:
+        self._check_open()
+        await checkpoint()
+        self._check_open()
+        return self._memories.add(name, size, fd)
+
+    def remove_memory(self, memory: Memory) -> None:
+        self._check_open()
+        self._memories.find(memory)
+        for space in self._spaces.values():
+            mapping = space.leading_to(memory)
+            if mapping is not None:
+                raise MemoryInUse(str(memory), space.name, mapping.first, mapping.last)
+        self._memories.remove(memory)
+
+    def memory_view(self, memory: Memory) -> memoryview:
+        self._check_open()
+        return self._memories.view(memory)
 
     def subscribe(
         self,
@@ -129,7 +152,7 @@ class Bus(EventBus):
             on_fence=on_fence,
             name=name,
         )
-        return LocalSubscription(member, target.space.enroll, self._check_thread, ack)
+        return LocalSubscription(member, target.space.enroll, self._check_thread, ack, self._memories.view)
 
     def observe(self, *patterns: str, capacity: int = OBSERVER_CAPACITY) -> LocalObserver:
         self._check_open()
@@ -225,6 +248,7 @@ class Bus(EventBus):
                 failures += failed.exceptions
         for observer in self._observers:
             observer.end()
+        self._memories.close()
         self._open = False
         while self._awaited:
             self._awaited.popitem()[1].set()

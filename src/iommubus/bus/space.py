@@ -15,7 +15,7 @@ from anyio.lowlevel import checkpoint
 
 from ..caps import Cap, Perm
 from ..errors import NotOffered, NoTranslator, SpaceClosed, SyncFailed, UnknownName, WrongThread
-from ..events import DevIotlbUnmap, Event, Map, Unmap
+from ..events import DevIotlbUnmap, Event, Map, Memory, Unmap
 from ..ledger import TRIM_EVERY, Ledger, OldPieces
 from ..ranges import IovaRange
 from ..shape import Shape
@@ -24,6 +24,7 @@ from ..table import PERMS, Mapping, Table
 from .abc import SYNC_TIMEOUT, AddressSpace, DemandChanged, Straddling, Subscription
 from .logs import Lines
 from .member import Member, State
+from .memory import Memories
 from .notifier import Call, Notice, Notifier, Registration
 from .reports import SpaceStatistics, SyncReport
 from .routes import Routes
@@ -51,6 +52,7 @@ class LocalSpace(AddressSpace):
         offers: The kinds it can deliver.
         straddle: What an UNMAP does that cuts a mapping.
         demand_changed: The producer's callback.
+        memories: What its mappings may lead into.
         lines: Where it logs.
         soon: Has a callback run by the loop of the bus; called from any thread.
         on_close: Called when it is closed.
@@ -64,6 +66,7 @@ class LocalSpace(AddressSpace):
         offers: Cap,
         straddle: Straddling,
         demand_changed: DemandChanged | None,
+        memories: Memories,
         lines: Lines,
         soon: Soon,
         on_close: Callable[["LocalSpace"], None],
@@ -76,6 +79,7 @@ class LocalSpace(AddressSpace):
         self._invalidated_ranges = Ledger()  # of device TLBs, for those who were told
         self.routes = Routes(name, shape.last, offers, demand_changed, lines)
         self._split = straddle == "split"
+        self._memories = memories
         self._lines = lines
         self._soon = soon
         self._on_close = on_close
@@ -99,7 +103,7 @@ class LocalSpace(AddressSpace):
 
     # -- publishing --------------------------------------------------------------
 
-    def map(self, iova: int, size: int, target: int, perm: Perm) -> None:
+    def map(self, iova: int, size: int, target: int, perm: Perm, *, memory: Memory | None = None) -> None:
         last = iova + size - 1
         bits = iova | size | target
         allowed = PERMISSIONS.get(perm)
@@ -110,13 +114,14 @@ class LocalSpace(AddressSpace):
             or bits & self._mask
             or type(bits) is not int
             or not 0 <= target <= HALF
+            or memory is not None
         ):
-            self._check_map(iova, size, target, perm)
+            self._check_map(iova, size, target, perm, memory)
             allowed = PERMS[perm]
-        if not self._table.insert(iova, last, target, allowed):
+        if not self._table.insert(iova, last, target, allowed, memory):
             return
         self.seq = seq = self.seq + 1
-        event = Map(self.name, seq, iova, last, target, allowed)
+        event = Map(self.name, seq, iova, last, target, allowed, memory)
         routes = self.routes
         for put in routes.maps:
             put(event)
@@ -157,9 +162,9 @@ class LocalSpace(AddressSpace):
     def unmap_all(self) -> Sequence[Mapping]:
         return self.unmap(0, self.shape.last + 1)
 
-    def remap(self, iova: int, size: int, target: int, perm: Perm) -> None:
-        self._check_map(iova, size, target, perm)
-        wanted = Mapping(iova, iova + size - 1, target, PERMS[perm])
+    def remap(self, iova: int, size: int, target: int, perm: Perm, *, memory: Memory | None = None) -> None:
+        self._check_map(iova, size, target, perm, memory)
+        wanted = Mapping(iova, iova + size - 1, target, PERMS[perm], memory)
         if self._table.lookup(iova) != wanted:
             self.apply((IovaRange(iova, iova + size - 1), wanted))
 
@@ -281,6 +286,10 @@ class LocalSpace(AddressSpace):
             raise NoTranslator(self.name, iova)
         return self._table.lookup(iova)
 
+    def leading_to(self, memory: Memory) -> Mapping | None:
+        """Return a mapping that leads into the memory, if there is one."""
+        return self._table.leading_to(memory)
+
     def enroll(self, member: Member) -> None:
         """Register a subscription; raises as `Routes.add_member` does."""
         self._check_open()
@@ -359,18 +368,21 @@ class LocalSpace(AddressSpace):
         self._check_open()
         self.shape.check_range(iova, size)
 
-    def _check_map(self, iova: int, size: int, target: int, perm: int) -> None:
+    def _check_map(self, iova: int, size: int, target: int, perm: int, memory: Memory | None) -> None:
         self._check_open()
         self.shape.check_map(iova, size, target, perm)
         if self._pull:
             raise NotOffered("MAP")
+        if memory is not None:
+            self._memories.check(memory, target, size)
 
     # -- inside: staging and publishing ----------------------------------------------
 
     def _stage(self, changes: Iterable[Mapping | IovaRange]) -> list[Staged]:
         """Make the changes in the table, all or none; return what is to be published."""
         table = None if self._pull else self._table
-        staging = Staging(self.name, self.seq, table, self.shape, split=self._split)
+        check_memory = self._memories.check
+        staging = Staging(self.name, self.seq, table, self.shape, split=self._split, check_memory=check_memory)
         try:
             for change in changes:
                 staging.add(change)

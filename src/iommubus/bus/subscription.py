@@ -20,7 +20,7 @@ from ..errors import (
     SubscriptionClosed,
     WrongMode,
 )
-from ..events import Event
+from ..events import Event, Memory
 from .abc import Acknowledge, Batch, Subscription
 from .member import Member, State
 from .reports import SubscriptionStatistics
@@ -37,6 +37,7 @@ class LocalSubscription(Subscription):
         register: Registers the member with its space; may raise.
         check_thread: Raises if the caller is not the thread of the bus.
         ack: How it acknowledges.
+        backing: Returns the whole of a memory.
     """
 
     def __init__(
@@ -45,10 +46,12 @@ class LocalSubscription(Subscription):
         register: Callable[[Member], None],
         check_thread: Callable[[], None],
         ack: Acknowledge,
+        backing: Callable[[Memory], memoryview],
     ) -> None:
         self._member = member
         self._register = register
         self._check_thread = check_thread
+        self._backing = backing
         self._mode: Acknowledge = ack
         self._iterator: ref[object] | None = None  # the one that may ask
         self._asking = False
@@ -127,6 +130,10 @@ class LocalSubscription(Subscription):
         if int(perm) & ~int(found.mapping.perm):
             raise AccessDenied(iova, int(perm), int(found.mapping.perm))
         return found
+
+    def backing(self, memory: Memory) -> memoryview:
+        self._check_open()
+        return self._backing(memory)
 
     def statistics(self) -> SubscriptionStatistics:
         return self._member.statistics()
