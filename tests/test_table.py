@@ -61,6 +61,11 @@ class Watched(Table):
         """The mappings as they are divided into chunks, and in which kind of columns."""
         return tuple(map(tuple, self._chunks)), tuple(self.columns)
 
+    @property
+    def kinds(self) -> list[Kind]:
+        """What its attributes stand for."""
+        return self._kinds.each
+
     def forbid_chunks(self, start: int) -> None:
         """Make it an error to look into the chunks from ``start`` on."""
         self._chunks[start:] = [cast("Chunk", None)] * (len(self._chunks) - start)
@@ -481,7 +486,7 @@ def test_kinds_of_no_mapping_are_forgotten() -> None:
             table.insert(mapping.first, mapping.last, mapping.target, mapping.perm, mapping.memory)
         table.check()
         assert list(table) == [Mapping(0, 0, 0, Perm.R, RAM), *wanted]
-        assert len(table._kinds.each) <= 14
+        assert len(table.kinds) <= 14
         cut_out.append((table.remove(4, 9), wanted))
         table.check()
 

@@ -3,10 +3,11 @@
 The embedded API.  Read the package in this order:
 
 * `errors`, `caps`, `ranges`, `events`: the words.
-* `shape`, `rangeset`, `table`, `staging`, `mailbox`, `ledger`, `completion`: the
-  machines, pure; `abi` reads other people's bytes.
+* `shape`, `rangeset`, `kinds`, `table`, `staging`, `mailbox`, `ledger`,
+  `completion`: the machines, pure; `abi` reads other people's bytes.
 * `bus`: spaces, subscriptions, observers, `sync`; `bus.abc` is the contract.
-* `consumers`: a shadower's `Mirror` and a cacher's `Iotlb`.
+* `consumers`: a shadower's `Mirror` and a cacher's `Iotlb`, and views of the
+  memory behind what they hold.
 * `demo`, `cli`: a real guest's events played through the bus.
 """
 
@@ -24,14 +25,20 @@ from .errors import (
     IommubusError,
     MappingError,
     MappingFailed,
+    MemoryInUse,
+    NoBacking,
+    NotContiguous,
     NotifierFailed,
     NotMapped,
+    PastMemory,
     StateError,
     SubscribeError,
     SyncFailed,
     TranslationFault,
+    UnknownMemory,
+    ViewInUse,
 )
-from .events import DevIotlbUnmap, Event, Lost, Map, Observed, Unmap
+from .events import DevIotlbUnmap, Event, Lost, Map, Memory, Observed, Unmap
 from .ledger import OldPieces
 from .ranges import LAST, IovaRange
 from .table import Mapping
@@ -57,8 +64,12 @@ __all__ = [
     "Mapping",
     "MappingError",
     "MappingFailed",
+    "Memory",
+    "MemoryInUse",
     "Mirror",
     "Missing",
+    "NoBacking",
+    "NotContiguous",
     "NotMapped",
     "Notifier",
     "NotifierFailed",
@@ -66,6 +77,7 @@ __all__ = [
     "Observer",
     "OldPieces",
     "Outcome",
+    "PastMemory",
     "Perm",
     "Registration",
     "StateError",
@@ -75,5 +87,7 @@ __all__ = [
     "SyncReport",
     "Translation",
     "TranslationFault",
+    "UnknownMemory",
     "Unmap",
+    "ViewInUse",
 ]

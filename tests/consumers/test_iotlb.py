@@ -7,7 +7,7 @@ import pytest
 from iommubus import Bus, Cap, DevIotlbUnmap, Iotlb, Map, Mapping, Perm, Translation, Unmap
 from iommubus.bus.space import LocalSpace
 from iommubus.bus.subscription import LocalSubscription
-from iommubus.errors import AccessDenied, Fenced, NotMapped, SubscriptionClosed
+from iommubus.errors import AccessDenied, Fenced, NotMapped, SubscriptionClosed, ViewInUse
 from tests.actors import PAGE, map_page, open_space, unmap_page
 from tests.loops import every_loop
 
@@ -79,7 +79,7 @@ class Slow(LocalSubscription):
 
 def slow_subscription(bus: Bus, space: LocalSpace) -> Slow:
     plain = bus.subscribe("space", Cap.UNMAP)
-    return Slow(plain._member, space.enroll, lambda: None, "next")  # pyright: ignore[reportPrivateUsage]
+    return Slow(plain._member, space.enroll, lambda: None, "next", plain.backing)  # pyright: ignore[reportPrivateUsage]
 
 
 @every_loop
@@ -111,3 +111,74 @@ async def test_an_answer_that_outlives_its_subscription_is_not_installed() -> No
             with pytest.raises(SubscriptionClosed if leave == "close" else Fenced):
                 await iotlb.translate(0)
             assert len(iotlb) == 0
+
+
+@every_loop
+async def test_a_view_shows_what_is_cached_until_it_is_invalidated() -> None:
+    """As a mirror's, over the entries; a miss is no view."""
+    async with open_space() as (bus, space), bus.subscribe("space", Cap.UNMAP) as events:
+        ram = await bus.add_memory("ram", 4 * PAGE)
+        whole = bus.memory_view(ram)
+        iotlb = Iotlb(events)
+        space.map(0, 2 * PAGE, PAGE, Perm.R, memory=ram)
+        space.map(2 * PAGE, PAGE, 3 * PAGE, Perm.RW, memory=ram)
+        with pytest.raises(NotMapped):
+            iotlb.view(0)
+        await iotlb.translate(0)
+        assert await iotlb.translate(2 * PAGE) == Mapping(2 * PAGE, 3 * PAGE - 1, 3 * PAGE, Perm.RW, ram)
+        whole[3 * PAGE + 1] = 7
+        read, written = iotlb.view(PAGE, 2 * PAGE), iotlb.view(2 * PAGE, perm=Perm.RW)
+        assert read[PAGE + 1] == written[1] == 7
+        written[1] = 9
+        assert (whole[3 * PAGE + 1], read.readonly) == (9, True)
+        with pytest.raises(AccessDenied):
+            iotlb.view(PAGE, perm=Perm.W)
+
+        space.unmap(0, 2 * PAGE)
+        iotlb.apply(await anext(aiter(events)))
+
+        with pytest.raises(ValueError, match="released"):
+            bytes(read)
+        with pytest.raises(NotMapped):
+            iotlb.view(PAGE)
+        assert written[1] == 9
+        await space.fence(events)
+        with pytest.raises(Fenced):
+            iotlb.view(2 * PAGE)
+
+
+@every_loop
+async def test_an_invalidation_waits_until_its_views_are_dropped() -> None:
+    """The entries are dropped at once; it can be applied again, and sees the same views."""
+    async with open_space() as (bus, space), bus.subscribe("space", Cap.UNMAP) as events:
+        ram = await bus.add_memory("ram", 4 * PAGE)
+        iotlb = Iotlb(events)
+        space.map(0, 4 * PAGE, 0, Perm.R, memory=ram)
+        await iotlb.translate(0)
+        kept = iotlb.view(0, PAGE)[1:]
+        apart = iotlb.view(2 * PAGE)
+        for _ in range(2):
+            with pytest.raises(ViewInUse):
+                iotlb.apply(Unmap("space", 2, 0, 2 * PAGE - 1))
+            assert iotlb.lookup(2 * PAGE) is None
+        kept.release()
+        iotlb.apply(DevIotlbUnmap("space", 2, 0, 2 * PAGE - 1))
+        assert apart.nbytes == 2 * PAGE
+
+
+@every_loop
+async def test_an_answer_ends_no_view() -> None:
+    """What it displaces is a cache entry; the view of that ends with its own UNMAP, which is on its way."""
+    async with open_space() as (bus, space), bus.subscribe("space", Cap.UNMAP) as events:
+        ram = await bus.add_memory("ram", 4 * PAGE)
+        iotlb = Iotlb(events)
+        space.map(0, PAGE, 0, Perm.R, memory=ram)
+        await iotlb.translate(0)
+        view = iotlb.view(0)
+        space.unmap(0, PAGE)
+        space.map(0, 2 * PAGE, 2 * PAGE, Perm.R, memory=ram)
+        await iotlb.translate(PAGE)
+        assert view.nbytes == PAGE
+        iotlb.apply(await anext(aiter(events)))
+        with pytest.raises(ValueError, match="released"):
+            bytes(view)

@@ -183,6 +183,8 @@ class Subscription(ABC):
 
         It stays usable for as long as it is kept, whatever is unmapped or
         removed: `Mirror.view` and `Iotlb.view` give what ends with its mapping.
+        They are made of its ``obj``, an `mmap.mmap` of the same length that can be
+        written, and is private where the memory cannot.
 
         Raises:
             UnknownMemory: The memory was not added, or was removed.

@@ -10,7 +10,7 @@ Source: ``memfd_create(2)``, ``fcntl(2)`` under "File Sealing", ``mmap(2)``.
 import os
 from contextlib import suppress
 from fcntl import F_ADD_SEALS, F_GETFL, F_SEAL_GROW, F_SEAL_SEAL, F_SEAL_SHRINK, fcntl
-from mmap import ACCESS_READ, mmap
+from mmap import ACCESS_COPY, mmap
 from operator import index
 from stat import S_ISREG
 
@@ -36,7 +36,7 @@ class Backing:
     def view(self) -> memoryview:
         """Return the whole of it, read-only if it cannot be written."""
         if self._view is None:
-            self._view = memoryview(self._map())
+            self._view = self._map()
         return self._view[:]  # not the same object: whoever releases theirs takes nothing from others
 
     def close(self) -> None:
@@ -44,10 +44,12 @@ class Backing:
         self._view = None
         os.close(self.fd)
 
-    def _map(self) -> mmap:
+    def _map(self) -> memoryview:
         with suppress(PermissionError):  # opened for reading, or sealed against writing
-            return mmap(self.fd, self.memory.size)
-        return mmap(self.fd, self.memory.size, access=ACCESS_READ)
+            return memoryview(mmap(self.fd, self.memory.size))
+        # A private mapping that nobody writes shows the file as a shared one does.
+        # It counts as writable, which a ctypes array over it asks for; its views are not.
+        return memoryview(mmap(self.fd, self.memory.size, access=ACCESS_COPY)).toreadonly()
 
 
 class Memories:

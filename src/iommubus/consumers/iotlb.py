@@ -2,9 +2,10 @@
 
 from ..bus.abc import Subscription
 from ..caps import Perm
-from ..errors import AccessDenied, Fenced
+from ..errors import AccessDenied, Fenced, NotMapped
 from ..events import DevIotlbUnmap, Event, Unmap
 from ..table import Mapping, Table
+from .views import Views
 
 
 class Iotlb:
@@ -19,14 +20,38 @@ class Iotlb:
     def __init__(self, subscription: Subscription) -> None:
         self._subscription = subscription
         self._table = Table()
+        self._views = Views(subscription)
 
     def apply(self, event: Event) -> None:
-        """Follow one event: drop what it takes away."""
+        """Follow one event: drop what it takes away.
+
+        Raises:
+            ViewInUse: As for `invalidate`; say `Subscription.fail`, and apply it
+                when it comes again.
+        """
         if isinstance(event, Unmap | DevIotlbUnmap):
             self.invalidate(event.first, event.last)
 
     def invalidate(self, first: int, last: int) -> None:
-        """Drop every entry that overlaps the range."""
+        """Drop every entry that overlaps the range, and release the views of it.
+
+        Raises:
+            ViewInUse: The entries are gone, and a view of the range is still in use.
+        """
+        self._drop(first, last)
+        self._views.take_back(first, last)
+
+    def view(self, iova: int, size: int | None = None, perm: Perm = Perm.R) -> memoryview:
+        """Return the bytes that cached addresses lead to, until one of them is invalidated.
+
+        All is as for `Mirror.view`, and a miss raises `NotMapped`: translate first.
+        """
+        entry = self.lookup(iova, perm)
+        if entry is None:
+            raise NotMapped(iova)
+        return self._views.give(self._table, entry, iova, size, perm)
+
+    def _drop(self, first: int, last: int) -> None:
         for entry in self._table.walk(first, last, last - first + 1):
             self._table.remove(entry.first, entry.last)
 
@@ -57,9 +82,9 @@ class Iotlb:
                 return entry
             answer = await self._subscription.translate(iova, perm)
             if answer.valid:
-                self.invalidate(answer.mapping.first, answer.mapping.last)
                 mapping = answer.mapping
-                self._table.insert(mapping.first, mapping.last, mapping.target, mapping.perm)
+                self._drop(mapping.first, mapping.last)  # not the views: what they show ends with its own UNMAP
+                self._table.insert(mapping.first, mapping.last, mapping.target, mapping.perm, mapping.memory)
 
     def __len__(self) -> int:
         return len(self._table)

@@ -1,13 +1,16 @@
 """A shadower's copy of what is mapped, as VFIO keeps one in the IOMMU."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import assert_never
 
 from ..bus.abc import Subscription
 from ..caps import Perm
-from ..errors import AccessDenied, Fenced, NotMapped
+from ..errors import AccessDenied, Fenced, NotMapped, ViewInUse
 from ..events import DevIotlbUnmap, Event, Map, Unmap
+from ..ranges import LAST
 from ..table import Mapping, Table
+from .views import Views
 
 
 class Mirror:
@@ -20,6 +23,7 @@ class Mirror:
     def __init__(self, subscription: Subscription) -> None:
         self._subscription = subscription
         self._table = Table()
+        self._views = Views(subscription)
 
     def apply(self, event: Event) -> None:
         """Follow one event.
@@ -27,21 +31,40 @@ class Mirror:
         Raises:
             Overlap: A MAP over a live mapping, which a shadower is never sent.
             Straddle: An UNMAP that cuts a mapping, which it is never sent either.
+            ViewInUse: An UNMAP of what a view shows that cannot be released.  The mapping is
+                gone, so that there will be no more such views; but do not
+                acknowledge: say `Subscription.fail`, and apply it when it comes again.
         """
         match event:
             case Map():
-                self._table.insert(event.first, event.last, event.target, event.perm)
+                self._table.insert(event.first, event.last, event.target, event.perm, event.memory)
             case Unmap():
                 self._table.remove(event.first, event.last)
+                self._views.take_back(event.first, event.last)
             case DevIotlbUnmap():
                 pass  # concerns the caches behind it
             case _:
                 assert_never(event)
 
     async def run(self) -> None:
-        """Follow the subscription to its end."""
-        async for event in self._subscription:
-            self.apply(event)
+        """Follow the subscription to its end.
+
+        An UNMAP that cannot be applied because a view is in use is failed, and
+        comes again; until then every `sync` raises.
+
+        Raises:
+            Fenced: The subscription was fenced; the views that could be were released.
+        """
+        try:
+            async for event in self._subscription:
+                try:
+                    self.apply(event)
+                except ViewInUse as error:
+                    self._subscription.fail(event, error)
+        except Fenced:
+            with suppress(ViewInUse):
+                self._views.take_back(0, LAST)
+            raise
 
     def lookup(self, iova: int, perm: Perm = Perm.R) -> Mapping:
         """Return the mapping of an address, for one access now.
@@ -59,6 +82,30 @@ class Mirror:
         if int(perm) & ~int(mapping.perm):
             raise AccessDenied(iova, int(perm), int(mapping.perm))
         return mapping
+
+    def view(self, iova: int, size: int | None = None, perm: Perm = Perm.R) -> memoryview:
+        """Return the bytes that addresses lead to, until one of them is unmapped.
+
+        Neighbouring mappings that are one piece of the same memory count as one.
+        When an UNMAP of any address of it is applied, the view is released: using it raises
+        `ValueError`.  Until a slice or a cast of it, or an array made of it,
+        was dropped, the UNMAP is not acknowledged.  The view itself does not look at
+        `Subscription.fenced`: whoever keeps one does, before each use.
+
+        Args:
+            iova: First address.
+            size: Length in bytes; up to the end of the mapping if there is none.
+            perm: What the caller is going to do; the view can be written
+                wherever the mappings and the memory allow it.
+
+        Raises:
+            NotMapped, AccessDenied, Fenced: As for `lookup`, for the whole range.
+            NotContiguous: The range does not lead to one piece of one memory.
+            NoBacking: The mapping leads to a bare address.
+            EmptyRange: ``size`` is less than 1.
+            UnknownMemory: The memory was removed, and the UNMAP is on its way.
+        """
+        return self._views.give(self._table, self.lookup(iova, perm), iova, size, perm)
 
     def __len__(self) -> int:
         return len(self._table)
