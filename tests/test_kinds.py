@@ -71,3 +71,8 @@ def test_it_is_crowded_at_its_limit_or_at_twice_what_was_kept(limit: int, kept: 
     kinds.keep(range(PLAIN, PLAIN + kept))
 
     assert fill(kinds) == next_time
+
+
+def test_the_limit_is_what_was_said() -> None:
+    """Without an argument a table keeps this many kinds before it looks."""
+    assert fill(Kinds()) == KINDS == 1024

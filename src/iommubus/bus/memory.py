@@ -40,8 +40,7 @@ class Backing:
         return self._view[:]  # not the same object: whoever releases theirs takes nothing from others
 
     def close(self) -> None:
-        """Close the descriptor; what is mapped stays for as long as a view of it does."""
-        self._view = None
+        """Close the descriptor; whoever has a view keeps what is mapped."""
         os.close(self.fd)
 
     def _map(self) -> memoryview:
