@@ -9,21 +9,25 @@ import pytest
 from hypothesis import given, strategies as st
 
 from iommubus.caps import Cap, Perm
-from iommubus.events import KINDS, DevIotlbUnmap, Event, Lost, Map, Observed, Unmap, crop
+from iommubus.events import KINDS, DevIotlbUnmap, Event, Lost, Map, Memory, Observed, Unmap, crop
 from iommubus.ranges import LAST
 
 VECTORS: Final[list[tuple[Observed, str]]] = [  # never edited; a change adds one
     (
         Map("vtd0", 1, 0x1000, 0x4FFF, 0x8000_0000, Perm.RW),
-        "97 a3 6d6170 a4 76746430 01 cd 1000 cd 4fff ce 80000000 03",
+        "98 a3 6d6170 a4 76746430 01 cd 1000 cd 4fff ce 80000000 03 c0",
     ),
     (
         Map("s", 0x10000, 0, LAST, 0, Perm.R),
-        "97 a3 6d6170 a1 73 ce 00010000 00 cf ffffffffffffffff 00 01",
+        "98 a3 6d6170 a1 73 ce 00010000 00 cf ffffffffffffffff 00 01 c0",
     ),
     (
         Map("s", 2, LAST, LAST, LAST, Perm.W),
-        "97 a3 6d6170 a1 73 02 cf ffffffffffffffff cf ffffffffffffffff cf ffffffffffffffff 02",
+        "98 a3 6d6170 a1 73 02 cf ffffffffffffffff cf ffffffffffffffff cf ffffffffffffffff 02 c0",
+    ),
+    (
+        Map("vtd0", 1, 0x1000, 0x1FFF, 0x4000, Perm.RW, Memory("ram", 2, 0x10_0000)),
+        "98 a3 6d6170 a4 76746430 01 cd 1000 cd 1fff cd 4000 03 93 a3 72616d 02 ce 00100000",
     ),
     (Unmap("vtd0", 2, 0x1000, 0x4FFF), "95 a5 756e6d6170 a4 76746430 02 cd 1000 cd 4fff"),
     (
@@ -32,6 +36,11 @@ VECTORS: Final[list[tuple[Observed, str]]] = [  # never edited; a change adds on
     ),
     (Lost("vtd0", 9, 300), "94 a4 6c6f7374 a4 76746430 09 cd 012c"),
 ]
+
+WITHOUT_MEMORY: Final = "97 a3 6d6170 a4 76746430 01 cd 1000 cd 4fff ce 80000000 03"
+"""The first of them, as it was before a MAP could name a memory."""
+
+RAM: Final = Memory("ram", 1, 2**64)
 
 PERMS: Final = (Perm.R, Perm.W, Perm.RW)
 ADDRESSES = st.one_of(st.integers(0, LAST), st.sampled_from([0, 1, 0xFFF, 0x1000, LAST - 1, LAST]))
@@ -45,7 +54,8 @@ def events(draw: st.DrawFn) -> Event:
     kind = draw(st.sampled_from([Map, Unmap, DevIotlbUnmap]))
     if kind is Map:
         target = draw(st.integers(0, LAST - (last - first)))
-        return Map(space, seq, first, last, target, draw(st.sampled_from(PERMS)))
+        memory = draw(st.sampled_from([None, Memory("", 1, LAST), Memory("ram", LAST, 1)]))
+        return Map(space, seq, first, last, target, draw(st.sampled_from(PERMS)), memory)
     return Unmap(space, seq, first, last) if kind is Unmap else DevIotlbUnmap(space, seq, first, last)
 
 
@@ -78,6 +88,10 @@ def test_an_event_may_be_about_the_whole_space(event: Event) -> None:
     ("event", "text"),
     [
         (Map("vtd0", 7, 0x1000, 0x1FFF, 0xABC000, Perm.RW), "vtd0#7 MAP 0x1000..0x1fff -> 0xabc000 <Perm.RW: 3>"),
+        (
+            Map("vtd0", 7, 0x1000, 0x1FFF, 0xABC000, Perm.RW, Memory("ram", 2, 2**32)),
+            "vtd0#7 MAP 0x1000..0x1fff -> ram@2+0xabc000 <Perm.RW: 3>",
+        ),
         (Unmap("vtd0", 8, 0x1000, 0x1FFF), "vtd0#8 UNMAP 0x1000..0x1fff"),
         (DevIotlbUnmap("vtd0", 9, 0, LAST), "vtd0#9 DEVIOTLB_UNMAP 0x0..0xffffffffffffffff"),
         (Lost("vtd0", 10, 300), "vtd0#10 LOST 300 events"),
@@ -100,6 +114,7 @@ def test_events_cannot_be_changed() -> None:
 def test_events_are_no_work_for_the_garbage_collector() -> None:
     """Mailboxes hold many events; a collection looks into none of them."""
     assert not any(gc.is_tracked(event) for event, _ in VECTORS)
+    assert not gc.is_tracked(RAM)
 
 
 def test_kinds_of_different_meaning_are_never_equal() -> None:
@@ -129,6 +144,11 @@ def test_vectors_hold_in_both_directions(event: Observed, hexdump: str) -> None:
     assert msgspec.msgpack.decode(payload, type=Observed) == event
 
 
+def test_a_map_that_names_no_memory_may_be_shorter() -> None:
+    """The last field came later: who leaves it out means a bare address."""
+    assert msgspec.msgpack.decode(bytes.fromhex(WITHOUT_MEMORY), type=Observed) == VECTORS[0][0]
+
+
 @given(events())
 def test_encoding_loses_nothing(event: Event) -> None:
     """Any event comes back from its bytes equal, of its own type, its permission still a `Perm`."""
@@ -151,7 +171,7 @@ def test_small_events_crop_like_sets_of_addresses() -> None:
         for low, high in every:
             shared = {address: target for address, target in reached.items() if low <= address <= high}
             for event in (
-                Map("s", 5, first, last, 100, Perm.W),
+                Map("s", 5, first, last, 100, Perm.W, RAM),
                 Unmap("s", 5, first, last),
                 DevIotlbUnmap("s", 5, first, last),
             ):
@@ -166,6 +186,7 @@ def test_small_events_crop_like_sets_of_addresses() -> None:
                 if isinstance(part, Map):
                     assert part.target == shared[part.first]
                     assert part.perm is Perm.W
+                    assert part.memory is RAM
 
 
 @pytest.mark.parametrize("event", [Map("s", 1, 8, 15, 0, Perm.R), Unmap("s", 1, 8, 15), DevIotlbUnmap("s", 1, 8, 15)])
@@ -189,3 +210,4 @@ def test_pieces_over_a_partition_add_up(event: Event, cuts: list[int]) -> None:
         if isinstance(event, Map) and isinstance(piece, Map):
             assert piece.target - piece.first == event.target - event.first
             assert piece.perm is event.perm
+            assert piece.memory == event.memory

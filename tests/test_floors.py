@@ -13,12 +13,25 @@ SOURCE: Final = Path(__file__).parents[1] / "src" / "iommubus"
 # imports lower rows and names before its own.  `iommubus` is its `__init__`.
 FLOORS: Final[list[list[str]]] = [
     ["errors", "caps", "ranges", "events"],
-    ["shape", "rangeset", "table", "contract", "staging", "feed", "mailbox", "ledger", "completion", "wire", "abi"],
+    [
+        "shape",
+        "rangeset",
+        "kinds",
+        "table",
+        "contract",
+        "staging",
+        "feed",
+        "mailbox",
+        "ledger",
+        "completion",
+        "wire",
+        "abi",
+    ],
     ["bus", "consumers", "iommubus"],
     ["transport", "bridges"],
     ["service", "client", "testing"],
     ["demo", "cli", "__main__"],
-]
+]  # fmt: skip
 
 # Inside a package a file imports those before it; its `__init__` comes last.
 INSIDE: Final[dict[str, list[str]]] = {
@@ -26,10 +39,10 @@ INSIDE: Final[dict[str, list[str]]] = {
     "abi": ["vhost", "vhost_user", "vfio", "iommufd", "vfio_user", "virtio_iommu", "qemu_trace"],
     "abi.qemu_trace": ["records", "families", "trace"],
     "bus": [
-        "reports", "abc", "logs", "memory", "notifier", "translation", "failures", "uses", "given", "attachment",
-        "buried", "member", "subscription", "observer", "routes", "questions", "sync", "space", "endpoint", "bus",
+        "reports", "abc", "logs", "memory", "notifier", "translation", "failures", "buried", "uses", "given",
+        "attachment", "member", "subscription", "observer", "routes", "questions", "sync", "space", "endpoint", "bus",
     ],
-    "consumers": ["pins", "mirror", "iotlb"],
+    "consumers": ["pins", "views", "mirror", "iotlb"],
     "transport": ["address", "credentials", "stream"],
     "bridges": [],
     "service": ["config", "rules", "leases", "sessions", "metrics", "systemd"],

@@ -7,30 +7,46 @@ from typing import cast
 import pytest
 
 from iommubus.caps import Perm
-from iommubus.errors import InReserved, MappingError, Misaligned, NotOffered, OutsideSpace, Overlap, Straddle
-from iommubus.events import Map, Unmap
+from iommubus.errors import (
+    InReserved,
+    MappingError,
+    Misaligned,
+    NotOffered,
+    OutsideSpace,
+    Overlap,
+    PastMemory,
+    Straddle,
+)
+from iommubus.events import Map, Memory, Unmap
 from iommubus.ranges import IovaRange
 from iommubus.shape import Shape
 from iommubus.staging import Staging
 from iommubus.table import Mapping, Table
 
 SHAPE = Shape(granule=1, last=7, reserved=(IovaRange(7, 7),))
+RAM = Memory("ram", 1, 0x104)
 Change = Mapping | IovaRange
 
 
-def mapping(first: int, last: int, target: int = 0x100) -> Mapping:
-    return Mapping(first, last, target, Perm.RW)
+def mapping(first: int, last: int, target: int = 0x100, memory: Memory | None = None) -> Mapping:
+    return Mapping(first, last, target, Perm.RW, memory)
+
+
+def check_memory(memory: Memory, target: int, size: int) -> None:
+    """Refuse what does not lie in the memory."""
+    if target + size > memory.size:
+        raise PastMemory(target, size, str(memory), memory.size)
 
 
 def filled(*mappings: Mapping) -> Table:
     table = Table(chunk=2)
     for one in mappings:
-        table.insert(one.first, one.last, one.target, one.perm)
+        table.insert(one.first, one.last, one.target, one.perm, one.memory)
     return table
 
 
 def stage(table: Table | None, changes: Sequence[Change], *, split: bool = False, seq: int = 10) -> Staging:
-    staging = Staging("s", seq, table, SHAPE, split=split)
+    staging = Staging("s", seq, table, SHAPE, split=split, check_memory=check_memory)
     for change in changes:
         staging.add(change)
     return staging
@@ -97,6 +113,8 @@ def test_splitting_removes_whole_mappings_and_maps_what_survives() -> None:
         (mapping(7, 7), InReserved),
         (mapping(7, 8), OutsideSpace),
         (IovaRange(0, 8), OutsideSpace),
+        (mapping(3, 4, 0x103, RAM), PastMemory),
+        (mapping(0, 1, 0x100, RAM), Overlap),
     ],
 )
 def test_a_change_that_cannot_be_raises_and_leaves_the_table(change: Change, error: type[MappingError]) -> None:
@@ -121,9 +139,22 @@ def test_a_change_of_another_type_raises_and_leaves_the_table(change: object) ->
     table = filled(mapping(0, 1))
 
     with pytest.raises(TypeError):
-        Staging("s", 10, table, SHAPE, split=False).add(change)
+        Staging("s", 10, table, SHAPE, split=False, check_memory=check_memory).add(change)
 
     assert list(table) == [mapping(0, 1)]
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_a_mapping_is_told_of_with_its_memory(split: bool) -> None:
+    """
+    Also when it is what a cut left of another.
+    """
+    staging = stage(filled(), [mapping(0, 3, 0x100, RAM), IovaRange(0, 1 if split else 3)], split=split)
+
+    events = [step.event for step in staging.staged]
+    rest = [Map("s", 13, 2, 3, 0x102, Perm.RW, RAM)] if split else []
+    assert events == [Map("s", 11, 0, 3, 0x100, Perm.RW, RAM), Unmap("s", 12, 0, 3), *rest]
+    assert list(staging.staged[1].removed) == [mapping(0, 3, 0x100, RAM)]
 
 
 def test_a_plain_number_is_told_of_as_the_permission_that_it_means() -> None:
@@ -141,7 +172,7 @@ def test_ranges_are_checked_against_the_granule() -> None:
     """
     A staged change is held to the same shape as a single one.
     """
-    staging = Staging("s", 0, Table(), Shape(granule=4, last=15), split=False)
+    staging = Staging("s", 0, Table(), Shape(granule=4, last=15), split=False, check_memory=check_memory)
 
     with pytest.raises(Misaligned):
         staging.add(IovaRange(2, 5))
@@ -155,11 +186,12 @@ def test_undo_puts_back_exactly_what_was(split: bool) -> None:
     ranges = [(0, 0), (0, 3), (1, 2), (3, 4)]
     alphabet: list[Change] = [IovaRange(*edges) for edges in ranges]
     alphabet += [mapping(*edges, 0x300) for edges in ranges]
-    start = [mapping(0, 1, 0x100), mapping(3, 4, 0x200)]
+    alphabet.append(mapping(1, 2, 0x100, RAM))
+    start = [mapping(0, 1, 0x100), mapping(3, 4, 0x100, RAM)]
 
     for changes in itertools.product(alphabet, repeat=3):
         table = filled(*start)
-        staging = Staging("s", 0, table, SHAPE, split=split)
+        staging = Staging("s", 0, table, SHAPE, split=split, check_memory=check_memory)
         for change in changes:
             try:
                 staging.add(change)

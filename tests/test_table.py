@@ -13,7 +13,8 @@ import pytest
 
 from iommubus.caps import Perm
 from iommubus.errors import Overlap, Straddle
-from iommubus.events import Map
+from iommubus.events import Map, Memory
+from iommubus.kinds import Kind
 from iommubus.ranges import LAST
 from iommubus.table import CHUNK, PERMS, STAY, Chunk, Cut, Mapping, Pieces, Table
 
@@ -23,10 +24,14 @@ Range = tuple[int, int]
 # -- what stands beside the table --------------------------------------------
 
 
-def chunk_of(mappings: Sequence[Mapping]) -> Chunk:
-    """Return a chunk of these mappings."""
-    firsts, lasts, targets, perms = zip(*map(msgspec.structs.astuple, mappings), strict=True)
-    return Chunk(array("Q", firsts), array("Q", lasts), array("Q", targets), bytearray(perms))
+def chunk_of(mappings: Sequence[Mapping], kinds: list[Kind]) -> Chunk:
+    """Return a chunk of these mappings to bare addresses."""
+    firsts, lasts, targets, perms, _ = zip(*map(msgspec.structs.astuple, mappings), strict=True)
+    return Chunk(array("Q", firsts), array("Q", lasts), array("Q", targets), array("I", perms), kinds)
+
+
+RAM = Memory("ram", 1, LAST)
+"""What mappings lead into that do not lead to a bare address."""
 
 
 class Watched(Table):
@@ -36,7 +41,7 @@ class Watched(Table):
     def divided(cls, chunk: int, *groups: Sequence[Mapping], stay: int = STAY) -> Self:
         """Return a table with exactly these chunks, whatever history would lead to them."""
         table = cls(chunk, stay)
-        table._chunks += map(chunk_of, groups)
+        table._chunks += [chunk_of(group, table._kinds.each) for group in groups]
         table._lows.extend(group[0].first for group in groups)
         table.check()
         return table
@@ -55,6 +60,11 @@ class Watched(Table):
     def layout(self) -> tuple[object, ...]:
         """The mappings as they are divided into chunks, and in which kind of columns."""
         return tuple(map(tuple, self._chunks)), tuple(self.columns)
+
+    @property
+    def kinds(self) -> list[Kind]:
+        """What its attributes stand for."""
+        return self._kinds.each
 
     def forbid_chunks(self, start: int) -> None:
         """Make it an error to look into the chunks from ``start`` on."""
@@ -75,10 +85,11 @@ class Watched(Table):
         assert self.columns.count(list) <= 2
         for low, chunk in zip(self._lows, self._chunks, strict=True):
             assert 1 <= len(chunk) <= self._chunk
-            assert len(chunk.firsts) == len(chunk.lasts) == len(chunk.targets) == len(chunk.perms)
+            assert len(chunk.firsts) == len(chunk.lasts) == len(chunk.targets) == len(chunk.attrs)
             assert chunk.firsts[0] == low
-            kinds = [type(chunk.firsts), type(chunk.lasts), type(chunk.targets), type(chunk.perms)]
-            assert kinds in ([list] * 4, [array, array, array, bytearray])
+            columns = [type(chunk.firsts), type(chunk.lasts), type(chunk.targets), type(chunk.attrs)]
+            assert columns in ([list] * 4, [array] * 4)
+            assert chunk.kinds is self._kinds.each
 
 
 class Pages:
@@ -118,7 +129,7 @@ def insert(mapping: Mapping) -> Step:
 
     def step(table: Watched, pages: Pages) -> None:
         held = pages.within(mapping.first, mapping.last)
-        fields = mapping.first, mapping.last, mapping.target, mapping.perm
+        fields = mapping.first, mapping.last, mapping.target, mapping.perm, mapping.memory
         if not held:
             assert table.insert(*fields) is True
             pages.put(mapping)
@@ -159,7 +170,7 @@ def cut(first: int, last: int) -> Step:
     def step(table: Watched, pages: Pages) -> None:
         held = pages.within(first, last)
         reached = {
-            at: (mapping.target + at - mapping.first, mapping.perm)
+            at: (mapping.target + at - mapping.first, mapping.perm, mapping.memory)
             for mapping in held
             for at in range(mapping.first, mapping.last + 1)
             if not first <= at <= last
@@ -171,7 +182,7 @@ def cut(first: int, last: int) -> Step:
         assert done.first == min([first, *(mapping.first for mapping in held)])
         assert done.last == max([last, *(mapping.last for mapping in held)])
         assert {
-            at: (mapping.target + at - mapping.first, mapping.perm)
+            at: (mapping.target + at - mapping.first, mapping.perm, mapping.memory)
             for mapping in done.survivors
             for at in range(mapping.first, mapping.last + 1)
         } == reached
@@ -210,7 +221,8 @@ def explore(start: Watched, base: int, size: int, targets: Sequence[int]) -> int
     every = list(ranges(base, size))
     steps = [remove(*edges) for edges in every] + [cut(*edges) for edges in every]
     for offset, (first, last) in product(targets, every):
-        steps.append(insert(Mapping(first, last, first - base + offset, PERMS[1 + offset % 3])))
+        memory = RAM if offset % 2 else None
+        steps.append(insert(Mapping(first, last, first - base + offset, PERMS[1 + offset % 3], memory)))
 
     seen, todo = {start.layout}, [start]
     while todo:
@@ -253,7 +265,8 @@ def test_every_step_in_every_state(chunk: int, base: int, size: int, targets: tu
 def test_long_random_histories(chunk: int, stay: int, base: int, size: int) -> None:
     """Over hundreds of steps, through divided and joined chunks, the table stays equal to a page array."""
     rng = random.Random(chunk * 1000 + size)  # noqa: S311
-    table, pages = Watched(chunk, stay), Pages()
+    table, pages = Watched(chunk, stay, kinds=8), Pages()
+    memories = [None, *(Memory("ram", generation, LAST) for generation in range(1, 9))]
     target = 0
     for at in range(600):
         growing = at % 300 < 200
@@ -264,7 +277,7 @@ def test_long_random_histories(chunk: int, stay: int, base: int, size: int) -> N
         choice = rng.random()
         target += 1000
         if choice < (0.75 if growing else 0.1):
-            step = insert(Mapping(base + first, base + last, target, PERMS[rng.randrange(1, 4)]))
+            step = insert(Mapping(base + first, base + last, target, PERMS[rng.randrange(1, 4)], rng.choice(memories)))
         elif near and choice < 0.85:
             step = remove(near.first, near.last)
         elif near and choice < 0.88:
@@ -354,19 +367,28 @@ def test_touching_is_no_overlap(chunk: int, wanted: Range) -> None:
 
 
 @pytest.mark.parametrize(
-    "other", [(10, 14, 100, 3), (10, 16, 100, 3), (9, 15, 100, 3), (10, 15, 101, 3), (10, 15, 100, 1)]
+    "other",
+    [
+        (10, 14, 100, 3, RAM),
+        (10, 16, 100, 3, RAM),
+        (9, 15, 100, 3, RAM),
+        (10, 15, 101, 3, RAM),
+        (10, 15, 100, 1, RAM),
+        (10, 15, 100, 3, None),
+        (10, 15, 100, 3, Memory("ram", 2, LAST)),
+    ],
 )
-def test_the_very_same_mapping_is_nothing_new(other: tuple[int, int, int, int]) -> None:
+def test_the_very_same_mapping_is_nothing_new(other: tuple[int, int, int, int, Memory | None]) -> None:
     """An equal mapping changes nothing and is no error; whatever differs in one field is refused."""
     table = Watched(4)
-    assert table.insert(10, 15, 100, Perm.RW) is True
+    assert table.insert(10, 15, 100, Perm.RW, RAM) is True
 
-    assert table.insert(10, 15, 100, Perm.RW) is False
-    assert table.insert(10, 15, 100, 3) is False
+    assert table.insert(10, 15, 100, Perm.RW, RAM) is False
+    assert table.insert(10, 15, 100, 3, Memory("ram", 1, LAST)) is False
     with pytest.raises(Overlap):
         table.insert(*other)
 
-    assert list(table) == [Mapping(10, 15, 100, Perm.RW)]
+    assert list(table) == [Mapping(10, 15, 100, Perm.RW, RAM)]
 
 
 @pytest.mark.parametrize("edges", [(0, 0), (LAST, LAST), (0, LAST), (1, LAST), (0, LAST - 1)])
@@ -412,6 +434,64 @@ def test_permissions_come_back_as_what_they_are() -> None:
         found = table.lookup(0)
         assert found is not None
         assert found.perm is perm
+
+
+# -- memories ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stay", [1, STAY])
+def test_the_memory_of_a_mapping_is_kept_with_it(stay: int) -> None:
+    """Each comes back as it went in: by lookup, walk and removal, one by one or as pieces."""
+    other = Memory("ram", 2, LAST)
+    wanted = [
+        Mapping(at, at, at, perm, memory)
+        for at, (perm, memory) in enumerate(product((Perm.R, Perm.W, Perm.RW), (None, RAM, other)))
+    ]
+    table = Watched(4, stay)
+    for mapping in wanted:
+        table.insert(mapping.first, mapping.last, mapping.target, int(mapping.perm), mapping.memory)
+
+    assert table.walk(0, LAST, 9) == [table.lookup(at) for at in range(9)] == wanted
+    assert all(type(mapping.perm) is Perm for mapping in table)
+    assert list(table.remove(4, 4)) == [wanted[4]]
+    assert list(table.remove(0, LAST)) == wanted[:4] + wanted[5:]
+
+
+@pytest.mark.parametrize("perm", [Perm.R, Perm.W, Perm.RW])
+@pytest.mark.parametrize("stay", [1, STAY])
+def test_a_mapping_that_leads_into_a_memory_is_found(perm: Perm, stay: int) -> None:
+    """Whatever it allows and wherever it stands; of other memories and generations none."""
+    table = Watched(4, stay)
+    for at in range(20):
+        table.insert(at, at, at, Perm.RW, Memory("ram", 2, LAST) if at % 2 else None)
+    assert table.leading_to(RAM) is None
+    for at in range(20):
+        held = table.remove(at, at)[0]
+        table.insert(at, at, 7, perm, RAM)
+        assert table.leading_to(RAM) == Mapping(at, at, 7, perm, RAM)
+        table.remove(at, at)
+        table.insert(at, at, at, Perm.RW, held.memory)
+        assert table.leading_to(RAM) is None
+
+
+def test_kinds_of_no_mapping_are_forgotten() -> None:
+    """Memories may come and go for ever; what was cut out before keeps the one that it had."""
+    table = Watched(4, 1, kinds=8)
+    table.insert(0, 0, 0, Perm.R, RAM)
+    cut_out: list[tuple[Sequence[Mapping], list[Mapping]]] = []
+    for generation in range(2, 100):
+        memory = Memory("ram", generation, LAST)
+        wanted = [Mapping(at, at, at, perm, memory) for at, perm in ((4, Perm.R), (5, Perm.W), (9, Perm.RW))]
+        for mapping in wanted:
+            table.insert(mapping.first, mapping.last, mapping.target, mapping.perm, mapping.memory)
+        table.check()
+        assert list(table) == [Mapping(0, 0, 0, Perm.R, RAM), *wanted]
+        assert len(table.kinds) <= 14
+        cut_out.append((table.remove(4, 9), wanted))
+        table.check()
+
+    assert all(list(pieces) == wanted for pieces, wanted in cut_out)
+    assert table.leading_to(RAM) == Mapping(0, 0, 0, Perm.R, RAM)
 
 
 # -- remove ------------------------------------------------------------------
@@ -826,7 +906,7 @@ def test_iteration_goes_over_every_mapping_in_order() -> None:
 
 def test_a_mapping_clips_with_its_target() -> None:
     """On six addresses, for every window that overlaps: the part that is left leads where it led."""
-    mapping = Mapping(2, 4, 100, Perm.W)
+    mapping = Mapping(2, 4, 100, Perm.W, RAM)
     for first, last in ranges(0, 7):
         if first > 4 or last < 2:
             continue
@@ -835,6 +915,7 @@ def test_a_mapping_clips_with_its_target() -> None:
         assert (part.first, part.last) == (max(first, 2), min(last, 4))
         assert part.target - part.first == 98
         assert part.perm is Perm.W
+        assert part.memory is RAM
         assert (part is mapping) == (first <= 2 and last >= 4)
 
 
@@ -845,6 +926,8 @@ def test_mappings_are_values() -> None:
     assert whole.size == 2**64
     assert whole.event("vtd0", 7) == Map("vtd0", 7, 0, LAST, 0, Perm.R)
     assert Mapping(3, 9, 5, Perm.W).event("s", 1) == Map("s", 1, 3, 9, 5, Perm.W)
+    assert Mapping(3, 9, 5, Perm.W, RAM).event("s", 1) == Map("s", 1, 3, 9, 5, Perm.W, RAM)
+    assert str(Mapping(3, 9, 5, Perm.W, RAM)) == "0x3..0x9 -> ram@1+0x5 <Perm.W: 2>"
     assert Mapping(7, 7, 0, Perm.R).size == 1
     assert str(Mapping(0x1000, 0x1FFF, 0xABC000, Perm.RW)) == "0x1000..0x1fff -> 0xabc000 <Perm.RW: 3>"
     assert not gc.is_tracked(whole)
@@ -855,7 +938,9 @@ def test_mappings_are_values() -> None:
 
 def test_a_mapping_travels_as_an_array() -> None:
     """Its fields are sent in the order in which they stand here, without their names."""
-    assert msgspec.to_builtins(Mapping(1, 2, 3, Perm.W)) == [1, 2, 3, 2]
+    assert msgspec.to_builtins(Mapping(1, 2, 3, Perm.W)) == [1, 2, 3, 2, None]
+    assert msgspec.to_builtins(Mapping(1, 2, 3, Perm.W, Memory("ram", 1, 5))) == [1, 2, 3, 2, ["ram", 1, 5]]
+    assert msgspec.convert([1, 2, 3, 2], Mapping) == Mapping(1, 2, 3, Perm.W)
 
 
 def test_what_a_cut_did_is_a_value() -> None:
@@ -924,7 +1009,7 @@ def test_pieces_are_made_when_they_are_looked_at() -> None:
 
 def test_the_last_piece_is_found_without_a_search() -> None:
     """Who removes a million mappings asks for the last address of them: no other chunk is looked at."""
-    pieces = Pieces(chunks := [chunk_of([m(at, at), m(at + 1, at + 1)]) for at in (0, 2, 4)])
+    pieces = Pieces(chunks := [chunk_of([m(at, at), m(at + 1, at + 1)], []) for at in (0, 2, 4)])
     chunks[:2] = [cast("Chunk", None)] * 2
 
     assert pieces[-1] == m(5, 5)

@@ -24,6 +24,7 @@ ALONE: Final = (
     "staging",
     "feed",
     "rangeset",
+    "kinds",
     "table",
     "mailbox",
     "ledger",

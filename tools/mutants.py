@@ -38,7 +38,7 @@ import pytest
 
 TOP: Final = Path(__file__).parents[1]
 NOTES: Final = TOP / "docs" / "invariants.md"
-MODULES: Final = ("rangeset", "table", "mailbox", "completion")
+MODULES: Final = ("rangeset", "kinds", "table", "mailbox", "completion")
 
 WORKERS: Final = 2
 MEMORY: Final = 2 << 30

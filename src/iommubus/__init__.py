@@ -3,10 +3,11 @@
 The embedded API.  Read the package in this order:
 
 * `errors`, `caps`, `ranges`, `events`: the words.
-* `shape`, `rangeset`, `table`, `contract`, `staging`, `mailbox`, `ledger`,
-  `completion`: the machines, pure; `abi` reads other people's bytes.
+* `shape`, `rangeset`, `kinds`, `table`, `contract`, `staging`, `mailbox`,
+  `ledger`, `completion`: the machines, pure; `abi` reads other people's bytes.
 * `bus`: spaces, endpoints, subscriptions, observers, `sync`; `bus.abc` is the contract.
-* `consumers`: a shadower's `Mirror` and a cacher's `Iotlb`.
+* `consumers`: a shadower's `Mirror` and a cacher's `Iotlb`, with pins and views of
+  what they hold.
 * `demo`, `cli`: a real guest's events played through the bus.
 """
 
@@ -25,14 +26,19 @@ from .errors import (
     IommubusError,
     MappingError,
     MappingFailed,
+    MemoryInUse,
+    NoBacking,
+    NotContiguous,
     NotifierFailed,
     NotMapped,
+    PastMemory,
     StateError,
     SubscribeError,
     SyncFailed,
     TranslationFault,
+    UnknownMemory,
 )
-from .events import DevIotlbUnmap, Event, Lost, Map, Observed, Unmap
+from .events import DevIotlbUnmap, Event, Lost, Map, Memory, Observed, Unmap
 from .ledger import OldPieces
 from .ranges import LAST, IovaRange
 from .table import Mapping
@@ -59,8 +65,12 @@ __all__ = [
     "Mapping",
     "MappingError",
     "MappingFailed",
+    "Memory",
+    "MemoryInUse",
     "Mirror",
     "Missing",
+    "NoBacking",
+    "NotContiguous",
     "NotMapped",
     "Notifier",
     "NotifierFailed",
@@ -68,6 +78,7 @@ __all__ = [
     "Observer",
     "OldPieces",
     "Outcome",
+    "PastMemory",
     "Perm",
     "Pin",
     "Registration",
@@ -78,6 +89,7 @@ __all__ = [
     "SyncReport",
     "Translation",
     "TranslationFault",
+    "UnknownMemory",
     "Unmap",
     "Use",
 ]

@@ -6,17 +6,21 @@
         * `EmptyRange`, `RangeWraps`, `InvertedRange`
         * `Misaligned`, `OutsideSpace`, `InReserved`, `BadPermission`, `BadTarget`
         * `Overlap`, `Straddle`, `NotOffered`, `BadShape`
+        * `PastMemory`, `UnknownMemory` (also `LookupError`)
     * `SubscribeError` (also `ValueError`) -- the *consumer* asked for what it
       cannot have; it is not registered
         * `EmptyMask`, `MapAlone`, `UnknownCapability`
         * `CapabilityRefused`, `DemandRefused`, `OutsideRanges`, `BadCapacity`
         * `BadContract`, `GranuleRefused`, `MustShare`
-    * `BadName`, `NameTaken` (also `ValueError`), `UnknownName` (also
-      `LookupError`) -- a name is wrong
+    * `BadName`, `NameTaken`, `MemoryNameTaken` (also `ValueError`),
+      `UnknownName` (also `LookupError`) -- a name is wrong
+    * `BadMemory` (also `ValueError`) -- a *descriptor* or a size that can be no
+      memory
     * `StateError` (also `RuntimeError`) -- right call, wrong moment or place
         * `BusClosed`, `SpaceClosed`, `EndpointClosed`, `SubscriptionClosed`
         * `NotEntered`
         * `AlreadyIterated`, `WrongThread`, `WrongMode`, `ForeignBatch`
+        * `MemoryInUse`
     * `Fenced` -- this subscription was fenced; what it holds must not be used
     * `MappingFailed` -- this subscriber could not apply part of its first replay
     * `TooManyMappings` -- this *subscriber* said that it has room for no more
@@ -24,6 +28,7 @@
     * `TranslationFault` -- the *device* used an address it may not use
         * `NotMapped`, `AccessDenied`, `NoTranslator`
         * `NoAnswer`, `TranslatorFailed` -- the *producer* gave none, or a wrong one
+        * `NotContiguous`, `NoBacking`
     * `NotifierFailed` -- the *producer's own* callbacks raised
     * `TraceError` (also `ValueError`) -- a *recorded trace* is damaged
 
@@ -207,6 +212,34 @@ class NotOffered(MappingError):
         return f"the space does not offer {self.kind}"
 
 
+class PastMemory(MappingError):
+    """A MAP that ends behind the memory that it leads into."""
+
+    target: int
+    size: int
+    memory: str
+    memory_size: int
+
+    def __str__(self) -> str:
+        return f"target {self.target:#x} size {self.size:#x} ends behind {self.memory}, of {self.memory_size:#x} bytes"
+
+
+class UnknownMemory(MappingError, LookupError):
+    """A memory that was not added to this bus, or was removed since.
+
+    Attributes:
+        present: Generation that the bus has of this name, 0 if it has none.
+    """
+
+    memory: str
+    generation: int
+    present: int
+
+    def __str__(self) -> str:
+        instead = f"{self.memory}@{self.present}" if self.present else "none of this name"
+        return f"the bus has no memory {self.memory}@{self.generation} that is this one; it has {instead}"
+
+
 # -- the consumer's requests -------------------------------------------------
 
 
@@ -353,6 +386,13 @@ class NameTaken(IommubusError, ValueError):
         return f"a space or an endpoint named {self.name!r} exists already"
 
 
+class MemoryNameTaken(NameTaken):
+    """A memory of this name exists already."""
+
+    def __str__(self) -> str:
+        return f"a memory named {self.name!r} exists already"
+
+
 class UnknownName(IommubusError, LookupError):
     """No space has this name."""
 
@@ -361,6 +401,20 @@ class UnknownName(IommubusError, LookupError):
 
     def __str__(self) -> str:
         return f"no space is named {self.name!r}; there are {', '.join(self.known) or 'none'}"
+
+
+# -- memory ------------------------------------------------------------------
+
+
+class BadMemory(IommubusError, ValueError):
+    """A memory that cannot be: its size, or the descriptor that was given."""
+
+    name: str
+    size: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"a memory {self.name!r} of {self.size:#x} bytes cannot be: {self.reason}"
 
 
 # -- the wrong moment --------------------------------------------------------
@@ -459,6 +513,18 @@ class ForeignBatch(StateError):
 
     def __str__(self) -> str:
         return f"batch {self.number} was handed over by another subscription than {self.subscription!r}"
+
+
+class MemoryInUse(StateError):
+    """A memory that a mapping leads into; unmap that first."""
+
+    memory: str
+    space: str
+    first: int
+    last: int
+
+    def __str__(self) -> str:
+        return f"{self.memory} is in use: the space {self.space!r} maps {span(self.first, self.last)} to it"
 
 
 # -- what happened to somebody -----------------------------------------------
@@ -567,6 +633,31 @@ class TranslatorFailed(TranslationFault):
 
     def __str__(self) -> str:
         return f"the producer of {self.space} could not say where {self.iova:#x} leads: {self.reason}"
+
+
+class NotContiguous(TranslationFault):
+    """A range that does not lead to one piece of one memory.
+
+    Attributes:
+        end: Last address up to which it does.
+    """
+
+    first: int
+    last: int
+    end: int
+
+    def __str__(self) -> str:
+        return f"{span(self.first, self.last)} leads to one piece of memory only up to {self.end:#x}"
+
+
+class NoBacking(TranslationFault):
+    """A mapping to a bare address: there is no memory to look at."""
+
+    iova: int
+    target: int
+
+    def __str__(self) -> str:
+        return f"{self.iova:#x} leads to the bare address {self.target:#x}, not into a memory"
 
 
 class NotifierFailed(IommubusError, ExceptionGroup[Exception]):

@@ -1,7 +1,8 @@
 """The events of an I/O address space: what every other module speaks.
 
 Events are plain immutable values, written here in the order of a mapping's
-life.  They hold no socket, no task and no callback, and encode as arrays.
+life.  They hold no socket, no task and no callback, and encode as arrays; a
+`Memory` is a name and a size, and neither a descriptor nor an address.
 `Map` adds access; `Unmap` and `DevIotlbUnmap` take it away and are therefore
 never lost.  `Lost` is told to observers alone.
 
@@ -18,6 +19,29 @@ from msgspec import Struct
 
 from .caps import Cap, Perm
 from .errors import span
+
+
+class Memory(Struct, frozen=True, array_like=True, gc=False):
+    """What a target is an offset into: a named backing, added to a bus.
+
+    Attributes:
+        name: Its name on the bus.
+        generation: How often the bus has had a memory of this name, from 1; what
+            was said of an older one does not hold for this one.
+        size: Length in bytes.
+    """
+
+    name: str
+    generation: int
+    size: int
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.generation}"
+
+
+def place(target: int, memory: Memory | None) -> str:
+    """Return a target as people read it."""
+    return f"{target:#x}" if memory is None else f"{memory}+{target:#x}"
 
 
 class Change(Struct, frozen=True, array_like=True, gc=False):
@@ -52,13 +76,17 @@ class Map(Change, frozen=True, array_like=True, tag="map", gc=False):
     Attributes:
         target: Where ``first`` leads to; later addresses follow linearly.
         perm: What a device may do there.
+        memory: What ``target`` is an offset into; without one it is a bare
+            address, which only those who share the address space can use.
     """
 
     target: int
     perm: Perm
+    memory: Memory | None = None
 
     def __str__(self) -> str:
-        return f"{self.space}#{self.seq} MAP {span(self.first, self.last)} -> {self.target:#x} {self.perm!r}"
+        where = place(self.target, self.memory)
+        return f"{self.space}#{self.seq} MAP {span(self.first, self.last)} -> {where} {self.perm!r}"
 
 
 class Unmap(Change, frozen=True, array_like=True, tag="unmap", gc=False):
@@ -127,5 +155,5 @@ def crop(event: Event, first: int, last: int) -> Event | None:
         return None
     if isinstance(event, Map):
         target = event.target + low - event.first
-        return Map(event.space, event.seq, low, high, target, event.perm)
+        return Map(event.space, event.seq, low, high, target, event.perm, event.memory)
     return type(event)(event.space, event.seq, low, high)

@@ -4,15 +4,20 @@ The changes are made in the table as they are staged; the events that tell of
 them wait until all went well.  If one cannot be made, `undo` puts the table back.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from msgspec import Struct
+from msgspec.structs import replace
 
+from .caps import Perm
 from .errors import NotOffered
-from .events import Event, Map, Unmap
+from .events import Event, Map, Memory, Unmap
 from .ranges import IovaRange
 from .shape import Shape
 from .table import PERMS, Mapping, Table
+
+CheckMemory = Callable[[Memory, int, int], None]
+"""Raises unless a target and a size lie in a memory that there is."""
 
 
 class Staged(Struct, frozen=True, gc=False):
@@ -36,17 +41,28 @@ class Staging:
         table: Its table; `None` for a pull space, which keeps none.
         shape: What addresses it accepts.
         split: Whether an UNMAP may cut mappings.
+        check_memory: Checks what a mapping leads into.
     """
 
-    __slots__ = ("_seq", "_shape", "_space", "_split", "_table", "staged")
+    __slots__ = ("_check_memory", "_seq", "_shape", "_space", "_split", "_table", "staged")
 
-    def __init__(self, space: str, seq: int, table: Table | None, shape: Shape, *, split: bool) -> None:
+    def __init__(
+        self,
+        space: str,
+        seq: int,
+        table: Table | None,
+        shape: Shape,
+        *,
+        split: bool,
+        check_memory: CheckMemory,
+    ) -> None:
         self.staged: list[Staged] = []
         self._space = space
         self._seq = seq
         self._table = table
         self._shape = shape
         self._split = split
+        self._check_memory = check_memory
 
     def add(self, change: object) -> None:
         """Map a `Mapping`, or unmap an `IovaRange`.
@@ -57,8 +73,9 @@ class Staging:
         """
         if isinstance(change, Mapping):
             self._shape.check_map(change.first, change.size, change.target, change.perm)
-            perm = PERMS[change.perm]
-            self._map(change if perm is change.perm else Mapping(change.first, change.last, change.target, perm))
+            if change.memory is not None:
+                self._check_memory(change.memory, change.target, change.size)
+            self._map(change if type(change.perm) is Perm else replace(change, perm=PERMS[change.perm]))
         elif isinstance(change, IovaRange):
             self._shape.check_range(change.first, change.size)
             self._unmap(change.first, change.last)
@@ -73,14 +90,14 @@ class Staging:
             if isinstance(step.event, Map):
                 self._table.remove(step.event.first, step.event.last)
             for piece in step.removed:
-                self._table.insert(piece.first, piece.last, piece.target, piece.perm)
+                self._table.insert(piece.first, piece.last, piece.target, piece.perm, piece.memory)
 
     # -- inside ----------------------------------------------------------------
 
     def _map(self, mapping: Mapping) -> None:
         if self._table is None:
             raise NotOffered("MAP")
-        if self._table.insert(mapping.first, mapping.last, mapping.target, mapping.perm):
+        if self._table.insert(mapping.first, mapping.last, mapping.target, mapping.perm, mapping.memory):
             self._stage_map(mapping)
 
     def _unmap(self, first: int, last: int) -> None:

@@ -19,7 +19,8 @@ from msgspec import Struct
 
 from .caps import Perm
 from .errors import Overlap, Straddle, span
-from .events import Map
+from .events import Map, Memory, place
+from .kinds import KINDS, PLAIN, Kind, Kinds
 from .ranges import LAST
 
 CHUNK: Final = 128
@@ -44,12 +45,14 @@ class Mapping(Struct, frozen=True, order=True, array_like=True, gc=False):
         last: Last I/O virtual address, inclusive.
         target: Where ``first`` leads to; later addresses follow linearly.
         perm: What a device may do there.
+        memory: What ``target`` is an offset into; `None` for a bare address.
     """
 
     first: int
     last: int
     target: int
     perm: Perm
+    memory: Memory | None = None
 
     @property
     def size(self) -> int:
@@ -61,14 +64,14 @@ class Mapping(Struct, frozen=True, order=True, array_like=True, gc=False):
         low, high = max(self.first, first), min(self.last, last)
         if low == self.first and high == self.last:
             return self
-        return Mapping(low, high, self.target + low - self.first, self.perm)
+        return Mapping(low, high, self.target + low - self.first, self.perm, self.memory)
 
     def event(self, space: str, seq: int) -> Map:
         """Return the event that tells of this mapping."""
-        return Map(space, seq, self.first, self.last, self.target, self.perm)
+        return Map(space, seq, self.first, self.last, self.target, self.perm, self.memory)
 
     def __str__(self) -> str:
-        return f"{span(self.first, self.last)} -> {self.target:#x} {self.perm!r}"
+        return f"{span(self.first, self.last)} -> {place(self.target, self.memory)} {self.perm!r}"
 
 
 Column = MutableSequence[int]
@@ -78,15 +81,18 @@ class Chunk:
     """Some neighbouring mappings, one column for each of their fields.
 
     Columns are arrays, which are small, or lists, which are quicker to change.
+    An attribute is an index of a kind, in `Kinds.each` of the table; a chunk that
+    was cut out refers to that list still.
     """
 
-    __slots__ = ("firsts", "lasts", "perms", "targets")
+    __slots__ = ("attrs", "firsts", "kinds", "lasts", "targets")
 
-    def __init__(self, firsts: Column, lasts: Column, targets: Column, perms: Column) -> None:
+    def __init__(self, firsts: Column, lasts: Column, targets: Column, attrs: Column, kinds: list[Kind]) -> None:
         self.firsts = firsts
         self.lasts = lasts
         self.targets = targets
-        self.perms = perms
+        self.attrs = attrs
+        self.kinds = kinds
 
     def __len__(self) -> int:
         return len(self.firsts)
@@ -95,34 +101,38 @@ class Chunk:
         return map(self.__getitem__, range(len(self.firsts)))
 
     def __getitem__(self, at: int) -> Mapping:
-        return Mapping(self.firsts[at], self.lasts[at], self.targets[at], PERMS[self.perms[at]])
+        attr = self.attrs[at]
+        if attr < PLAIN:
+            return Mapping(self.firsts[at], self.lasts[at], self.targets[at], PERMS[attr])
+        perm, memory = self.kinds[attr]
+        return Mapping(self.firsts[at], self.lasts[at], self.targets[at], perm, memory)
 
     def thaw(self) -> None:
         """Turn the columns into lists."""
         self.firsts, self.lasts = list(self.firsts), list(self.lasts)
-        self.targets, self.perms = list(self.targets), list(self.perms)
+        self.targets, self.attrs = list(self.targets), list(self.attrs)
 
     def freeze(self) -> None:
         """Turn the columns into arrays."""
         self.firsts, self.lasts = array("Q", self.firsts), array("Q", self.lasts)
-        self.targets, self.perms = array("Q", self.targets), bytearray(self.perms)
+        self.targets, self.attrs = array("Q", self.targets), array("I", self.attrs)
 
     def extend(self, other: "Chunk") -> None:
         """Append the mappings of the chunk that follows."""
         self.firsts.extend(other.firsts)
         self.lasts.extend(other.lasts)
         self.targets.extend(other.targets)
-        self.perms.extend(other.perms)
+        self.attrs.extend(other.attrs)
 
     def copy(self) -> "Chunk":
         """Return the same mappings, which do not change with these."""
-        return Chunk(self.firsts[:], self.lasts[:], self.targets[:], self.perms[:])
+        return Chunk(self.firsts[:], self.lasts[:], self.targets[:], self.attrs[:], self.kinds)
 
     def cut(self, start: int, stop: int) -> "Chunk":
         """Remove the mappings ``start`` to ``stop`` (exclusive); return them."""
-        out = Chunk(self.firsts[start:stop], self.lasts[start:stop], self.targets[start:stop], self.perms[start:stop])
-        del self.firsts[start:stop], self.lasts[start:stop], self.targets[start:stop], self.perms[start:stop]
-        return out
+        columns = self.firsts[start:stop], self.lasts[start:stop], self.targets[start:stop], self.attrs[start:stop]
+        del self.firsts[start:stop], self.lasts[start:stop], self.targets[start:stop], self.attrs[start:stop]
+        return Chunk(*columns, self.kinds)
 
 
 class Place:
@@ -206,16 +216,18 @@ class Table:
     Args:
         chunk: Most mappings in one chunk; tests make it small.
         stay: Changes in a row in one chunk that make it worth thawing.
+        kinds: Kinds after which those of no mapping are looked for.
     """
 
-    __slots__ = ("_chunk", "_chunks", "_lows", "_mapping", "_patience", "_sparse", "_unmapping")
+    __slots__ = ("_chunk", "_chunks", "_kinds", "_lows", "_mapping", "_patience", "_sparse", "_unmapping")
 
-    def __init__(self, chunk: int = CHUNK, stay: int = STAY) -> None:
+    def __init__(self, chunk: int = CHUNK, stay: int = STAY, kinds: int = KINDS) -> None:
         self._chunk = chunk
         self._patience = stay
         self._sparse = chunk // 8  # fewer mappings than this are worth joining with a neighbour
         self._chunks: list[Chunk] = []
         self._lows = array("Q")  # first address of each chunk
+        self._kinds = Kinds(kinds)
         self._mapping = Place()
         self._unmapping = Place()  # a guest maps at one end of its addresses and unmaps at the other
 
@@ -225,8 +237,8 @@ class Table:
     def __iter__(self) -> Iterator[Mapping]:
         return chain.from_iterable(self._chunks)
 
-    def insert(self, first: int, last: int, target: int, perm: int) -> bool:
-        """Add a mapping.
+    def insert(self, first: int, last: int, target: int, perm: int, memory: Memory | None = None) -> bool:
+        """Add a mapping; ``target`` is an offset into ``memory``, or a bare address.
 
         Returns:
             `False` if this very mapping was there already; nothing changed.
@@ -234,21 +246,22 @@ class Table:
         Raises:
             Overlap: A different mapping is in the way.
         """
+        attr = perm if memory is None else self._attr(perm, memory)
         place = self._mapping
         if not (last < place.high and place.low <= first):
             if not self._chunks:
-                return self._open(first, last, target, perm)
+                return self._open(first, last, target, attr)
             if last >= self._approach(place, first):
-                return self._refuse(Mapping(first, last, target, PERMS[perm]))
+                return self._refuse(Mapping(first, last, target, PERMS[perm], memory))
         chunk = place.chunk
         firsts = chunk.firsts
         at = bisect_right(firsts, last)
         if at and chunk.lasts[at - 1] >= first:
-            return self._refuse(Mapping(first, last, target, PERMS[perm]))
+            return self._refuse(Mapping(first, last, target, PERMS[perm], memory))
         firsts.insert(at, first)
         chunk.lasts.insert(at, last)
         chunk.targets.insert(at, target)
-        chunk.perms.insert(at, perm)
+        chunk.attrs.insert(at, attr)
         if not at:
             self._lows[place.index] = first
         if len(firsts) > self._chunk:
@@ -274,8 +287,9 @@ class Table:
         at = bisect_right(firsts, first) - 1
         if chunk.lasts[at] != last or firsts[at] != first or len(firsts) == 1:
             return self._remove_range(first, last)
-        removed = Mapping(first, last, chunk.targets[at], PERMS[chunk.perms[at]])
-        del firsts[at], chunk.lasts[at], chunk.targets[at], chunk.perms[at]
+        attr = chunk.attrs[at]
+        removed = Mapping(first, last, chunk.targets[at], PERMS[attr]) if attr < PLAIN else chunk[at]
+        del firsts[at], chunk.lasts[at], chunk.targets[at], chunk.attrs[at]
         if not at:
             self._lows[place.index] = firsts[0]
         if len(firsts) < self._sparse and len(self._lows) > 1:
@@ -299,7 +313,7 @@ class Table:
         if tail and tail.last > last:
             survivors.append(tail.clip(last + 1, tail.last))
         for piece in survivors:
-            self.insert(piece.first, piece.last, piece.target, piece.perm)
+            self.insert(piece.first, piece.last, piece.target, piece.perm, piece.memory)
         return Cut(low, high, removed, survivors)
 
     def lookup(self, iova: int) -> Mapping | None:
@@ -335,7 +349,28 @@ class Table:
             count += len(chunk)
         return Pieces(chunks), None
 
+    def leading_to(self, memory: Memory) -> Mapping | None:
+        """Return a mapping that leads into the memory, if there is one."""
+        for attr in self._kinds.of(memory):
+            for chunk in self._chunks:
+                if attr in chunk.attrs:
+                    return chunk[chunk.attrs.index(attr)]
+        return None
+
     # -- inside ----------------------------------------------------------------
+
+    def _attr(self, perm: int, memory: Memory) -> int:
+        """Return the attribute of mappings into a memory."""
+        if self._kinds.crowded:
+            self._forget_kinds()
+        return self._kinds.attr(perm, memory)
+
+    def _forget_kinds(self) -> None:
+        """Keep the kinds of present mappings alone: memories come and go, and a table outlives many."""
+        self._settle()
+        new = self._kinds.keep(set[int]().union(*(chunk.attrs for chunk in self._chunks)))
+        for chunk in self._chunks:
+            chunk.attrs, chunk.kinds = array("I", map(new.__getitem__, chunk.attrs)), self._kinds.each
 
     def _refuse(self, wanted: Mapping) -> bool:
         (held,) = self.walk(wanted.first, wanted.last, 1)
@@ -343,9 +378,9 @@ class Table:
             return False
         raise Overlap(wanted.first, wanted.last, held.first, held.last)
 
-    def _open(self, first: int, last: int, target: int, perm: int) -> bool:
-        columns = array("Q", (first,)), array("Q", (last,)), array("Q", (target,))
-        self._chunks.append(Chunk(*columns, bytearray((perm,))))
+    def _open(self, first: int, last: int, target: int, attr: int) -> bool:
+        columns = array("Q", (first,)), array("Q", (last,)), array("Q", (target,)), array("I", (attr,))
+        self._chunks.append(Chunk(*columns, self._kinds.each))
         self._lows.append(first)
         return True
 

@@ -1,5 +1,7 @@
 """An acknowledgement means drained: what is pinned holds it back, through every way to leave."""
 
+from collections.abc import Callable
+
 import anyio
 import pytest
 
@@ -13,8 +15,30 @@ from tests.loops import every_loop
 # -- the record by itself ---------------------------------------------------------------------
 
 
+def soon(callback: Callable[[], object]) -> object:
+    """Run a callback now: there is no loop."""
+    return callback()
+
+
+class Thing:
+    """Something that is used, and may be dropped."""
+
+
+def test_a_use_ends_with_its_thing() -> None:
+    """Also where nobody says so: whoever looks next sees it, and is called."""
+    told: list[int] = []
+    uses = Uses(lambda: told.append(1), soon)
+    thing = Thing()
+    uses.begin(thing).revoke()
+    uses.say(3)
+    assert uses.acknowledgeable() == 0
+    del thing
+    assert told == [1]
+    assert (len(uses), uses.holding, uses.acknowledgeable()) == (0, 0, 3)
+
+
 def test_what_is_revoked_holds_back_all_that_was_not_let_go_of_before() -> None:
-    uses = Uses(lambda: None)
+    uses = Uses(lambda: None, soon)
     uses.say(3)
     use = uses.begin()
     uses.say(4)
@@ -29,7 +53,7 @@ def test_what_is_revoked_holds_back_all_that_was_not_let_go_of_before() -> None:
 
 
 def test_the_oldest_of_several_holds_back_most() -> None:
-    uses = Uses(lambda: None)
+    uses = Uses(lambda: None, soon)
     first, second = uses.begin(), uses.begin()
     uses.say(1)
     first.revoke()
@@ -45,7 +69,7 @@ def test_the_oldest_of_several_holds_back_most() -> None:
 
 def test_an_end_is_told_once() -> None:
     told: list[int] = []
-    uses = Uses(lambda: told.append(1))
+    uses = Uses(lambda: told.append(1), soon)
     use = uses.begin()
     use.end()
     use.end()
@@ -55,7 +79,7 @@ def test_an_end_is_told_once() -> None:
 
 
 def test_hand_overs_of_nothing_need_no_word() -> None:
-    uses = Uses(lambda: None)
+    uses = Uses(lambda: None, soon)
     uses.skip(2)
     uses.skip(3)
     assert uses.acknowledgeable() == 0

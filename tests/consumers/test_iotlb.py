@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 
+import anyio
 import pytest
 
 from iommubus import Bus, Cap, DevIotlbUnmap, Iotlb, Map, Mapping, Perm, Translation, Unmap
 from iommubus.bus.subscription import LocalSubscription
 from iommubus.errors import AccessDenied, Fenced, NotMapped, SubscriptionClosed
-from tests.actors import PAGE, map_page, open_space, unmap_page
+from tests.actors import PAGE, ask, map_page, open_space, settle, unmap_page
 from tests.loops import every_loop
 
 
@@ -78,7 +79,7 @@ class Slow(LocalSubscription):
 
 def slow_subscription(bus: Bus) -> Slow:
     plain = bus.subscribe("space", Cap.UNMAP)
-    return Slow(plain._member, plain._register, lambda: None, "next")  # pyright: ignore[reportPrivateUsage]
+    return Slow(plain._member, plain._register, lambda: None, "next", plain.backing)  # pyright: ignore[reportPrivateUsage]
 
 
 @every_loop
@@ -110,3 +111,102 @@ async def test_an_answer_that_outlives_its_subscription_is_not_installed() -> No
             with pytest.raises(SubscriptionClosed if leave == "close" else Fenced):
                 await iotlb.translate(0)
             assert len(iotlb) == 0
+
+
+@every_loop
+async def test_a_view_shows_what_is_cached_until_it_is_invalidated() -> None:
+    """As a mirror's, over the entries; a miss is no view."""
+    async with open_space() as (bus, space), bus.subscribe("space", Cap.UNMAP) as events:
+        ram = await bus.add_memory("ram", 4 * PAGE)
+        whole = bus.memory_view(ram)
+        iotlb = Iotlb(events)
+        space.map(0, 2 * PAGE, PAGE, Perm.R, memory=ram)
+        space.map(2 * PAGE, PAGE, 3 * PAGE, Perm.RW, memory=ram)
+        with pytest.raises(NotMapped):
+            iotlb.view(0)
+        await iotlb.translate(0)
+        assert await iotlb.translate(2 * PAGE) == Mapping(2 * PAGE, 3 * PAGE - 1, 3 * PAGE, Perm.RW, ram)
+        whole[3 * PAGE + 1] = 7
+        read, written = iotlb.view(PAGE, 2 * PAGE), iotlb.view(2 * PAGE, perm=Perm.RW)
+        assert read[PAGE + 1] == written[1] == 7
+        written[1] = 9
+        assert (whole[3 * PAGE + 1], read.readonly) == (9, True)
+        with pytest.raises(AccessDenied):
+            iotlb.view(PAGE, perm=Perm.W)
+
+        space.unmap(0, 2 * PAGE)
+        iotlb.apply(await anext(aiter(events)))
+
+        with pytest.raises(ValueError, match="released"):
+            bytes(read)
+        with pytest.raises(NotMapped):
+            iotlb.view(PAGE)
+        assert written[1] == 9
+        await space.fence(events)
+        with pytest.raises(Fenced):
+            iotlb.view(2 * PAGE)
+
+
+@every_loop
+async def test_an_invalidation_is_acknowledged_when_its_views_are_dropped() -> None:
+    """The entries are dropped at once; the acknowledgement waits for who looks at the bytes."""
+    async with open_space() as (bus, space), bus.subscribe("space", Cap.UNMAP) as events:
+        ram = await bus.add_memory("ram", 4 * PAGE)
+        iotlb = Iotlb(events)
+        space.map(0, 4 * PAGE, 0, Perm.R, memory=ram)
+        await iotlb.translate(0)
+        kept = iotlb.view(0, PAGE)[1:]
+        apart = iotlb.view(2 * PAGE)
+        space.unmap(0, 4 * PAGE)
+        await anext(stream := aiter(events))
+        iotlb.apply(Unmap("space", 2, 0, 2 * PAGE - 1))
+        await ask(stream)
+        assert iotlb.lookup(2 * PAGE) is None
+        assert events.statistics().acked == 0
+        assert apart.nbytes == 2 * PAGE
+        kept.release()
+        await space.sync()
+
+
+@every_loop
+async def test_an_answer_ends_no_view() -> None:
+    """What it displaces is a cache entry; the view of that ends with its own UNMAP, which is on its way."""
+    async with open_space() as (bus, space), bus.subscribe("space", Cap.UNMAP) as events:
+        ram = await bus.add_memory("ram", 4 * PAGE)
+        iotlb = Iotlb(events)
+        space.map(0, PAGE, 0, Perm.R, memory=ram)
+        await iotlb.translate(0)
+        view = iotlb.view(0)
+        space.unmap(0, PAGE)
+        space.map(0, 2 * PAGE, 2 * PAGE, Perm.R, memory=ram)
+        await iotlb.translate(PAGE)
+        assert view.nbytes == PAGE
+        iotlb.apply(await anext(aiter(events)))
+        with pytest.raises(ValueError, match="released"):
+            bytes(view)
+
+
+@every_loop
+async def test_a_fence_releases_the_views_of_a_cache_that_runs() -> None:
+    """Law 8: it is proven stopped once it has noticed and nobody looks at the bytes."""
+    async with open_space() as (bus, space):
+        ram = await bus.add_memory("ram", PAGE)
+        space.map(0, PAGE, 0, Perm.R, memory=ram)
+        events = bus.subscribe("space", Cap.UNMAP)
+        await events.__aenter__()
+        iotlb = Iotlb(events)
+        await iotlb.translate(0)
+        view = iotlb.view(0)
+        async with anyio.create_task_group() as tasks:
+
+            async def run() -> None:
+                with pytest.raises(Fenced):
+                    await iotlb.run()
+
+            tasks.start_soon(run)
+            await settle()
+            space.unmap(0, PAGE)
+            await space.fence(events)
+            await space.sync()
+        with pytest.raises(ValueError, match="released"):
+            bytes(view)

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Final, Literal, Self, overload
 
 from ..caps import Cap, Perm
-from ..events import Event, Observed
+from ..events import Event, Memory, Observed
 from ..ranges import LAST, IovaRange
 from ..table import Mapping
 from .reports import (
@@ -105,8 +105,8 @@ class Translation(ABC):
 class Use(ABC):
     """Something that a subscription was given and that is being used right now.
 
-    Caches make one for each entry that is pinned.  As long as it is open, the
-    subscription is not proven stopped, whatever else happens to it.
+    Caches make one for each entry that is pinned, and for each view.  As long as
+    it is open, the subscription is not proven stopped by its lease.
     """
 
     @abstractmethod
@@ -205,8 +205,30 @@ class Subscription(ABC):
         """
 
     @abstractmethod
-    def use(self) -> Use:
-        """Begin to use something that was given, so that an acknowledgement means drained."""
+    def use(self, thing: object = None) -> Use:
+        """Begin to use something that was given, so that an acknowledgement means drained.
+
+        Args:
+            thing: What is used, if it can be referred to weakly: the use ends
+                with it at the latest, in whatever thread it is dropped.
+
+        Raises:
+            NotEntered, SubscriptionClosed, Fenced, WrongThread: It cannot be used.
+        """
+
+    @abstractmethod
+    def backing(self, memory: Memory) -> memoryview:
+        """Return the whole of a memory, read-only if that is all its descriptor allows.
+
+        It stays usable for as long as it is kept, whatever is unmapped or
+        removed: `Mirror.view` and `Iotlb.view` give what ends with its mapping.
+        They are made of its ``obj``, an `mmap.mmap` of the same length that can be
+        written, and is private where the memory cannot.
+
+        Raises:
+            UnknownMemory: The memory was not added, or was removed.
+            NotEntered, SubscriptionClosed, Fenced, WrongThread: It cannot be used.
+        """
 
     @abstractmethod
     async def close(self) -> None:
@@ -301,11 +323,21 @@ class AddressSpace(ABC):
     offers: Cap
 
     @abstractmethod
-    def map(self, iova: int, size: int, target: int, perm: Perm) -> None:
+    def map(self, iova: int, size: int, target: int, perm: Perm, *, memory: Memory | None = None) -> None:
         """Add a mapping and publish it; the same mapping again publishes nothing.
+
+        Args:
+            iova: First address.
+            size: Length in bytes.
+            target: Where it leads to: an offset into ``memory``, or without one a
+                bare address.
+            perm: What a device may do there.
+            memory: A memory of this bus.
 
         Raises:
             Overlap: Another mapping is in the way.
+            UnknownMemory: The memory was not added to this bus, or was removed.
+            PastMemory: The mapping ends behind the memory.
             MappingError: Another of its kinds, with the values; nothing was changed.
         """
 
@@ -328,7 +360,7 @@ class AddressSpace(ABC):
         """Remove every mapping there is."""
 
     @abstractmethod
-    def remap(self, iova: int, size: int, target: int, perm: Perm) -> None:
+    def remap(self, iova: int, size: int, target: int, perm: Perm, *, memory: Memory | None = None) -> None:
         """Put a mapping in the place of what is there: UNMAP, then MAP."""
 
     @abstractmethod
@@ -436,6 +468,53 @@ class EventBus(ABC):
 
         Raises:
             BadName, NameTaken: The name will not do.
+            BusClosed, WrongThread: The bus cannot be used.
+        """
+
+    @abstractmethod
+    async def add_memory(self, name: str, size: int, fd: int | None = None) -> Memory:
+        """Add a memory that mappings may lead into.
+
+        Args:
+            name: Its name; not empty.
+            size: Length in bytes, at least 1.
+            fd: Descriptor of a regular file or a memfd of at least that size,
+                opened for reading at least; it is duplicated, and the caller keeps
+                theirs.  Without one a memfd is made, which cannot shrink or grow.
+                Whoever gives one sees to it that the file does not shrink: a
+                view of what is cut off kills its process (SIGBUS).
+
+        Returns:
+            The memory, with the next generation of its name.
+
+        Raises:
+            MemoryNameTaken: There is one of this name.
+            BadMemory: The name, the size or the descriptor will not do.
+            BusClosed, WrongThread: The bus cannot be used.
+
+        Source: the memory table of vhost-user, and the ``fd`` of vfio-user's
+        ``VFIO_USER_DMA_MAP``; ``memfd_create(2)``.
+        """
+
+    @abstractmethod
+    def remove_memory(self, memory: Memory) -> None:
+        """Remove a memory; a MAP that names it is refused from now on.
+
+        Views of it that are still held stay usable.  A `sync` says when there are none of old
+        translations; call it before removing.
+
+        Raises:
+            MemoryInUse: A mapping of an open space leads into it.
+            UnknownMemory: The memory was not added, or was removed already.
+            BusClosed, WrongThread: The bus cannot be used.
+        """
+
+    @abstractmethod
+    def memory_view(self, memory: Memory) -> memoryview:
+        """Return the whole of a memory, for the producer.
+
+        Raises:
+            UnknownMemory: The memory was not added, or was removed.
             BusClosed, WrongThread: The bus cannot be used.
         """
 

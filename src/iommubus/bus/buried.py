@@ -7,11 +7,20 @@ which a subscription can be fenced.
 
 from collections.abc import Callable
 from contextlib import suppress
-
-from .attachment import Occupant
+from typing import Protocol
 
 Soon = Callable[[Callable[[], object]], object]
 """Has a callback run by the event loop; may be called from any thread."""
+
+
+class Doomed(Protocol):
+    """A subscription that is to be abandoned."""
+
+    reason: str
+
+    def abandon(self, reason: str) -> None:
+        """Fence it."""
+        ...
 
 
 class Buried:
@@ -28,13 +37,17 @@ class Buried:
 
     def __init__(self, soon: Soon) -> None:
         self._soon = soon
-        self.members: list[Occupant] = []
+        self.members: list[Doomed] = []
 
-    def bury(self, member: Occupant) -> None:
+    def bury(self, member: Doomed) -> None:
         """Have it abandoned soon; its ``reason`` says why."""
         self.members.append(member)
+        self.soon(self.abandon)
+
+    def soon(self, callback: Callable[[], object]) -> None:
+        """Have the loop of the bus run a callback; called from any thread, at any moment."""
         with suppress(RuntimeError):  # the loop has ended
-            self._soon(self.abandon)
+            self._soon(callback)
 
     def abandon(self) -> None:
         """Abandon all of them, in the thread of the bus."""

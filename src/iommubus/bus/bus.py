@@ -13,7 +13,8 @@ from anyio.lowlevel import checkpoint, current_token
 
 from ..caps import Cap, check_mask
 from ..contract import Contract
-from ..errors import BadCapacity, BadName, BusClosed, NameTaken, NotifierFailed, UnknownName, WrongThread
+from ..errors import BadCapacity, BadName, BusClosed, MemoryInUse, NameTaken, NotifierFailed, UnknownName, WrongThread
+from ..events import Memory
 from ..mailbox import CAPACITY
 from ..ranges import LAST, IovaRange
 from ..shape import Shape
@@ -22,6 +23,7 @@ from .buried import Buried, Soon
 from .endpoint import LocalEndpoint, check_inside, check_together, common_space, join_ranges
 from .logs import Lines
 from .member import Member, Terms
+from .memory import Memories
 from .observer import OBSERVER_CAPACITY, LocalObserver
 from .questions import ANSWER_TIMEOUT
 from .reports import BusStatistics, SyncReport
@@ -50,6 +52,7 @@ class Bus(EventBus):
         self._joined: dict[Member, tuple[LocalEndpoint, ...]] = {}
         self._observers: list[LocalObserver] = []
         self._awaited: dict[str, anyio.Event] = {}
+        self._memories = Memories()
         self._lines = Lines()
         self._buried = Buried(do_nothing)
         self._open = False
@@ -97,6 +100,7 @@ class Bus(EventBus):
             demand_changed=demand_changed,
             translate=translate,
             answer_timeout=answer_timeout,
+            memories=self._memories,
             lines=self._lines,
             buried=self._buried,
             on_close=self._forget,
@@ -118,6 +122,25 @@ class Bus(EventBus):
         endpoint = self._new_endpoint(name)
         endpoint.made = True
         return endpoint
+
+    async def add_memory(self, name: str, size: int, fd: int | None = None) -> Memory:
+        self._check_open()
+        await checkpoint()
+        self._check_open()
+        return self._memories.add(name, size, fd)
+
+    def remove_memory(self, memory: Memory) -> None:
+        self._check_open()
+        self._memories.find(memory)
+        for space in self._spaces.values():
+            mapping = space.leading_to(memory)
+            if mapping is not None:
+                raise MemoryInUse(str(memory), space.name, mapping.first, mapping.last)
+        self._memories.remove(memory)
+
+    def memory_view(self, memory: Memory) -> memoryview:
+        self._check_open()
+        return self._memories.view(memory)
 
     def subscribe(
         self,
@@ -154,8 +177,10 @@ class Bus(EventBus):
         terms = Terms(
             name or f"{endpoints[0]}#{next(NUMBERS)}", mask, wanted, index(capacity), contract, stops, on_fence
         )
-        member = Member(terms, self._buried.bury, self._part)
-        return LocalSubscription(member, lambda: self._enroll(member, endpoints), self._check_thread, ack)
+        member = Member(terms, self._buried, self._part)
+        return LocalSubscription(
+            member, lambda: self._enroll(member, endpoints), self._check_thread, ack, self._memories.view
+        )
 
     def observe(self, *patterns: str, capacity: int = OBSERVER_CAPACITY) -> LocalObserver:
         self._check_open()
@@ -298,6 +323,7 @@ class Bus(EventBus):
             endpoint.shut()
         for observer in self._observers:
             observer.end()
+        self._memories.close()
         self._open = False
         while self._awaited:
             self._awaited.popitem()[1].set()

@@ -23,11 +23,12 @@ from ..mailbox import Mailbox
 from ..table import Mapping
 from .abc import OnFence, Stops
 from .attachment import Attachment, Home, Ranges, State, cropped
+from .buried import Buried
 from .failures import MapFailures, Setback
 from .given import Given
 from .reports import SubscriptionStatistics
 from .translation import LocalTranslation, RecentRemovals
-from .uses import LocalUse, Uses
+from .uses import Uses
 
 
 class Terms(Struct, frozen=True):
@@ -57,11 +58,11 @@ class Member:
 
     Args:
         terms: What it asked for.
-        bury: Has it abandoned at the next opportunity; called from any thread.
+        buried: Those that are to be abandoned at the next opportunity.
         on_leave: Called when it is no longer to be moved about.
     """
 
-    def __init__(self, terms: Terms, bury: Callable[["Member"], None], on_leave: Callable[["Member"], None]) -> None:
+    def __init__(self, terms: Terms, buried: Buried, on_leave: Callable[["Member"], None]) -> None:
         self.name = terms.name
         self.caps = terms.caps
         self.state = State.NEW
@@ -83,10 +84,10 @@ class Member:
         self.first_failures = MapFailures()  # of the first replay, for the subscriber itself
         self.setback = Setback()
         self.removals = RecentRemovals()
-        self.uses = Uses(self._use_ended)
+        self.uses = Uses(self._use_ended, buried.soon)
         self.first_turn = anyio.Event()
         self._terms = terms
-        self._bury = bury
+        self._buried = buried
         self._on_leave = on_leave
         self._given = Given(terms.caps)
         self._fitting = None if terms.contract.plain else Fitting(terms.contract)
@@ -202,10 +203,6 @@ class Member:
         self._given.touched = True
         return LocalTranslation(mapping, seq, self.removals, stamp)
 
-    def use(self) -> LocalUse:
-        """Begin to use something that it was given."""
-        return self.uses.begin()
-
     # -- leaving ---------------------------------------------------------------
 
     def leave(self) -> None:
@@ -238,7 +235,7 @@ class Member:
         middle of an event's way to the mailboxes.
         """
         self.fenced, self.reason = True, reason
-        self._bury(self)
+        self._buried.bury(self)
 
     @property
     def can_be_proven(self) -> bool:

@@ -14,7 +14,7 @@ from anyio.lowlevel import checkpoint
 
 from ..caps import Cap, Perm
 from ..errors import NotOffered, SpaceClosed, SyncFailed, UnknownName, WrongThread
-from ..events import DevIotlbUnmap, Event, Map, Unmap
+from ..events import DevIotlbUnmap, Event, Map, Memory, Unmap
 from ..ledger import PIECE_LIMIT, TRIM_EVERY, Ledger, OldPieces
 from ..ranges import IovaRange
 from ..shape import Shape
@@ -24,6 +24,7 @@ from .abc import SYNC_TIMEOUT, AddressSpace, DemandChanged, Straddling, Subscrip
 from .attachment import Attachment, State
 from .buried import Buried
 from .logs import Lines
+from .memory import Memories
 from .notifier import Call, Notice, Notifier, Registration
 from .questions import Questions
 from .reports import SpaceStatistics, SyncReport
@@ -52,6 +53,7 @@ class LocalSpace(AddressSpace):
         demand_changed: The producer's callback.
         translate: Its handler for misses, in a pull space.
         answer_timeout: Seconds that the handler has.
+        memories: What its mappings may lead into.
         lines: Where it logs.
         buried: Those of the bus that are to be abandoned.
         on_close: Called when it is closed.
@@ -67,6 +69,7 @@ class LocalSpace(AddressSpace):
         demand_changed: DemandChanged | None,
         translate: Translate | None,
         answer_timeout: float,
+        memories: Memories,
         lines: Lines,
         buried: Buried,
         on_close: Callable[["LocalSpace"], None],
@@ -79,6 +82,7 @@ class LocalSpace(AddressSpace):
         self._invalidated_ranges = Ledger()  # of device TLBs, for those who were told
         self.routes = Routes(name, shape.last, offers, demand_changed, lines)
         self._split = straddle == "split"
+        self._memories = memories
         self._lines = lines
         self._on_close = on_close
         self._owner = get_ident()
@@ -103,7 +107,7 @@ class LocalSpace(AddressSpace):
 
     # -- publishing --------------------------------------------------------------
 
-    def map(self, iova: int, size: int, target: int, perm: Perm) -> None:
+    def map(self, iova: int, size: int, target: int, perm: Perm, *, memory: Memory | None = None) -> None:
         last = iova + size - 1
         bits = iova | size | target
         allowed = PERMISSIONS.get(perm)
@@ -114,13 +118,14 @@ class LocalSpace(AddressSpace):
             or bits & self._mask
             or type(bits) is not int
             or not 0 <= target <= HALF
+            or memory is not None
         ):
-            self._check_map(iova, size, target, perm)
+            self._check_map(iova, size, target, perm, memory)
             allowed = PERMS[perm]
-        if not self._table.insert(iova, last, target, allowed):
+        if not self._table.insert(iova, last, target, allowed, memory):
             return
         self.seq = seq = self.seq + 1
-        event = Map(self.name, seq, iova, last, target, allowed)
+        event = Map(self.name, seq, iova, last, target, allowed, memory)
         routes = self.routes
         for put in routes.maps:
             put(event)
@@ -161,9 +166,9 @@ class LocalSpace(AddressSpace):
     def unmap_all(self) -> Sequence[Mapping]:
         return self.unmap(0, self.shape.last + 1)
 
-    def remap(self, iova: int, size: int, target: int, perm: Perm) -> None:
-        self._check_map(iova, size, target, perm)
-        wanted = Mapping(iova, iova + size - 1, target, PERMS[perm])
+    def remap(self, iova: int, size: int, target: int, perm: Perm, *, memory: Memory | None = None) -> None:
+        self._check_map(iova, size, target, perm, memory)
+        wanted = Mapping(iova, iova + size - 1, target, PERMS[perm], memory)
         if self._table.lookup(iova) != wanted:
             self.apply((IovaRange(iova, iova + size - 1), wanted))
 
@@ -280,6 +285,10 @@ class LocalSpace(AddressSpace):
         """Return the mapping at an address of the table."""
         return self._table.lookup(iova)
 
+    def leading_to(self, memory: Memory) -> Mapping | None:
+        """Return a mapping that leads into the memory, if there is one."""
+        return self._table.leading_to(memory)
+
     async def find(self, iova: int, perm: int) -> Mapping | None:
         """Return the mapping at an address, from the table or by asking the producer.
 
@@ -378,18 +387,21 @@ class LocalSpace(AddressSpace):
         self.check_open()
         self.shape.check_range(iova, size)
 
-    def _check_map(self, iova: int, size: int, target: int, perm: int) -> None:
+    def _check_map(self, iova: int, size: int, target: int, perm: int, memory: Memory | None) -> None:
         self.check_open()
         self.shape.check_map(iova, size, target, perm)
         if self.pull:
             raise NotOffered("MAP")
+        if memory is not None:
+            self._memories.check(memory, target, size)
 
     # -- inside: staging and publishing ----------------------------------------------
 
     def _stage(self, changes: Iterable[Mapping | IovaRange]) -> list[Staged]:
         """Make the changes in the table, all or none; return what is to be published."""
         table = None if self.pull else self._table
-        staging = Staging(self.name, self.seq, table, self.shape, split=self._split)
+        check_memory = self._memories.check
+        staging = Staging(self.name, self.seq, table, self.shape, split=self._split, check_memory=check_memory)
         try:
             for change in changes:
                 staging.add(change)

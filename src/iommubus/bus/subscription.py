@@ -20,7 +20,7 @@ from ..errors import (
     SubscriptionClosed,
     WrongMode,
 )
-from ..events import Event
+from ..events import Event, Memory
 from .abc import Acknowledge, Batch, Subscription
 from .attachment import Occupant, State
 from .member import Member
@@ -39,6 +39,7 @@ class LocalSubscription(Subscription):
         register: Registers the member with its endpoints; may raise.
         check_thread: Raises if the caller is not the thread of the bus.
         ack: How it acknowledges.
+        backing: Returns the whole of a memory.
     """
 
     def __init__(
@@ -47,10 +48,12 @@ class LocalSubscription(Subscription):
         register: Callable[[], None],
         check_thread: Callable[[], None],
         ack: Acknowledge,
+        backing: Callable[[Memory], memoryview],
     ) -> None:
         self._member = member
         self._register = register
         self._check_thread = check_thread
+        self._backing = backing
         self._mode: Acknowledge = ack
         self._iterator: ref[object] | None = None  # the one that may ask
         self._asking = False
@@ -131,9 +134,13 @@ class LocalSubscription(Subscription):
             raise AccessDenied(iova, int(perm), int(found.mapping.perm))
         return found
 
-    def use(self) -> LocalUse:
+    def use(self, thing: object = None) -> LocalUse:
         self._check_open()
-        return self._member.use()
+        return self._member.uses.begin(thing)
+
+    def backing(self, memory: Memory) -> memoryview:
+        self._check_open()
+        return self._backing(memory)
 
     def statistics(self) -> SubscriptionStatistics:
         return self._member.statistics()

@@ -8,8 +8,10 @@ means drained.
 """
 
 from collections.abc import Callable
+from weakref import ref
 
 from .abc import Use
+from .buried import Soon
 
 
 class LocalUse(Use):
@@ -17,12 +19,20 @@ class LocalUse(Use):
 
     Args:
         uses: Those of its subscription.
+        thing: What it ends with, if it does not end before.
     """
 
-    __slots__ = ("_uses",)
+    __slots__ = ("_thing", "_uses", "held_back")
 
-    def __init__(self, uses: "Uses") -> None:
+    def __init__(self, uses: "Uses", thing: object) -> None:
+        self.held_back: int | None = None  # hand-over whose acknowledgement it holds back
         self._uses = uses
+        self._thing = None if thing is None else ref(thing, lambda _: uses.ask_again())
+
+    @property
+    def over(self) -> bool:
+        """Whether what it ends with is gone."""
+        return self._thing is not None and self._thing() is None
 
     def revoke(self) -> None:
         self._uses.revoke(self)
@@ -36,18 +46,20 @@ class Uses:
 
     Args:
         changed: Called when one ends.
+        soon: Has a callback run by the loop of the bus, from any thread.
     """
 
-    __slots__ = ("_changed", "_open", "_said", "_skipped")
+    __slots__ = ("_changed", "_open", "_said", "_skipped", "_soon")
 
-    def __init__(self, changed: Callable[[], None]) -> None:
+    def __init__(self, changed: Callable[[], None], soon: Soon) -> None:
         self._said = 0  # hand-over up to which the consumer has let go, but for what is in use
         self._skipped: set[int] = set()  # later ones that gave nothing, so that nobody will speak of them
-        self._open: dict[Use, int | None] = {}  # hand-over whose acknowledgement it holds back
+        self._open: dict[LocalUse, None] = {}
         self._changed = changed
+        self._soon = soon
 
     def __len__(self) -> int:
-        return len(self._open)
+        return len(self._live())
 
     def say(self, number: int) -> None:
         """Take it that the consumer has let go of what hand-overs up to ``number`` took, but for what is in use."""
@@ -61,30 +73,41 @@ class Uses:
         self._skipped.add(number)
         self.say(self._said)
 
-    def begin(self) -> LocalUse:
-        """Return a new one."""
-        use = LocalUse(self)
+    def begin(self, thing: object = None) -> LocalUse:
+        """Return a new one, which ends with ``thing`` at the latest."""
+        use = LocalUse(self, thing)
         self._open[use] = None
         return use
 
-    def revoke(self, use: Use) -> None:
+    def revoke(self, use: LocalUse) -> None:
         """Have it hold back what the consumer has not let go of yet."""
-        if use in self._open and self._open[use] is None:
-            self._open[use] = self._said + 1
+        if use in self._open and use.held_back is None:
+            use.held_back = self._said + 1
 
-    def end(self, use: Use) -> None:
+    def end(self, use: LocalUse) -> None:
         """Count it no longer; a second time does nothing."""
         if use in self._open:
             del self._open[use]
             self._changed()
 
+    def ask_again(self) -> None:
+        """Look again soon: the thing of one is gone.  Called from any thread, and from the garbage collector."""
+        self._soon(self._changed)
+
     @property
     def holding(self) -> int:
         """How many hold back an acknowledgement."""
-        return sum(held is not None for held in self._open.values())
+        return sum(use.held_back is not None for use in self._live())
 
     def acknowledgeable(self) -> int:
         """Return the hand-over up to which nothing is in use."""
         if not self._open:
             return self._said
-        return min([self._said, *(held - 1 for held in self._open.values() if held is not None)])
+        return min([self._said, *(use.held_back - 1 for use in self._live() if use.held_back is not None)])
+
+    # -- inside ----------------------------------------------------------------
+
+    def _live(self) -> dict[LocalUse, None]:
+        """Forget those whose thing is gone; return the others."""
+        self._open = {use: None for use in self._open if not use.over}
+        return self._open

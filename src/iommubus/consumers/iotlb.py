@@ -6,10 +6,12 @@ from typing import Final, NamedTuple
 
 from ..bus.abc import Subscription
 from ..caps import Perm
-from ..errors import AccessDenied, BadCapacity, Fenced
+from ..errors import AccessDenied, BadCapacity, Fenced, NotMapped
 from ..events import DevIotlbUnmap, Event, Unmap
+from ..ranges import LAST
 from ..table import Mapping, Table
 from .pins import Pin, Pins
+from .views import Views
 
 IOTLB_CAPACITY: Final = 2048
 """Most entries by default: what Linux vhost (``max_iotlb_entries``) and DPDK keep."""
@@ -58,25 +60,35 @@ class Iotlb:
         self._table = Table()
         self._used: OrderedDict[int, None] = OrderedDict()  # first addresses, longest unused first
         self._pins = Pins(subscription)
+        self._views = Views(subscription)
         self._hits = self._misses = self._access_failures = 0
         self._stale = self._evictions = self._invalidations = 0
 
     # -- following -----------------------------------------------------------------
 
     def apply(self, event: Event) -> None:
-        """Follow one event: drop what it takes away, and hold back its acknowledgement for what is pinned."""
+        """Follow one event: drop what it takes away, and hold back its acknowledgement for what is in use."""
         if isinstance(event, Unmap | DevIotlbUnmap):
             self.invalidate(event.first, event.last)
 
     async def run(self) -> None:
-        """Follow the subscription to its end."""
-        async for event in self._subscription:
-            self.apply(event)
+        """Follow the subscription to its end.
+
+        Raises:
+            Fenced: The subscription was fenced; the views were released.
+        """
+        try:
+            async for event in self._subscription:
+                self.apply(event)
+        except Fenced:
+            self._views.take_back(0, LAST)
+            raise
 
     def invalidate(self, first: int, last: int) -> None:
-        """Drop every entry that overlaps the range, and revoke its pins."""
+        """Drop every entry that overlaps the range; revoke its pins, and release its views."""
         self._invalidations += self._drop(first, last)
         self._pins.revoke(first, last)
+        self._views.take_back(first, last)
 
     # -- using -----------------------------------------------------------------------
 
@@ -128,6 +140,16 @@ class Iotlb:
         entry = self.lookup(iova, perm)
         return None if entry is None else self._pins.add(entry)
 
+    def view(self, iova: int, size: int | None = None, perm: Perm = Perm.R) -> memoryview:
+        """Return the bytes that cached addresses lead to, until one of them is invalidated.
+
+        All is as for `Mirror.view`, and a miss raises `NotMapped`: translate first.
+        """
+        entry = self.lookup(iova, perm)
+        if entry is None:
+            raise NotMapped(iova)
+        return self._views.give(self._table, entry, iova, size, perm)
+
     def statistics(self) -> IotlbStatistics:
         """Return its counters."""
         return IotlbStatistics(
@@ -156,7 +178,7 @@ class Iotlb:
         self._drop(mapping.first, mapping.last)  # what was asked for before, when less was allowed or mapped
         if len(self._used) >= self._capacity:
             self._evict()
-        self._table.insert(mapping.first, mapping.last, mapping.target, mapping.perm)
+        self._table.insert(mapping.first, mapping.last, mapping.target, mapping.perm, mapping.memory)
         self._used[mapping.first] = None
 
     def _evict(self) -> None:

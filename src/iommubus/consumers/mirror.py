@@ -7,8 +7,10 @@ from ..bus.abc import Subscription
 from ..caps import Perm
 from ..errors import AccessDenied, Fenced, NotMapped
 from ..events import DevIotlbUnmap, Event, Map, Unmap
+from ..ranges import LAST
 from ..table import Mapping, Table
 from .pins import Pin, Pins
+from .views import Views
 
 
 class Mirror:
@@ -22,6 +24,7 @@ class Mirror:
         self._subscription = subscription
         self._table = Table()
         self._pins = Pins(subscription)
+        self._views = Views(subscription)
 
     def apply(self, event: Event) -> None:
         """Follow one event.
@@ -32,19 +35,28 @@ class Mirror:
         """
         match event:
             case Map():
-                self._table.insert(event.first, event.last, event.target, event.perm)
+                self._table.insert(event.first, event.last, event.target, event.perm, event.memory)
             case Unmap():
                 self._table.remove(event.first, event.last)
                 self._pins.revoke(event.first, event.last)
+                self._views.take_back(event.first, event.last)
             case DevIotlbUnmap():
                 pass  # concerns the caches behind it
             case _:
                 assert_never(event)
 
     async def run(self) -> None:
-        """Follow the subscription to its end."""
-        async for event in self._subscription:
-            self.apply(event)
+        """Follow the subscription to its end.
+
+        Raises:
+            Fenced: The subscription was fenced; the views were released.
+        """
+        try:
+            async for event in self._subscription:
+                self.apply(event)
+        except Fenced:
+            self._views.take_back(0, LAST)
+            raise
 
     def lookup(self, iova: int, perm: Perm = Perm.R) -> Mapping:
         """Return the mapping of an address, for one access now.
@@ -70,6 +82,29 @@ class Mirror:
             NotMapped, AccessDenied, Fenced: As `lookup`.
         """
         return self._pins.add(self.lookup(iova, perm))
+
+    def view(self, iova: int, size: int | None = None, perm: Perm = Perm.R) -> memoryview:
+        """Return the bytes that addresses lead to, until one of them is unmapped.
+
+        Neighbouring mappings that are one piece of the same memory count as one.
+        When an UNMAP of any address of it is applied, the view is released: using it raises
+        `ValueError`.  While a slice or a cast of it, or an array made of it, is
+        left, the UNMAP is not acknowledged, as with a pin.
+
+        Args:
+            iova: First address.
+            size: Length in bytes; up to the end of the mapping if there is none.
+            perm: What the caller is going to do; the view can be written
+                wherever the mappings and the memory allow it.
+
+        Raises:
+            NotMapped, AccessDenied, Fenced: As for `lookup`, for the whole range.
+            NotContiguous: The range does not lead to one piece of one memory.
+            NoBacking: The mapping leads to a bare address.
+            EmptyRange: ``size`` is less than 1.
+            UnknownMemory: The memory was removed, and the UNMAP is on its way.
+        """
+        return self._views.give(self._table, self.lookup(iova, perm), iova, size, perm)
 
     def __len__(self) -> int:
         return len(self._table)

@@ -1,0 +1,147 @@
+"""The memories of a bus: what targets are offsets into.
+
+A memory is a name, a size and a generation to everybody, and in this process a
+descriptor beside it.  Its bytes are mapped when somebody first looks at them;
+a bus whose mappings lead to memory that it never looks at maps none.
+
+Source: ``memfd_create(2)``, ``fcntl(2)`` under "File Sealing", ``mmap(2)``.
+"""
+
+import os
+from contextlib import suppress
+from fcntl import F_ADD_SEALS, F_GETFL, F_SEAL_GROW, F_SEAL_SEAL, F_SEAL_SHRINK, fcntl
+from mmap import ACCESS_COPY, mmap
+from operator import index
+from stat import S_ISREG
+
+from ..errors import BadMemory, MemoryNameTaken, PastMemory, UnknownMemory
+from ..events import Memory
+
+
+class Backing:
+    """The bytes of one memory.
+
+    Args:
+        memory: What others know of it.
+        fd: Its descriptor; this object closes it.
+    """
+
+    __slots__ = ("_view", "fd", "memory")
+
+    def __init__(self, memory: Memory, fd: int) -> None:
+        self.memory = memory
+        self.fd = fd
+        self._view: memoryview | None = None
+
+    def view(self) -> memoryview:
+        """Return the whole of it, read-only if it cannot be written."""
+        if self._view is None:
+            self._view = self._map()
+        return self._view[:]  # not the same object: whoever releases theirs takes nothing from others
+
+    def close(self) -> None:
+        """Close the descriptor; whoever has a view keeps what is mapped."""
+        os.close(self.fd)
+
+    def _map(self) -> memoryview:
+        with suppress(PermissionError):  # opened for reading, or sealed against writing
+            return memoryview(mmap(self.fd, self.memory.size))
+        # A private mapping that nobody writes shows the file as a shared one does.
+        # It counts as writable, which a ctypes array over it asks for; its views are not.
+        return memoryview(mmap(self.fd, self.memory.size, access=ACCESS_COPY)).toreadonly()
+
+
+class Memories:
+    """Those of one bus, by name."""
+
+    def __init__(self) -> None:
+        self._backings: dict[str, Backing] = {}
+        self._generations: dict[str, int] = {}  # the last one of each name that there ever was
+
+    def add(self, name: str, size: int, fd: int | None) -> Memory:
+        """Add one; raises as `EventBus.add_memory` does."""
+        if name in self._backings:
+            raise MemoryNameTaken(name)
+        if not name:
+            raise BadMemory(name, size, "its name is empty")
+        if index(size) < 1:
+            raise BadMemory(name, size, "it has no bytes")
+        try:
+            own = anonymous(size) if fd is None else duplicate(name, size, fd)
+        except (OSError, OverflowError) as failure:
+            raise BadMemory(name, size, str(failure)) from failure
+        generation = self._generations.get(name, 0) + 1
+        memory = Memory(name, generation, index(size))
+        self._generations[name] = generation
+        self._backings[name] = Backing(memory, own)
+        return memory
+
+    def remove(self, memory: Memory) -> None:
+        """Remove one that nothing leads into any more."""
+        self.find(memory).close()
+        del self._backings[memory.name]
+
+    def close(self) -> None:
+        """Remove them all."""
+        while self._backings:
+            self._backings.popitem()[1].close()
+
+    def find(self, memory: object) -> Backing:
+        """Return the bytes of a memory.
+
+        Raises:
+            UnknownMemory: There is none that is exactly this.
+            TypeError: It is no memory.
+        """
+        if not isinstance(memory, Memory):
+            raise TypeError(f"a memory is what add_memory returned, got {memory!r}")
+        backing = self._backings.get(memory.name)
+        if backing is None or backing.memory != memory:
+            raise UnknownMemory(memory.name, memory.generation, backing.memory.generation if backing else 0)
+        return backing
+
+    def view(self, memory: Memory) -> memoryview:
+        """Return the whole of a memory; raises as `find` does."""
+        return self.find(memory).view()
+
+    def check(self, memory: Memory, target: int, size: int) -> None:
+        """Check that a mapping may lead there.
+
+        Raises:
+            UnknownMemory: There is no such memory (any more).
+            PastMemory: The mapping ends behind it.
+        """
+        self.find(memory)
+        if target + size > memory.size:
+            raise PastMemory(target, size, str(memory), memory.size)
+
+
+def anonymous(size: int) -> int:
+    """Return a descriptor of new memory, all zero, whose size is fixed.
+
+    The seals are final, so that nobody whom it is sent to can add one against writing.
+    """
+    fd = os.memfd_create("iommubus", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        os.ftruncate(fd, size)
+        fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def duplicate(name: str, size: int, fd: int) -> int:
+    """Return a descriptor of the same file, if it can be mapped to its last byte.
+
+    Raises:
+        BadMemory: It is no regular file, smaller, or open for writing alone.
+    """
+    status = os.fstat(fd)
+    if not S_ISREG(status.st_mode):
+        raise BadMemory(name, size, "its descriptor is of no regular file")
+    if status.st_size < size:
+        raise BadMemory(name, size, f"its file has {status.st_size:#x}")
+    if fcntl(fd, F_GETFL) & os.O_ACCMODE == os.O_WRONLY:
+        raise BadMemory(name, size, "its descriptor cannot be read")
+    return os.dup(fd)
