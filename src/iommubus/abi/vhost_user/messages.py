@@ -89,8 +89,8 @@ def descriptors(message: Message) -> tuple[int, int]:
             return len(regions), len(regions)
         case Descriptors.UNLESS_POLLED, VringFd(has_descriptor=wanted):
             return int(wanted), int(wanted)
-        case counted, _:
-            return COUNTS[counted]
+        case _:
+            return COUNTS[shape.descriptors]
 
 
 def check_descriptors(message: Message, count: int) -> None:

@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from ...caps import Perm
 from ...errors import BadField, BadLength
-from ...ranges import IovaRange
+from ...ranges import LAST, IovaRange
 from .. import extents
 from ..fields import LITTLE, Bytes, Layout, by_kind, fixed, raw, u32, u64
 from .bits import ZEROES, AttachFlags, MapFlags, RequestType
@@ -76,7 +76,9 @@ def _check_map(value: Map) -> None:
     where = range_of(value)
     if where.size == 1:  # "strictly greater"
         raise BadField(MAP.name, "virt_end", value.virt_end, f"more than {value.virt_start:#x}")
-    extents.sized(MAP.name, "phys_start", value.phys_start, where.size)
+    most = LAST + 1 - where.size
+    if value.phys_start > most:
+        raise BadField(MAP.name, "phys_start", value.phys_start, f"0x0..{most:#x}")
 
 
 def _check_unmap(value: Unmap) -> None:
