@@ -105,6 +105,13 @@ ODD: Final = {
 }
 """Members whose names follow no rule."""
 
+IN_ORDER: Final = (
+    "DESTROY IOAS_ALLOC IOAS_ALLOW_IOVAS IOAS_COPY IOAS_IOVA_RANGES IOAS_MAP IOAS_UNMAP OPTION VFIO_IOAS HWPT_ALLOC "
+    "GET_HW_INFO HWPT_SET_DIRTY_TRACKING HWPT_GET_DIRTY_BITMAP HWPT_INVALIDATE FAULT_QUEUE_ALLOC IOAS_MAP_FILE "
+    "VIOMMU_ALLOC VDEVICE_ALLOC IOAS_CHANGE_PROCESS VEVENTQ_ALLOC HW_QUEUE_ALLOC"
+)
+"""The requests to iommufd, numbered from 0x80 without a gap."""
+
 C_TYPES: Final = {"I": "__u32", "i": "__s32", "Q": "__aligned_u64"}
 
 
@@ -204,6 +211,12 @@ def test_iommufd_is_what_a_compiler_makes_of_the_same_fields(tmp_path: Path) -> 
             assert found[f"offsetof(struct x_{layout.name}, f_{field.name})"] == layout.offset(field.name)
     for ioctl in iommufd.Ioctl:
         assert found[f"_IO(';', {ioctl & 0xFF:#x})"] == ioctl
+
+
+def test_iommufd_requests_are_numbered_as_in_the_kernel() -> None:
+    """As a newer header has them, which not every machine has."""
+    assert [ioctl.name for ioctl in iommufd.Ioctl] == IN_ORDER.split()
+    assert [int(ioctl) for ioctl in iommufd.Ioctl] == [0x3B80 + at for at in range(21)]
 
 
 @pytest.mark.parametrize(

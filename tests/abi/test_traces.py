@@ -1,12 +1,13 @@
 """Every message of the recordings of real guests decodes, and encodes again to the same bytes."""
 
-import json
 import lzma
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+import msgspec
 import pytest
 
 from iommubus.abi import vfio_user, vhost, vhost_user
@@ -35,11 +36,16 @@ class Line(NamedTuple):
     note: dict[str, Any]
 
 
-def lines(name: str) -> Iterator[Line]:
-    """Yield a recording's messages in order."""
+@cache
+def lines(name: str) -> list[Line]:
+    """Return a recording's messages in order."""
+    return list(_lines(name))
+
+
+def _lines(name: str) -> Iterator[Line]:
     with lzma.open(DATA / f"{name}.jsonl.xz", "rt", encoding="ascii") as file:
         for line in file:
-            entry = json.loads(line)
+            entry = msgspec.json.decode(line)
             stream = (entry.get("chan", "main"), entry["dir"])
             yield Line(stream, int(entry["fds"]), bytes.fromhex(entry["hex"]), entry.get("note") or {})
 

@@ -112,6 +112,10 @@ def test_answers_hold_in_both_directions() -> None:
             "phys_start of virtio_iommu_req_map is 0xfffffffffffff0ff, allowed: 0x0..0xffffffffffffefff",
         ),
         (
+            "03 000000 01000000 0010000000000000 ff1f000000000000 01f0ffffffffffff 01000000",
+            "phys_start of virtio_iommu_req_map is 0xfffffffffffff001, allowed: 0x0..0xfffffffffffff000",
+        ),
+        (
             "04 000000 01000000 0010000000000000 ff0f000000000000 00000000",
             "virt_end of virtio_iommu_req_unmap is 0xfff, allowed: 0x1000..0xffffffffffffffff",
         ),

@@ -45,12 +45,14 @@ class Field(Struct, frozen=True):
         name: Its name in the specification, and in the value.
         code: Its form, as the module `struct` writes it.
         admit: Refuses what it cannot hold.
+        judged: Its form admits more than it may hold, so what is read is judged, too.
         fixed: What it always holds; then the value has no such attribute.
     """
 
     name: str
     code: str
     admit: Admit
+    judged: bool = False
     fixed: int | None = None
 
 
@@ -59,17 +61,17 @@ class Field(Struct, frozen=True):
 
 def u8(name: str, kind: type[IntEnum] | type[IntFlag] | None = None) -> Field:
     """Return a field of 8 bits: a number, one of an enumeration, or a set of flags."""
-    return Field(name, "B", _admit(8, kind))
+    return Field(name, "B", _admit(8, kind), judged=kind is not None)
 
 
 def u16(name: str, kind: type[IntEnum] | type[IntFlag] | None = None) -> Field:
     """Return a field of 16 bits."""
-    return Field(name, "H", _admit(16, kind))
+    return Field(name, "H", _admit(16, kind), judged=kind is not None)
 
 
 def u32(name: str, kind: type[IntEnum] | type[IntFlag] | None = None) -> Field:
     """Return a field of 32 bits."""
-    return Field(name, "I", _admit(32, kind))
+    return Field(name, "I", _admit(32, kind), judged=kind is not None)
 
 
 def u64(name: str) -> Field:
@@ -89,7 +91,7 @@ def raw(name: str, size: int) -> Field:
 
 def fixed(name: str, code: str, value: int = 0) -> Field:
     """Return a field that holds one value: a reserved one, or the size of the structure."""
-    return Field(name, code, partial(_number, value, value), value)
+    return Field(name, code, partial(_number, value, value), judged=True, fixed=value)
 
 
 def _admit(bits: int, kind: type[IntEnum] | type[IntFlag] | None) -> Admit:
@@ -157,6 +159,8 @@ class Layout(Generic[V]):
         self._order = order
         self._struct = struct.Struct(order + "".join(field.code for field in fields))
         self._check = check
+        self._judged = [(at, field) for at, field in enumerate(fields) if field.judged]
+        self._free = [(at, field.name) for at, field in enumerate(fields) if field.fixed is None]
         self.size = self.least = self.most = self._struct.size
 
     def decode(self, data: Bytes) -> V:
@@ -168,10 +172,10 @@ class Layout(Generic[V]):
         """
         if len(data) != self.size:
             raise BadLength(self.name, len(data), self.size, self.size)
-        found = self._struct.unpack(data)
-        values = [field.admit(self.name, field.name, value) for field, value in zip(self.fields, found, strict=True)]
-        named = zip(self.fields, values, strict=True)
-        return self._checked(self.kind(**{field.name: value for field, value in named if field.fixed is None}))
+        found = list(self._struct.unpack(data))
+        for at, field in self._judged:
+            found[at] = field.admit(self.name, field.name, found[at])
+        return self._checked(self.kind(**{name: found[at] for at, name in self._free}))
 
     def encode(self, value: V) -> bytes:
         """Write the structure.

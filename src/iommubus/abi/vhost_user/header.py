@@ -13,8 +13,7 @@ from ..splitter import Splitter
 from .bits import Flags
 
 VERSION: Final = 1
-VERSION_BITS: Final = 3
-"""The low bits of the flags, where the version is."""
+"""What the lowest two bits of the flags hold."""
 
 PAYLOAD_LIMIT: Final = 4096
 """Bytes of the longest payload that is taken.  The longest that is defined, a
