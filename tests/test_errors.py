@@ -10,10 +10,14 @@ import pytest
 
 from iommubus import errors
 from iommubus.errors import (
+    AbiError,
     AccessDenied,
     AlreadyIterated,
     BadCapacity,
     BadContract,
+    BadDescriptors,
+    BadField,
+    BadLength,
     BadMemory,
     BadName,
     BadPermission,
@@ -58,6 +62,7 @@ from iommubus.errors import (
     SubscribeError,
     SubscriptionClosed,
     SyncFailed,
+    TooLong,
     TooManyMappings,
     TraceError,
     TranslationFault,
@@ -76,6 +81,7 @@ FAMILIES: Final[dict[type[IommubusError], tuple[type[Exception], ...]]] = {
     SubscribeError: (IommubusError, ValueError),
     StateError: (IommubusError, RuntimeError),
     TranslationFault: (IommubusError,),
+    AbiError: (IommubusError, ValueError),
 }
 """What each family is, besides itself."""
 
@@ -243,6 +249,25 @@ EXAMPLES: Final[list[tuple[IommubusError, tuple[type[Exception], ...], str]]] = 
     (NotMapped(0xABC), (TranslationFault,), "nothing is mapped at 0xabc"),
     (AccessDenied(0xABC, 0x12, 0x11), (TranslationFault,), "0xabc allows 0x11, the access needs 0x12"),
     (NoTranslator("smmu0", 0xABC), (TranslationFault,), "smmu0 keeps no table, so 0xabc cannot be translated"),
+    (BadLength("vhost_msg", 71, 72, 72), (AbiError,), "vhost_msg has 72 bytes, got 71"),
+    (BadLength("vhost_iotlb_msg", 33, 26, 32), (AbiError,), "vhost_iotlb_msg has 26 to 32 bytes, got 33"),
+    (
+        TooLong("vhost-user message", 9000, 4096),
+        (AbiError,),
+        "vhost-user message announces 9000 bytes, at most 4096 are taken",
+    ),
+    (
+        BadField("vhost_iotlb_msg", "perm", 0x1A, "0x0..0x3"),
+        (AbiError,),
+        "perm of vhost_iotlb_msg is 0x1a, allowed: 0x0..0x3",
+    ),
+    (
+        BadField("VFIO_USER_VERSION", "version data", b"\x7b\x00", "JSON"),
+        (AbiError,),
+        "version data of VFIO_USER_VERSION is 7b 00, allowed: JSON",
+    ),
+    (BadDescriptors("SET_LOG_FD", 2, 1, 1), (AbiError,), "SET_LOG_FD comes with 1 descriptors, got 2"),
+    (BadDescriptors("DMA_MAP", 2, 0, 1), (AbiError,), "DMA_MAP comes with 0 to 1 descriptors, got 2"),
     (
         NoAnswer("smmu0", 0xABC, 0.5),
         (TranslationFault,),

@@ -36,7 +36,15 @@ FLOORS: Final[list[list[str]]] = [
 # Inside a package a file imports those before it; its `__init__` comes last.
 INSIDE: Final[dict[str, list[str]]] = {
     "wire": ["framing", "messages", "codec", "connection"],
-    "abi": ["vhost", "vhost_user", "vfio", "iommufd", "vfio_user", "virtio_iommu", "qemu_trace"],
+    "abi": [
+        "fields", "payloads", "extents", "splitter",
+        "vhost", "vhost_user", "vfio", "iommufd", "vfio_user", "virtio_iommu", "qemu_trace",
+    ],
+    "abi.vhost_user": ["bits", "header", "bodies", "codecs", "requests", "messages"],
+    "abi.vfio": ["structures", "info", "changes"],
+    "abi.iommufd": ["structures", "changes"],
+    "abi.virtio_iommu": ["bits", "requests", "answers"],
+    "abi.vfio_user": ["bits", "bodies", "messages"],
     "abi.qemu_trace": ["records", "families", "trace"],
     "bus": [
         "reports", "abc", "logs", "memory", "notifier", "translation", "failures", "buried", "uses", "given",

@@ -1,0 +1,48 @@
+"""A stream of bytes cut into messages, each with a header that says how long it is.
+
+Nothing here reads a socket, and no message is decoded.  A header is judged as
+soon as it is there: one that announces too much is refused before anything is
+kept for it.
+"""
+
+from collections.abc import Callable
+
+from .fields import Bytes
+
+
+class Splitter:
+    """Takes bytes as they come, and gives back whole messages.
+
+    Args:
+        header_size: Length of every header, in bytes.
+        length_of: Returns the length of a whole message, header included, from
+            its header; it raises an `AbiError` for a header that cannot be.
+    """
+
+    def __init__(self, header_size: int, length_of: Callable[[bytes], int]) -> None:
+        self._header_size = header_size
+        self._length_of = length_of
+        self._buffer = bytearray()
+
+    def feed(self, data: Bytes) -> None:
+        """Append what the stream gave."""
+        self._buffer += data
+
+    def next_message(self) -> bytes | None:
+        """Remove and return the next whole message.
+
+        Returns:
+            Header and payload, or `None` if more bytes are needed.
+
+        Raises:
+            AbiError: The header cannot be.  Where the next message begins is not
+                known any more, so every later call raises too: close the connection.
+        """
+        if len(self._buffer) < self._header_size:
+            return None
+        length = self._length_of(bytes(self._buffer[: self._header_size]))
+        if len(self._buffer) < length:
+            return None
+        message = bytes(self._buffer[:length])
+        del self._buffer[:length]
+        return message
