@@ -47,8 +47,9 @@ INSIDE: Final[dict[str, list[str]]] = {
     "abi.vfio_user": ["bits", "bodies", "messages"],
     "abi.qemu_trace": ["records", "families", "trace"],
     "bus": [
-        "reports", "abc", "logs", "memory", "notifier", "translation", "failures", "buried", "uses", "given",
-        "attachment", "member", "subscription", "observer", "routes", "questions", "sync", "space", "endpoint", "bus",
+        "reports", "abc", "logs", "memory", "notifier", "translation", "failures", "buried", "uses", "given", "hand",
+        "attachment", "whereabouts", "member", "subscription", "observer", "routes", "questions", "sync", "space",
+        "endpoint", "bus",
     ],
     "consumers": ["pins", "views", "mirror", "iotlb"],
     "transport": ["address", "credentials", "stream"],

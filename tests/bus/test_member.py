@@ -120,5 +120,5 @@ async def test_nothing_piles_up_in_a_long_life() -> None:
                 unmap_page(space, page)
                 await failing_sync(space, timeout=0)
             member = events._member  # pyright: ignore[reportPrivateUsage] - nobody outside can see it
-            assert len(member.batches) <= 1
+            assert len(member.hand) <= 1
             assert member.completion._waits == []  # pyright: ignore[reportPrivateUsage]

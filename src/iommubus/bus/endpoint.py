@@ -105,7 +105,7 @@ class LocalEndpoint(Endpoint):
         self.place = space
         left: list[LocalSpace] = []
         for member, endpoints in self.members.copy():
-            before = member.attachment
+            before = member.where.present
             common = common_space(endpoints)
             if member.live and (before.home if before is not None else None) is not common:
                 member.move(common)

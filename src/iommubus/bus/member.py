@@ -8,7 +8,6 @@ everything, or is proven stopped) or *unproven* (it left unclean, and may still
 use what it was given).
 """
 
-from collections import deque
 from collections.abc import Callable
 
 import anyio
@@ -20,15 +19,16 @@ from ..contract import Contract, Fitting
 from ..errors import SubscribeError, TooManyMappings
 from ..events import Event, Map
 from ..mailbox import Mailbox
-from ..table import Mapping
 from .abc import OnFence, Stops
-from .attachment import Attachment, Home, Ranges, State, cropped
+from .attachment import Home, Ranges, State, cropped
 from .buried import Buried
 from .failures import MapFailures, Setback
 from .given import Given
+from .hand import Hand
 from .reports import SubscriptionStatistics
 from .translation import LocalTranslation, RecentRemovals
 from .uses import Uses
+from .whereabouts import Whereabouts
 
 
 class Terms(Struct, frozen=True):
@@ -69,17 +69,16 @@ class Member:
         self.fenced = False
         self.reason = ""
         self.ended = False
-        self.attachment: Attachment | None = None  # where it is present
+        self.where = Whereabouts(self, terms.wanted, terms.contract)
         self.completion = Completion()
         self.mailbox = Mailbox(
-            self._walk if terms.caps & Cap.MAP else None,
+            self.where.walk if terms.caps & Cap.MAP else None,
             capacity=terms.capacity,
             on_ready=self._wake,
             on_limit=self._overrun,
-            on_unshare=self._unshared,
+            on_unshare=self.where.unshared,
         )
-        self.hand: list[Event] = []  # of the last hand-over, not given yet, the last one first
-        self.batches: deque[tuple[int, list[Event]]] = deque()  # given, and not acknowledged yet
+        self.hand = Hand()
         self.map_failures = MapFailures()  # for the next sync
         self.first_failures = MapFailures()  # of the first replay, for the subscriber itself
         self.setback = Setback()
@@ -91,22 +90,19 @@ class Member:
         self._on_leave = on_leave
         self._given = Given(terms.caps)
         self._fitting = None if terms.contract.plain else Fitting(terms.contract)
-        self._lingering: list[Attachment] = []
         self._proving = anyio.Lock()
         self._stop = How.STOPPED  # how it will have stopped once nothing is in use
         self._arrival: anyio.Event | None = None
         self._first_wait: Wait | None = None
-        self._last_words = ("", 0)  # space and number that its events carry while it is nowhere
 
     # -- where it is -------------------------------------------------------------
 
     def join(self, home: Home | None) -> None:
         """Begin to count; raises as `Routes.add` does, and then nothing was done."""
-        if home is not None:
-            self._arrive(home)
+        self.where.arrive(home)
         self.state = State.JOINED
         self._await_first_turn()
-        self._share()
+        self.where.share()
 
     def move(self, home: Home | None) -> None:
         """Follow its endpoint to another space, or to none.
@@ -114,16 +110,15 @@ class Member:
         Its old mappings go and the new ones come.  Where the new space cannot
         serve it, it is fenced: that is its own problem, not the producer's.
         """
-        self._depart()
+        self.where.depart()
         try:
-            if home is not None:
-                self._arrive(home)
+            self.where.arrive(home)
         except SubscribeError as refusal:
             self.abandon(str(refusal))
         else:
             if not self.completion.current:
                 self._await_first_turn()
-            self._share()
+            self.where.share()
 
     @property
     def live(self) -> bool:
@@ -139,27 +134,24 @@ class Member:
 
     def take(self) -> list[Event]:
         """Make a hand-over; it may turn out to be empty."""
-        events = self.mailbox.hand_over(*self._words())
+        events = self.mailbox.hand_over(*self.where.words)
         wanted = self._terms.wanted
         if len(wanted) > 1 and not self.mailbox.shared:  # gaps may have been bridged that were not asked for
             events = list(cropped(events, wanted))
-        attachment = self.attachment
-        if attachment is not None:
-            attachment.home.moved()
+        self.where.moved()
         if not events:
             self.completion.look(self.mailbox)
             return events
         self.removals.note(events)
         number = self.completion.hand_over(self.mailbox)
-        if attachment is not None:
-            attachment.hand_over(number)
+        self.where.hand_over(number)
         if self.setback and not self.mailbox.refused:
             self.setback.retried(number)
         if self._fitting is not None:
             events = self._fit(events, self._fitting, number)
         self._given.add(events)
         if not self.mailbox.shared:
-            self._share()
+            self.where.share()
         return events
 
     def acknowledge(self, number: int) -> None:
@@ -169,17 +161,14 @@ class Member:
 
     def fail(self, event: Event, error: Exception) -> None:
         """Note that an event in hand could not be applied."""
-        places = self._behind(event)
-        later = [given for events, start in places for given in self._in_order(events, start)]
+        behind = self.hand.behind(event)
         if isinstance(event, Map):
             self._fail_map(event, error)
             if self._fitting is not None:
-                self._fitting.refuse(event, later)
+                self._fitting.refuse(event, behind.events)
         else:
-            self._fail_removal(event, error, later)
-        left = set(map(id, later))
-        for events, start in places:
-            events[start:] = [given for given in events[start:] if id(given) in left]
+            self._fail_removal(event, error, behind.events)
+        behind.settle()
 
     async def wait_ready(self) -> None:
         """Wait until there is something to hand over, or the end."""
@@ -193,7 +182,7 @@ class Member:
     async def translate(self, iova: int, perm: int) -> LocalTranslation | None:
         """Return where an address leads, from the table or by asking the producer."""
         stamp = self.removals.stamp()
-        attachment = self.attachment
+        attachment = self.where.present
         if attachment is None:
             return None
         seq = attachment.home.seq
@@ -283,49 +272,7 @@ class Member:
             pinned=len(self.uses),
         )
 
-    # -- inside: where it is -------------------------------------------------------
-
-    def _arrive(self, home: Home) -> None:
-        self._terms.contract.check_space(home.name, home.shape.granule, self.caps)
-        attachment = Attachment(self, home, self._terms.wanted)
-        home.admit(attachment)  # first: the producer may refuse, and may publish in answer
-        self.attachment = attachment
-        attachment.begin()
-
-    def _depart(self) -> None:
-        attachment = self.attachment
-        if attachment is None:
-            return
-        home = attachment.home
-        attachment.withdraw()
-        self._last_words = home.name, home.seq
-        self.attachment = None
-        if attachment.let_go:
-            home.forget(attachment)
-        else:
-            home.part(attachment)
-            self._lingering.append(attachment)
-
-    def _attachments(self) -> list[Attachment]:
-        return [*self._lingering, *([self.attachment] if self.attachment is not None else [])]
-
-    def _words(self) -> tuple[str, int]:
-        """Return the space and the number that events made for it now carry."""
-        if self.attachment is None:
-            return self._last_words
-        return self.attachment.home.name, self.attachment.home.seq
-
-    def _walk(self, first: int, last: int, limit: int) -> list[Mapping]:
-        return [] if self.attachment is None else self.attachment.walk(first, last, limit)
-
-    def _share(self) -> None:
-        """Have it fed together with others, if there is nothing else to remember."""
-        if self.attachment is not None and self.mailbox.quiet:
-            self.attachment.home.share(self.attachment)
-
-    def _unshared(self) -> None:
-        if self.attachment is not None:
-            self.attachment.home.unshared()
+    # -- inside: hand-overs --------------------------------------------------------
 
     def _await_first_turn(self) -> None:
         if self._first_wait is not None:
@@ -337,8 +284,6 @@ class Member:
             self.completion.current = True
         if wait.how is not None:
             self.first_turn.set()
-
-    # -- inside: hand-overs --------------------------------------------------------
 
     def _fit(self, events: list[Event], fitting: Fitting, number: int) -> list[Event]:
         """Return what the consumer can take of a hand-over; nothing is as good as acknowledged."""
@@ -352,33 +297,19 @@ class Member:
 
     def _acknowledge(self, number: int) -> None:
         if self.setback.acknowledge(number):
-            for attachment in self._attachments():
-                attachment.held_back = None
-        while self.batches and self.batches[0][0] <= number:
-            self.batches.popleft()
+            self.where.release()
+        self.hand.acknowledge(number)
         if self._fitting is not None:
             self._fitting.acknowledge(number)
-        if self.attachment is not None:
-            self.attachment.acknowledge(number)
-        for attachment in self._lingering:
-            attachment.acknowledge(number)
+        self.where.acknowledge(number)
         self.completion.acknowledge(number)
-        if self._lingering and self.state is State.JOINED:
-            self._forget_left()
-
-    def _forget_left(self) -> None:
-        """Have the spaces that it has let go of forget it."""
-        done = [attachment for attachment in self._lingering if attachment.let_go]
-        self._lingering = [attachment for attachment in self._lingering if attachment not in done]
-        for attachment in done:
-            attachment.home.forget(attachment)
+        if self.state is State.JOINED:
+            self.where.forget_left()
 
     def _use_ended(self) -> None:
         if self.state is State.JOINED:
             self._acknowledge(self.uses.acknowledgeable())
-        elif (
-            self.state is State.UNPROVEN and not self.uses and (self._terms.stops == "lease" or self._stop is How.LEFT)
-        ):
+        elif self.state is State.UNPROVEN and not self.uses and self._stops_by_itself:
             self._go(self._stop)
 
     # -- inside: failures ----------------------------------------------------------
@@ -388,8 +319,7 @@ class Member:
         failures.add(self.name, event, error)
 
     def _fail_removal(self, event: Event, error: Exception, later: list[Event]) -> None:
-        for attachment in self._attachments():
-            attachment.hold_back()
+        self.where.hold_back()
         self.setback.add(event, error)
         given = later.copy()
         self.mailbox.refuse(event, later)
@@ -397,21 +327,7 @@ class Member:
             left = set(map(id, later))
             self._fitting.take_back([event, *(gone for gone in given if id(gone) not in left)])
         self.completion.look(self.mailbox)
-        if self.attachment is not None:
-            self.attachment.home.moved()
-
-    def _behind(self, event: Event) -> list[tuple[list[Event], int]]:
-        """Return the lists of what was handed over behind an event, in order, and where in each it begins."""
-        places = [(self.hand, 0)]
-        for _, batch in reversed(self.batches):
-            for at, given in enumerate(batch):
-                if given is event:
-                    return [(batch, at + 1), *places]
-            places.insert(0, (batch, 0))
-        return places[-1:]  # it was given alone
-
-    def _in_order(self, events: list[Event], start: int) -> list[Event]:
-        return events[::-1] if events is self.hand else events[start:]
+        self.where.moved()
 
     # -- inside: leaving -----------------------------------------------------------
 
@@ -428,16 +344,14 @@ class Member:
         self._cut_off(State.UNPROVEN)
         self.completion.poke()
         self.first_turn.set()  # it will not come any more
-        for attachment in self._attachments():
-            attachment.home.part(attachment)
-        self._narrow()
+        self.where.part()
+        self.where.narrow()
 
     def _go(self, how: How) -> None:
         self._cut_off(State.GONE)
         self.completion.finish(how)
-        for attachment in self._attachments():
-            attachment.home.forget(attachment)
-        self._narrow()  # last: it calls the producer back
+        self.where.forget()
+        self.where.narrow()  # last: it calls the producer back
 
     def _cut_off(self, state: State) -> None:
         self.state = state
@@ -445,7 +359,3 @@ class Member:
         self.removals.stop()
         self._wake()
         self._on_leave(self)
-
-    def _narrow(self) -> None:
-        if self.attachment is not None:
-            self.attachment.home.narrow()

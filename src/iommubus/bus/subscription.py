@@ -70,7 +70,7 @@ class LocalSubscription(Subscription):
     def batch(self, events: list[Event]) -> Batch:
         """Return events of the last hand-over as a batch."""
         number = self._member.completion.handed
-        self._member.batches.append((number, events))
+        self._member.hand.give(number, events)
         return Batch(number, events, self._member)
 
     async def __aenter__(self) -> Self:
@@ -97,10 +97,10 @@ class LocalSubscription(Subscription):
     def __aiter__(self) -> AsyncIterator[Event]:
         if self._mode == "manual":
             raise WrongMode(self.name, self._mode, "iterate batches() and ack() each")
-        return self._only(Events(self, self._member.hand))
+        return self._only(Events(self, self._member.hand.rest))
 
     def batches(self) -> AsyncIterator[Batch]:
-        return self._only(Batches(self, self._member.hand))
+        return self._only(Batches(self, self._member.hand.rest))
 
     def ack(self, batch: Batch) -> None:
         self._check_open()

@@ -1,0 +1,138 @@
+"""The spaces that one subscription is in, or has not let go of."""
+
+from ..contract import Contract
+from ..table import Mapping
+from .attachment import Attachment, Home, Occupant, Ranges
+
+
+class Whereabouts:
+    """Where one subscription is present, and where it lingers.
+
+    Args:
+        member: The subscription.
+        wanted: The ranges that it asked for.
+        contract: What it can take.
+
+    Attributes:
+        present: Where it is told of changes; `None` while it is nowhere.
+    """
+
+    __slots__ = ("_contract", "_last_words", "_lingering", "_member", "_wanted", "present")
+
+    def __init__(self, member: Occupant, wanted: Ranges, contract: Contract) -> None:
+        self.present: Attachment | None = None
+        self._member = member
+        self._wanted = wanted
+        self._contract = contract
+        self._lingering: list[Attachment] = []
+        self._last_words = ("", 0)  # space and number that its events carry while it is nowhere
+
+    # -- moving --------------------------------------------------------------------
+
+    def arrive(self, home: Home | None) -> None:
+        """Be told of a space from now on.
+
+        Raises:
+            GranuleRefused: It cannot follow a space of this granule.
+            SubscribeError: As `Routes.add`.
+        """
+        if home is None:
+            return
+        self._contract.check_space(home.name, home.shape.granule, self._member.caps)
+        attachment = Attachment(self._member, home, self._wanted)
+        home.admit(attachment)  # first: the producer may refuse, and may publish in answer
+        self.present = attachment
+        attachment.begin()
+
+    def depart(self) -> None:
+        """Be told no more of the space where it is; all that it had there is taken away."""
+        attachment = self.present
+        if attachment is None:
+            return
+        home = attachment.home
+        attachment.withdraw()
+        self._last_words = home.name, home.seq
+        self.present = None
+        if attachment.let_go:
+            home.forget(attachment)
+        else:
+            home.part(attachment)
+            self._lingering.append(attachment)
+
+    def part(self) -> None:
+        """Be told of nothing any more; each `sync` still waits for it."""
+        for attachment in self._all():
+            attachment.home.part(attachment)
+
+    def forget(self) -> None:
+        """Be waited for no more."""
+        for attachment in self._all():
+            attachment.home.forget(attachment)
+
+    def narrow(self) -> None:
+        """Have the producer told of a smaller demand."""
+        if self.present is not None:
+            self.present.home.narrow()
+
+    # -- hand-overs ------------------------------------------------------------------
+
+    @property
+    def words(self) -> tuple[str, int]:
+        """The space and the number that events made for it now carry."""
+        return self._last_words if self.present is None else (self.present.home.name, self.present.home.seq)
+
+    def walk(self, first: int, last: int, limit: int) -> list[Mapping]:
+        """Read the table of the space where it is."""
+        return [] if self.present is None else self.present.walk(first, last, limit)
+
+    def share(self) -> None:
+        """Have it fed together with others, if there is nothing else to remember."""
+        if self.present is not None and self._member.mailbox.quiet:
+            self.present.home.share(self.present)
+
+    def unshared(self) -> None:
+        """Note that it has to be put into by itself from now on."""
+        if self.present is not None:
+            self.present.home.unshared()
+
+    def moved(self) -> None:
+        """Note that its mailbox has more room."""
+        if self.present is not None:
+            self.present.home.moved()
+
+    def hand_over(self, number: int) -> None:
+        """Note a hand-over."""
+        if self.present is not None:
+            self.present.hand_over(number)
+
+    def acknowledge(self, number: int) -> None:
+        """Take it that everything up to hand-over ``number`` is out of use."""
+        if self.present is not None:
+            self.present.acknowledge(number)
+        for attachment in self._lingering:
+            attachment.acknowledge(number)
+
+    def forget_left(self) -> None:
+        """Have the spaces that it has let go of forget it."""
+        done = [attachment for attachment in self._lingering if attachment.let_go]
+        if done:
+            self._lingering = [attachment for attachment in self._lingering if attachment not in done]
+            for attachment in done:
+                attachment.home.forget(attachment)
+
+    # -- failures --------------------------------------------------------------------
+
+    def hold_back(self) -> None:
+        """Count what is not acknowledged yet as in use, until a removal that failed was applied."""
+        for attachment in self._all():
+            attachment.hold_back()
+
+    def release(self) -> None:
+        """Take it that the removals that failed were applied."""
+        for attachment in self._all():
+            attachment.held_back = None
+
+    # -- inside ------------------------------------------------------------------------
+
+    def _all(self) -> list[Attachment]:
+        return self._lingering if self.present is None else [*self._lingering, self.present]
