@@ -27,7 +27,7 @@ INSIDE: Final[dict[str, list[str]]] = {
     "abi.qemu_trace": ["records", "families", "trace"],
     "bus": [
         "reports", "abc", "logs", "memory", "notifier", "translation", "member", "subscription", "observer",
-        "routes", "sync", "space", "endpoint", "bus",
+        "routes", "sync", "space", "endpoint", "threads", "bus",
     ],
     "consumers": ["mirror", "iotlb"],
     "transport": ["address", "credentials", "stream"],

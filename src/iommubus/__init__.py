@@ -5,7 +5,8 @@ The embedded API.  Read the package in this order:
 * `errors`, `caps`, `ranges`, `events`: the words.
 * `shape`, `rangeset`, `table`, `staging`, `mailbox`, `ledger`, `completion`: the
   machines, pure; `abi` reads other people's bytes.
-* `bus`: spaces, subscriptions, observers, `sync`; `bus.abc` is the contract.
+* `bus`: spaces, subscriptions, observers, `sync`; `bus.abc` is the contract, and
+  `bus.threads` is for producers in other threads.
 * `consumers`: a shadower's `Mirror` and a cacher's `Iotlb`.
 * `demo`, `cli`: a real guest's events played through the bus.
 """
@@ -14,6 +15,7 @@ from .bus.abc import AddressSpace, Batch, EventBus, Observer, Subscription, Tran
 from .bus.bus import Bus
 from .bus.notifier import Notifier, Registration
 from .bus.reports import MapFailure, Missing, Outcome, SyncReport
+from .bus.threads import ThreadPublisher, ThreadSpace
 from .caps import Cap, Perm
 from .completion import How
 from .consumers.iotlb import Iotlb
@@ -26,6 +28,7 @@ from .errors import (
     MappingFailed,
     NotifierFailed,
     NotMapped,
+    PublisherClosed,
     StateError,
     SubscribeError,
     SyncFailed,
@@ -67,12 +70,15 @@ __all__ = [
     "OldPieces",
     "Outcome",
     "Perm",
+    "PublisherClosed",
     "Registration",
     "StateError",
     "SubscribeError",
     "Subscription",
     "SyncFailed",
     "SyncReport",
+    "ThreadPublisher",
+    "ThreadSpace",
     "Translation",
     "TranslationFault",
     "Unmap",

@@ -5,10 +5,10 @@ from fnmatch import fnmatchcase
 from operator import index
 from threading import get_ident
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final, Self
 
 import anyio
-from anyio.lowlevel import checkpoint, current_token
+from anyio.lowlevel import checkpoint
 
 from ..caps import Cap, check_mask
 from ..errors import BadCapacity, BadName, BusClosed, NameTaken, NotifierFailed, UnknownName, WrongThread
@@ -23,6 +23,7 @@ from .observer import OBSERVER_CAPACITY, LocalObserver
 from .reports import BusStatistics, SyncReport
 from .space import LocalSpace, Soon, sync_spaces
 from .subscription import LocalSubscription
+from .threads import ThreadPublisher, soon_in_this_loop
 
 PATTERN_CHARACTERS: Final = frozenset("*?[]")
 EVERYTHING: Final = ("*",)
@@ -161,6 +162,15 @@ class Bus(EventBus):
             await self._awaited.setdefault(name, anyio.Event()).wait()
         return self._spaces[name]
 
+    def in_thread(self) -> ThreadPublisher:
+        """Return what other threads publish with, once it is entered in this one.
+
+        Raises:
+            BusClosed, WrongThread: The bus cannot be used.
+        """
+        self._check_open()
+        return ThreadPublisher(self)
+
     def statistics(self) -> BusStatistics:
         return BusStatistics(
             spaces={name: space.statistics() for name, space in self._spaces.items()},
@@ -230,13 +240,6 @@ class Bus(EventBus):
             self._awaited.popitem()[1].set()
         if failures:
             raise NotifierFailed(f"{len(failures)} notifiers raised", failures)
-
-
-def soon_in_this_loop() -> Soon:
-    """Return what has a callback run by this event loop: from any thread, at any moment."""
-    loop: Any = current_token().native_token
-    soon: Soon = loop.run_sync_soon if hasattr(loop, "run_sync_soon") else loop.call_soon_threadsafe
-    return soon
 
 
 def do_nothing(_: Callable[[], object]) -> None:
