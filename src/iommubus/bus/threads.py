@@ -12,6 +12,8 @@ refused.
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
+from contextvars import Context, copy_context
 from functools import partial
 from threading import get_ident
 from types import TracebackType
@@ -170,21 +172,24 @@ class Calls:
     def __init__(self) -> None:
         self._owner = 0  # the thread that carries them out; 0 while it does not
         self._waiting: set[Future[Any]] = set()
-        self._soon: Soon  # from the moment that it is opened
+        self._soon: Soon  # these from the moment that it is opened
         self._tasks: TaskGroup
+        self._context: Context
 
     def open(self, tasks: TaskGroup) -> None:
         """Begin to take calls into this loop; what waits there runs as one of ``tasks``."""
         self._tasks = tasks
         self._soon = soon_in_this_loop()
+        self._context = copy_context()  # a thread's own would not say which loop this is
         self._owner = get_ident()
         tasks.start_soon(self._close_when_cancelled)
 
     def close(self) -> None:
         """Take no more, and end those that wait."""
         self._owner = 0  # before the look at who waits: see `_outcome_of`
-        while self._waiting:
-            self._waiting.pop().set_exception(PublisherClosed())
+        with suppress(KeyError):  # until there is none
+            while True:
+                self._waiting.pop().set_exception(PublisherClosed())
 
     def look(self, act: Callable[[], T]) -> T:
         """Call a function that only reads: in the loop, or here if this is its thread."""
@@ -221,10 +226,12 @@ class Calls:
         outcome: Future[T] = Future()
         self._waiting.add(outcome)
         if not self._owner:
+            self._waiting.discard(outcome)
             raise PublisherClosed
         try:
-            self._soon(partial(step, act, outcome))
+            self._soon(lambda: self._context.run(step, act, outcome))
         except RuntimeError:  # the loop has ended
+            self._waiting.discard(outcome)
             raise PublisherClosed from None
         return outcome.result()
 
