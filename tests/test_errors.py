@@ -35,6 +35,7 @@ from iommubus.errors import (
     InReserved,
     InvertedRange,
     IommubusError,
+    LoopThread,
     MapAlone,
     MappingError,
     MappingFailed,
@@ -55,6 +56,7 @@ from iommubus.errors import (
     OutsideSpace,
     Overlap,
     PastMemory,
+    PublisherClosed,
     RangeWraps,
     SpaceClosed,
     StateError,
@@ -224,6 +226,16 @@ EXAMPLES: Final[list[tuple[IommubusError, tuple[type[Exception], ...], str]]] = 
         "the subscription 'vfio' is being iterated already; it has one consumer",
     ),
     (WrongThread(4711, 4712), (StateError,), "the bus belongs to thread 4711, it was called from thread 4712"),
+    (
+        PublisherClosed(),
+        (StateError,),
+        "the publisher for threads is not open; threads can use it inside `async with bus.in_thread()`",
+    ),
+    (
+        LoopThread(4711),
+        (StateError,),
+        "thread 4711 runs the bus and would wait for itself; call the space or the bus directly there",
+    ),
     (
         WrongMode("vfio", "next", "it has no batches"),
         (StateError,),

@@ -47,9 +47,9 @@ INSIDE: Final[dict[str, list[str]]] = {
     "abi.vfio_user": ["bits", "bodies", "messages"],
     "abi.qemu_trace": ["records", "families", "trace"],
     "bus": [
-        "reports", "abc", "logs", "memory", "notifier", "translation", "failures", "buried", "uses", "given", "hand",
-        "attachment", "whereabouts", "member", "subscription", "observer", "routes", "questions", "sync", "space",
-        "endpoint", "bus",
+        "reports", "abc", "logs", "memory", "notifier", "translation", "failures", "soon", "buried", "uses", "given",
+        "hand", "attachment", "whereabouts", "member", "subscription", "observer", "routes", "questions", "sync",
+        "space", "endpoint", "threads", "bus",
     ],
     "consumers": ["pins", "views", "mirror", "iotlb"],
     "transport": ["address", "credentials", "stream"],

@@ -5,7 +5,8 @@ The embedded API.  Read the package in this order:
 * `errors`, `caps`, `ranges`, `events`: the words.
 * `shape`, `rangeset`, `kinds`, `table`, `contract`, `staging`, `mailbox`,
   `ledger`, `completion`: the machines, pure; `abi` reads other people's bytes.
-* `bus`: spaces, endpoints, subscriptions, observers, `sync`; `bus.abc` is the contract.
+* `bus`: spaces, endpoints, subscriptions, observers, `sync`; `bus.abc` is the
+  contract, and `bus.threads` is for producers in other threads.
 * `consumers`: a shadower's `Mirror` and a cacher's `Iotlb`, with pins and views of
   what they hold.
 * `demo`, `cli`: a real guest's events played through the bus.
@@ -15,6 +16,7 @@ from .bus.abc import AddressSpace, Batch, Endpoint, EventBus, Observer, Subscrip
 from .bus.bus import Bus
 from .bus.notifier import Notifier, Registration
 from .bus.reports import MapFailure, Missing, Outcome, SyncReport
+from .bus.threads import ThreadPublisher, ThreadSpace
 from .caps import Cap, Perm
 from .completion import How
 from .consumers.iotlb import Iotlb
@@ -32,6 +34,7 @@ from .errors import (
     NotifierFailed,
     NotMapped,
     PastMemory,
+    PublisherClosed,
     StateError,
     SubscribeError,
     SyncFailed,
@@ -81,12 +84,15 @@ __all__ = [
     "PastMemory",
     "Perm",
     "Pin",
+    "PublisherClosed",
     "Registration",
     "StateError",
     "SubscribeError",
     "Subscription",
     "SyncFailed",
     "SyncReport",
+    "ThreadPublisher",
+    "ThreadSpace",
     "Translation",
     "TranslationFault",
     "UnknownMemory",

@@ -21,6 +21,7 @@
         * `NotEntered`
         * `AlreadyIterated`, `WrongThread`, `WrongMode`, `ForeignBatch`
         * `MemoryInUse`
+        * `PublisherClosed`, `LoopThread`
     * `Fenced` -- this subscription was fenced; what it holds must not be used
     * `MappingFailed` -- this subscriber could not apply part of its first replay
     * `TooManyMappings` -- this *subscriber* said that it has room for no more
@@ -491,6 +492,22 @@ class WrongThread(StateError):
 
     def __str__(self) -> str:
         return f"the bus belongs to thread {self.owner}, it was called from thread {self.caller}"
+
+
+class PublisherClosed(StateError):
+    """A call by another thread, and the block that serves threads has ended, or was never entered."""
+
+    def __str__(self) -> str:
+        return "the publisher for threads is not open; threads can use it inside `async with bus.in_thread()`"
+
+
+class LoopThread(StateError):
+    """A call made for other threads, from the thread of the bus, which would wait for itself."""
+
+    owner: int
+
+    def __str__(self) -> str:
+        return f"thread {self.owner} runs the bus and would wait for itself; call the space or the bus directly there"
 
 
 class WrongMode(StateError):

@@ -9,8 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol
 
-Soon = Callable[[Callable[[], object]], object]
-"""Has a callback run by the event loop; may be called from any thread."""
+from .soon import Soon
 
 
 class Doomed(Protocol):

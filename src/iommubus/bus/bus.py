@@ -6,10 +6,10 @@ from itertools import count
 from operator import index
 from threading import get_ident
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final, Self
 
 import anyio
-from anyio.lowlevel import checkpoint, current_token
+from anyio.lowlevel import checkpoint
 
 from ..caps import Cap, check_mask
 from ..contract import Contract
@@ -19,7 +19,7 @@ from ..mailbox import CAPACITY
 from ..ranges import LAST, IovaRange
 from ..shape import Shape
 from .abc import SYNC_TIMEOUT, Acknowledge, DemandChanged, EventBus, OnFence, Stops, Straddling, Translate
-from .buried import Buried, Soon
+from .buried import Buried
 from .endpoint import LocalEndpoint, check_inside, check_together, common_space, join_ranges
 from .logs import Lines
 from .member import Member, Terms
@@ -27,8 +27,10 @@ from .memory import Memories
 from .observer import OBSERVER_CAPACITY, LocalObserver
 from .questions import ANSWER_TIMEOUT
 from .reports import BusStatistics, SyncReport
+from .soon import soon_in_this_loop
 from .space import LocalSpace, sync_spaces
 from .subscription import LocalSubscription
+from .threads import ThreadPublisher
 
 PATTERN_CHARACTERS: Final = frozenset("*?[]")
 NUMBERS: Final = count(1)
@@ -212,6 +214,15 @@ class Bus(EventBus):
             await self._awaited.setdefault(name, anyio.Event()).wait()
         return self._spaces[name]
 
+    def in_thread(self) -> ThreadPublisher:
+        """Return what other threads publish with, once it is entered in this one.
+
+        Raises:
+            BusClosed, WrongThread: The bus cannot be used.
+        """
+        self._check_open()
+        return ThreadPublisher(self)
+
     def statistics(self) -> BusStatistics:
         return BusStatistics(
             spaces={name: space.statistics() for name, space in self._spaces.items()},
@@ -339,13 +350,6 @@ def check_name(name: str) -> None:
     """
     if not name or PATTERN_CHARACTERS & set(name):
         raise BadName(name)
-
-
-def soon_in_this_loop() -> Soon:
-    """Return what has a callback run by this event loop: from any thread, at any moment."""
-    loop: Any = current_token().native_token
-    soon: Soon = loop.run_sync_soon if hasattr(loop, "run_sync_soon") else loop.call_soon_threadsafe
-    return soon
 
 
 def do_nothing(_: Callable[[], object]) -> None:

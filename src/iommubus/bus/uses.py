@@ -11,7 +11,7 @@ from collections.abc import Callable
 from weakref import ref
 
 from .abc import Use
-from .buried import Soon
+from .soon import Soon
 
 
 class LocalUse(Use):
