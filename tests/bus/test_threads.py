@@ -228,10 +228,11 @@ async def test_a_space_is_found_by_name_in_any_thread() -> None:
 async def test_a_thread_moves_endpoints() -> None:
     async with open_machine() as (bus, space, machine, there):
         endpoint = await bus.create_endpoint("device")
-        await outcome(partial(there.attach, endpoint))
-        assert endpoint.space is space
-        await outcome(partial(machine.detach, endpoint))
-        assert endpoint.space is None
+        places: list[object] = []
+        for move in partial(there.attach, endpoint), partial(machine.detach, endpoint):
+            await outcome(move)
+            places.append(endpoint.space)
+        assert places == [space, None]
         await endpoint.close()
         with pytest.raises(EndpointClosed):
             await outcome(partial(there.attach, endpoint))
