@@ -25,6 +25,7 @@ from .logs import Lines
 from .member import Member, Terms
 from .memory import Memories
 from .observer import OBSERVER_CAPACITY, LocalObserver
+from .publisher import Making, Surroundings
 from .questions import ANSWER_TIMEOUT
 from .reports import BusStatistics, SyncReport
 from .soon import soon_in_this_loop
@@ -94,7 +95,7 @@ class Bus(EventBus):
         await checkpoint()
         self._check_open()
         endpoint = self._new_endpoint(name)
-        space = LocalSpace(
+        making = Making(
             name,
             Shape(granule, last, tuple(reserved)),
             offers=check_mask(offers),
@@ -102,11 +103,9 @@ class Bus(EventBus):
             demand_changed=demand_changed,
             translate=translate,
             answer_timeout=answer_timeout,
-            memories=self._memories,
-            lines=self._lines,
-            buried=self._buried,
-            on_close=self._forget,
         )
+        around = Surroundings(self._memories, self._lines, self._buried)
+        space = LocalSpace(making, around, self._forget)
         self._spaces[name] = space
         for observer in self._observers:
             if observer.matches(name):

@@ -1,0 +1,315 @@
+"""Publishing: the changes of one space's table, and their way to the audience.
+
+Plain code in the caller's stack: check, change the table, number the event, put
+it into the mailboxes, run the notifiers.  The table has changed before anybody is
+told.
+"""
+
+from collections.abc import Iterable, Sequence
+from threading import get_ident
+from typing import Final
+
+from msgspec import Struct
+
+from ..caps import Cap, Perm
+from ..errors import NotOffered, SpaceClosed, WrongThread
+from ..events import DevIotlbUnmap, Event, Map, Memory, Unmap
+from ..ledger import TRIM_EVERY
+from ..ranges import IovaRange
+from ..shape import Shape
+from ..staging import Staged, Staging
+from ..table import PERMS, Mapping, Table
+from .abc import AddressSpace, DemandChanged, Straddling, Translate
+from .buried import Buried
+from .logs import Lines
+from .memory import Memories
+from .notifier import Call, Notice, Notifier, Registration
+from .questions import Questions
+from .removed import Removed
+from .routes import Routes
+
+HALF: Final = 2**63
+"""A target up to here cannot wrap, if the mapping is no larger than this."""
+
+PERMISSIONS: Final[dict[int, Perm]] = {int(perm): perm for perm in (Perm.R, Perm.W, Perm.RW)}
+"""What a mapping may allow."""
+
+
+class Making(Struct, frozen=True):
+    """What a space is made of, checked.
+
+    Attributes:
+        name: Its name.
+        shape: The addresses it accepts.
+        offers: The kinds it can deliver.
+        straddle: What an UNMAP does that cuts a mapping.
+        demand_changed: The producer's callback.
+        translate: Its handler for misses, in a pull space.
+        answer_timeout: Seconds that the handler has.
+    """
+
+    name: str
+    shape: Shape
+    offers: Cap
+    straddle: Straddling
+    demand_changed: DemandChanged | None
+    translate: Translate | None
+    answer_timeout: float
+
+
+class Surroundings(Struct, frozen=True):
+    """What all spaces of a bus share.
+
+    Attributes:
+        memories: What mappings may lead into.
+        lines: Where they log.
+        buried: The subscriptions that are to be abandoned.
+    """
+
+    memories: Memories
+    lines: Lines
+    buried: Buried
+
+
+class Publisher(AddressSpace):
+    """The half of a space that publishes.
+
+    Args:
+        making: What it is made of.
+        around: What it shares with other spaces.
+    """
+
+    def __init__(self, making: Making, around: Surroundings) -> None:
+        name, shape = making.name, making.shape
+        self.name = name
+        self.offers = making.offers
+        self.shape = shape
+        self.seq = 0
+        self.pull = not making.offers & Cap.MAP
+        self.routes = Routes(name, shape.last, making.offers, making.demand_changed, around.lines)
+        self.questions = Questions(name, shape, making.translate, making.answer_timeout, around.lines)
+        self._table = Table()
+        self._removed = Removed(None if self.pull else self._table)
+        self._notice = Notice()
+        self._split = making.straddle == "split"
+        self._memories = around.memories
+        self._lines = around.lines
+        self._buried = around.buried
+        self._to_abandon = around.buried.members
+        self._owner = get_ident()
+        self._open_in = self._owner  # the thread that may publish; 0 once closed
+        self._unmapped = 0
+        self._invalidated = 0
+        # Up to here a MAP, and an UNMAP, is plain: it needs no look at the shape,
+        # and is one event.  Everything else takes the way through the checks.
+        low_reserved = min((window.first for window in shape.reserved), default=HALF)
+        self._plain_map_last = -1 if self.pull else min(shape.last, low_reserved - 1, HALF - 1)
+        self._plain_unmap_last = -1 if self.pull or self._split else shape.last
+        self._mask = shape.granule - 1
+
+    # -- publishing --------------------------------------------------------------
+
+    def map(self, iova: int, size: int, target: int, perm: Perm, *, memory: Memory | None = None) -> None:
+        last = iova + size - 1
+        bits = iova | size | target
+        allowed = PERMISSIONS.get(perm)
+        if (
+            allowed is None
+            or get_ident() != self._open_in
+            or not 0 <= iova <= last <= self._plain_map_last
+            or bits & self._mask
+            or type(bits) is not int
+            or not 0 <= target <= HALF
+            or memory is not None
+        ):
+            self._check_map(iova, size, target, perm, memory)
+            allowed = PERMS[perm]
+        if not self._table.insert(iova, last, target, allowed, memory):
+            return
+        self.seq = seq = self.seq + 1
+        event = Map(self.name, seq, iova, last, target, allowed, memory)
+        routes = self.routes
+        for put in routes.maps:
+            put(event)
+        if routes.map_calls:
+            self._notice.tell(event, routes.map_calls)
+        if self._to_abandon:
+            self._buried.abandon()
+
+    def unmap(self, iova: int, size: int) -> Sequence[Mapping]:
+        last = iova + size - 1
+        bits = iova | size
+        if (
+            get_ident() != self._open_in
+            or not 0 <= iova <= last <= self._plain_unmap_last
+            or bits & self._mask
+            or type(bits) is not int
+        ):
+            return self._unmap_staged(iova, size)
+        removed = self._table.remove(iova, last)
+        if removed:
+            self.seq = seq = self.seq + 1
+            self._unmapped += 1
+            event = Unmap(self.name, seq, iova, last)
+            routes = self.routes
+            if routes.counted:
+                fresh = self._removed.fresh
+                if len(fresh) >= TRIM_EVERY:
+                    self._trim()  # before: nobody was told of this one yet, and so nobody seems to use it
+                fresh.append((seq, removed))
+            for put in routes.unmaps:
+                put(event)
+            if routes.unmap_calls:
+                self._notice.tell(event, routes.unmap_calls)
+            if self._to_abandon:
+                self._buried.abandon()
+        return removed
+
+    def unmap_all(self) -> Sequence[Mapping]:
+        return self.unmap(0, self.shape.last + 1)
+
+    def remap(self, iova: int, size: int, target: int, perm: Perm, *, memory: Memory | None = None) -> None:
+        self._check_map(iova, size, target, perm, memory)
+        wanted = Mapping(iova, iova + size - 1, target, PERMS[perm], memory)
+        if self._table.lookup(iova) != wanted:
+            self.apply((IovaRange(iova, iova + size - 1), wanted))
+
+    def apply(self, changes: Iterable[Mapping | IovaRange]) -> None:
+        self._check_thread()
+        made = tuple(changes)  # first: an iterable may publish itself, or close the space
+        self.check_open()
+        self._publish(self._stage(made))
+
+    def invalidate_device(self, iova: int, size: int) -> None:
+        self._check_range(iova, size)
+        if not self.offers & Cap.DEVIOTLB_UNMAP:
+            raise NotOffered("DEVIOTLB_UNMAP")
+        last = iova + size - 1
+        if self._table.walk(iova, last, 1):
+            self._lines.warn("mapped", self.name, f"device TLB invalidated at {iova:#x}, which is still mapped")
+        self._publish([Staged(DevIotlbUnmap(self.name, self.seq + 1, iova, last), ())])
+
+    def register(self, notifier: Notifier) -> Registration:
+        """Have a notifier called inside every later change; embedded only.
+
+        One that asks for MAP is called with every present mapping first.
+
+        Raises:
+            CapabilityRefused, DemandRefused: As for a subscription.
+            NotifierFailed: It raised at a present mapping; it is not registered.
+
+        Source: QEMU ``memory_region_register_iommu_notifier`` and
+        ``memory_region_iommu_replay``, in one step.
+        """
+        self.check_open()
+        registration = Registration(notifier, self._unregister)
+        self.routes.add_notifier(registration)
+        try:
+            if notifier.caps & Cap.MAP:
+                self._replay(registration)
+        except BaseException:
+            registration.close()
+            raise
+        return registration
+
+    # -- inside: checks ------------------------------------------------------------
+
+    def _check_thread(self) -> None:
+        if get_ident() != self._owner:
+            raise WrongThread(self._owner, get_ident())
+
+    def check_open(self) -> None:
+        self._check_thread()
+        if not self._open_in:
+            raise SpaceClosed(self.name)
+
+    def _check_range(self, iova: int, size: int) -> None:
+        self.check_open()
+        self.shape.check_range(iova, size)
+
+    def _check_map(self, iova: int, size: int, target: int, perm: int, memory: Memory | None) -> None:
+        self.check_open()
+        self.shape.check_map(iova, size, target, perm)
+        if self.pull:
+            raise NotOffered("MAP")
+        if memory is not None:
+            self._memories.check(memory, target, size)
+
+    # -- inside: staging and publishing ----------------------------------------------
+
+    def _stage(self, changes: Iterable[Mapping | IovaRange]) -> list[Staged]:
+        """Make the changes in the table, all or none; return what is to be published."""
+        table = None if self.pull else self._table
+        check_memory = self._memories.check
+        staging = Staging(self.name, self.seq, table, self.shape, split=self._split, check_memory=check_memory)
+        try:
+            for change in changes:
+                staging.add(change)
+        except BaseException:
+            staging.undo()
+            raise
+        return staging.staged
+
+    def _unmap_staged(self, iova: int, size: int) -> Sequence[Mapping]:
+        """Unmap where that may be no event, or several; or say what is wrong with it."""
+        self._check_range(iova, size)
+        last = iova + size - 1
+        staged = self._stage((IovaRange(iova, last),))
+        self._publish(staged)
+        return [piece.clip(iova, last) for step in staged for piece in step.removed]
+
+    def _publish(self, staged: list[Staged]) -> None:
+        """Put events that are in the table into the mailboxes, then run the notifiers.
+
+        In that order for all of them: a notifier may publish too, and nobody
+        may see what it says before what it was told.
+        """
+        for step in staged:
+            self.seq = step.event.seq
+            self._send(step.event, step.removed)
+        try:
+            self._notice.tell_all([(step.event, self._calls_for(step.event)) for step in staged])
+        finally:
+            self._buried.abandon()
+
+    def _send(self, event: Event, removed: Sequence[Mapping]) -> None:
+        puts = self.routes.maps
+        if isinstance(event, Unmap):
+            puts = self.routes.unmaps
+            self._unmapped += 1
+        elif isinstance(event, DevIotlbUnmap):
+            puts = self.routes.devices
+            self._invalidated += 1
+        if not isinstance(event, Map):
+            self.questions.outdate()
+            if self.routes.counted:
+                if self._removed.full:
+                    self._trim()  # before: nobody was told of this one yet, and so nobody seems to use it
+                self._removed.remember(event, removed)
+        for put in puts:
+            put(event)
+
+    def _calls_for(self, event: Event) -> Sequence[Call]:
+        if isinstance(event, Map):
+            return self.routes.map_calls
+        if isinstance(event, Unmap):
+            return self.routes.unmap_calls
+        return self.routes.device_calls
+
+    def _unregister(self, registration: Registration) -> None:
+        self._check_thread()
+        registration.live = False
+        self.routes.remove_notifier(registration)
+
+    def _replay(self, registration: Registration) -> None:
+        """Call a notifier with every mapping of its range that is present now."""
+        notifier = registration.notifier
+        calls = ((registration, notifier.offer),)
+        present = self._table.walk(notifier.first, notifier.last, len(self._table))
+        self._notice.tell_all([(mapping.event(self.name, self.seq), calls) for mapping in present])
+
+    # -- inside: the audience ------------------------------------------------------
+
+    def _trim(self) -> None:
+        """Forget what everybody has let go of."""
+        self._removed.trim(min((attachment.covered for attachment in self.routes.counting()), default=self.seq))
