@@ -12,8 +12,8 @@ from iommubus.caps import Perm
 from iommubus.events import DevIotlbUnmap, Event, Map, Unmap
 from iommubus.feed import Feed
 from iommubus.mailbox import Mailbox, Turn
+from iommubus.mapping import Mapping
 from iommubus.rangeset import RangeSet
-from iommubus.table import Mapping
 
 MADE: Final = 0
 """The number of events that the mailbox makes; those that are published count from 1."""

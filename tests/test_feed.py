@@ -11,7 +11,8 @@ from iommubus.caps import Perm
 from iommubus.events import Event, Map, Unmap
 from iommubus.feed import Feed
 from iommubus.mailbox import Mailbox
-from iommubus.table import Mapping, Table
+from iommubus.mapping import Mapping
+from iommubus.table import Table
 
 WHOLE: Final = ((0, 7),)
 

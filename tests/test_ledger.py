@@ -7,8 +7,8 @@ import pytest
 
 from iommubus.caps import Perm
 from iommubus.ledger import PIECE_LIMIT, RANGE_LIMIT, TRIM_EVERY, Ledger, OldPieces
+from iommubus.mapping import Mapping
 from iommubus.ranges import LAST
-from iommubus.table import Mapping
 
 EVERYWHERE: Final = ((0, LAST),)
 

@@ -10,8 +10,9 @@ from iommubus.caps import Perm
 from iommubus.events import DevIotlbUnmap, Event, Map, Unmap
 from iommubus.feed import Feed
 from iommubus.mailbox import CAPACITY, DIRTY_LIMIT, PIECE, Mailbox
+from iommubus.mapping import Mapping
 from iommubus.ranges import LAST
-from iommubus.table import Mapping, Table
+from iommubus.table import Table
 
 from .mailbox_model import MADE, CacherWorld, FollowingWorld, Step, World
 

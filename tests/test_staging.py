@@ -18,10 +18,11 @@ from iommubus.errors import (
     Straddle,
 )
 from iommubus.events import Map, Memory, Unmap
+from iommubus.mapping import Mapping
 from iommubus.ranges import IovaRange
 from iommubus.shape import Shape
 from iommubus.staging import Staging
-from iommubus.table import Mapping, Table
+from iommubus.table import Table
 
 SHAPE = Shape(granule=1, last=7, reserved=(IovaRange(7, 7),))
 RAM = Memory("ram", 1, 0x104)

@@ -12,11 +12,13 @@ import msgspec
 import pytest
 
 from iommubus.caps import Perm
+from iommubus.chunks import Chunk, Pieces
 from iommubus.errors import Overlap, Straddle
 from iommubus.events import Map, Memory
 from iommubus.kinds import Kind
+from iommubus.mapping import PERMS, Mapping
 from iommubus.ranges import LAST
-from iommubus.table import CHUNK, PERMS, STAY, Chunk, Cut, Mapping, Pieces, Table
+from iommubus.table import CHUNK, STAY, Cut, Table
 
 Range = tuple[int, int]
 

@@ -3,8 +3,9 @@
 The embedded API.  Read the package in this order:
 
 * `errors`, `caps`, `ranges`, `events`: the words.
-* `shape`, `rangeset`, `kinds`, `table`, `contract`, `staging`, `mailbox`,
-  `ledger`, `completion`: the machines, pure; `abi` reads other people's bytes.
+* `shape`, `rangeset`, `mapping`, `kinds`, `chunks`, `table`, `contract`, `staging`,
+  `feed`, `mailbox`, `ledger`, `completion`: the machines, pure; `abi` reads other
+  people's bytes.
 * `bus`: spaces, endpoints, subscriptions, observers, `sync`; `bus.abc` is the
   contract, and `bus.threads` is for producers in other threads.
 * `consumers`: a shadower's `Mirror` and a cacher's `Iotlb`, with pins and views of
@@ -43,8 +44,8 @@ from .errors import (
 )
 from .events import DevIotlbUnmap, Event, Lost, Map, Memory, Observed, Unmap
 from .ledger import OldPieces
+from .mapping import Mapping
 from .ranges import LAST, IovaRange
-from .table import Mapping
 
 __all__ = [
     "LAST",

@@ -24,8 +24,9 @@ from msgspec import Struct
 from .caps import Cap
 from .errors import BadContract, GranuleRefused, Misaligned
 from .events import DevIotlbUnmap, Event, Map, Unmap, crop
+from .mapping import Mapping
 from .ranges import IovaRange
-from .table import Mapping, Table
+from .table import Table
 
 Removal = Unmap | DevIotlbUnmap
 

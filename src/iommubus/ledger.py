@@ -10,8 +10,8 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
+from .mapping import Mapping
 from .rangeset import RangeSet
-from .table import Mapping
 
 PIECE_LIMIT: Final = 65_536
 """Most removed pieces remembered in one space: some 13 MiB if each was removed

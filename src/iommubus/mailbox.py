@@ -39,8 +39,8 @@ from typing import Final
 
 from .events import DevIotlbUnmap, Event, Unmap
 from .feed import Feed
+from .mapping import Mapping
 from .rangeset import RangeSet
-from .table import Mapping
 
 CAPACITY: Final = 4096
 """Most events in a FIFO by default: some 400 KiB, and forty milliseconds of a

@@ -12,9 +12,10 @@ from msgspec.structs import replace
 from .caps import Perm
 from .errors import NotOffered
 from .events import Event, Map, Memory, Unmap
+from .mapping import PERMS, Mapping
 from .ranges import IovaRange
 from .shape import Shape
-from .table import PERMS, Mapping, Table
+from .table import Table
 
 CheckMemory = Callable[[Memory, int, int], None]
 """Raises unless a target and a size lie in a memory that there is."""

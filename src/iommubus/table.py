@@ -11,16 +11,17 @@ whoever calls has checked that ``0 <= first <= last <= 2**64 - 1``.
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, MutableSequence, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
-from typing import Final, overload
+from typing import Final
 
 from msgspec import Struct
 
-from .caps import Perm
-from .errors import Overlap, Straddle, span
-from .events import Map, Memory, place
-from .kinds import KINDS, PLAIN, Kind, Kinds
+from .chunks import Chunk, Pieces
+from .errors import Overlap, Straddle
+from .events import Memory
+from .kinds import KINDS, PLAIN, Kinds
+from .mapping import PERMS, Mapping
 from .ranges import LAST
 
 CHUNK: Final = 128
@@ -32,107 +33,6 @@ STAY: Final = 8
 """Changes in a row in one chunk after which it is worth turning its columns into
 lists: that costs as much as it saves in some forty changes, and a guest that
 works in one place makes hundreds."""
-
-PERMS: Final = (Perm(0), Perm.R, Perm.W, Perm.RW)
-"""Permissions by their value: an index is cheaper than a call of the enum."""
-
-
-class Mapping(Struct, frozen=True, order=True, array_like=True, gc=False):
-    """A linear piece of the table: ``first..last`` leads to ``target``.
-
-    Attributes:
-        first: First I/O virtual address.
-        last: Last I/O virtual address, inclusive.
-        target: Where ``first`` leads to; later addresses follow linearly.
-        perm: What a device may do there.
-        memory: What ``target`` is an offset into; `None` for a bare address.
-    """
-
-    first: int
-    last: int
-    target: int
-    perm: Perm
-    memory: Memory | None = None
-
-    @property
-    def size(self) -> int:
-        """Length in bytes."""
-        return self.last - self.first + 1
-
-    def clip(self, first: int, last: int) -> "Mapping":
-        """Return the part inside ``first..last``, which must overlap it."""
-        low, high = max(self.first, first), min(self.last, last)
-        if low == self.first and high == self.last:
-            return self
-        return Mapping(low, high, self.target + low - self.first, self.perm, self.memory)
-
-    def event(self, space: str, seq: int) -> Map:
-        """Return the event that tells of this mapping."""
-        return Map(space, seq, self.first, self.last, self.target, self.perm, self.memory)
-
-    def __str__(self) -> str:
-        return f"{span(self.first, self.last)} -> {place(self.target, self.memory)} {self.perm!r}"
-
-
-Column = MutableSequence[int]
-
-
-class Chunk:
-    """Some neighbouring mappings, one column for each of their fields.
-
-    Columns are arrays, which are small, or lists, which are quicker to change.
-    An attribute is an index of a kind, in `Kinds.each` of the table; a chunk that
-    was cut out refers to that list still.
-    """
-
-    __slots__ = ("attrs", "firsts", "kinds", "lasts", "targets")
-
-    def __init__(self, firsts: Column, lasts: Column, targets: Column, attrs: Column, kinds: list[Kind]) -> None:
-        self.firsts = firsts
-        self.lasts = lasts
-        self.targets = targets
-        self.attrs = attrs
-        self.kinds = kinds
-
-    def __len__(self) -> int:
-        return len(self.firsts)
-
-    def __iter__(self) -> Iterator[Mapping]:
-        return map(self.__getitem__, range(len(self.firsts)))
-
-    def __getitem__(self, at: int) -> Mapping:
-        attr = self.attrs[at]
-        if attr < PLAIN:
-            return Mapping(self.firsts[at], self.lasts[at], self.targets[at], PERMS[attr])
-        perm, memory = self.kinds[attr]
-        return Mapping(self.firsts[at], self.lasts[at], self.targets[at], perm, memory)
-
-    def thaw(self) -> None:
-        """Turn the columns into lists."""
-        self.firsts, self.lasts = list(self.firsts), list(self.lasts)
-        self.targets, self.attrs = list(self.targets), list(self.attrs)
-
-    def freeze(self) -> None:
-        """Turn the columns into arrays."""
-        self.firsts, self.lasts = array("Q", self.firsts), array("Q", self.lasts)
-        self.targets, self.attrs = array("Q", self.targets), array("I", self.attrs)
-
-    def extend(self, other: "Chunk") -> None:
-        """Append the mappings of the chunk that follows."""
-        self.firsts.extend(other.firsts)
-        self.lasts.extend(other.lasts)
-        self.targets.extend(other.targets)
-        self.attrs.extend(other.attrs)
-
-    def copy(self) -> "Chunk":
-        """Return the same mappings, which do not change with these."""
-        return Chunk(self.firsts[:], self.lasts[:], self.targets[:], self.attrs[:], self.kinds)
-
-    def cut(self, start: int, stop: int) -> "Chunk":
-        """Remove the mappings ``start`` to ``stop`` (exclusive); return them."""
-        columns = self.firsts[start:stop], self.lasts[start:stop], self.targets[start:stop], self.attrs[start:stop]
-        del self.firsts[start:stop], self.lasts[start:stop], self.targets[start:stop], self.attrs[start:stop]
-        return Chunk(*columns, self.kinds)
 
 
 class Place:
@@ -154,44 +54,6 @@ class Place:
 
     def __init__(self) -> None:
         self.high = self.stay = 0
-
-
-class Pieces(Sequence[Mapping]):
-    """Mappings that were cut out of a table; each is made when looked at."""
-
-    __slots__ = ("_chunks", "_count")
-
-    def __init__(self, chunks: list[Chunk]) -> None:
-        self._chunks = chunks
-        self._count = sum(map(len, chunks))
-
-    def __len__(self) -> int:
-        return self._count
-
-    @overload
-    def __getitem__(self, index: int) -> Mapping: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Mapping]: ...
-    def __getitem__(self, index: int | slice) -> Mapping | Sequence[Mapping]:
-        if isinstance(index, slice):
-            return [self[at] for at in range(*index.indices(self._count))]
-        if not -self._count <= index < self._count:
-            raise IndexError(index)
-        if index == -1:
-            return self._chunks[-1][-1]  # without a search: the end of a large removal is asked for
-        at = index % self._count
-        chunks = iter(self._chunks)
-        chunk = next(chunks)
-        while at >= len(chunk):
-            at -= len(chunk)
-            chunk = next(chunks)
-        return chunk[at]
-
-    def __iter__(self) -> Iterator[Mapping]:
-        return chain.from_iterable(self._chunks)
-
-    def __repr__(self) -> str:
-        return f"<{self._count} pieces>"
 
 
 class Cut(Struct, frozen=True, gc=False):

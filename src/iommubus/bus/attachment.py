@@ -15,8 +15,8 @@ from ..completion import Completion, Coverage, Wait
 from ..events import DevIotlbUnmap, Event, Unmap, crop
 from ..ledger import OldPieces
 from ..mailbox import Mailbox
+from ..mapping import Mapping
 from ..shape import Shape
-from ..table import Mapping
 from .failures import MapFailures, Setback
 from .reports import SubscriptionStatistics
 from .uses import Uses

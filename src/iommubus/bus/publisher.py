@@ -15,10 +15,11 @@ from ..caps import Cap, Perm
 from ..errors import NotOffered, SpaceClosed, WrongThread
 from ..events import DevIotlbUnmap, Event, Map, Memory, Unmap
 from ..ledger import TRIM_EVERY
+from ..mapping import PERMS, Mapping
 from ..ranges import IovaRange
 from ..shape import Shape
 from ..staging import Staged, Staging
-from ..table import PERMS, Mapping, Table
+from ..table import Table
 from .abc import AddressSpace, DemandChanged, Straddling, Translate
 from .buried import Buried
 from .logs import Lines

@@ -16,8 +16,8 @@ import anyio
 
 from ..caps import Perm
 from ..errors import MappingError, NoAnswer, NoTranslator, TranslationFault, TranslatorFailed
+from ..mapping import Mapping
 from ..shape import Shape
-from ..table import Mapping
 from .abc import Translate
 from .logs import Lines
 

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from ..caps import Cap
 from ..events import DevIotlbUnmap, Event
 from ..ledger import PIECE_LIMIT, TRIM_EVERY, Ledger, OldPieces
-from ..table import Mapping, Table
+from ..mapping import Mapping
+from ..table import Table
 from .attachment import Attachment
 
 

@@ -9,8 +9,8 @@ from ..caps import Cap
 from ..errors import SyncFailed, UnknownName
 from ..events import DevIotlbUnmap, Memory
 from ..ledger import OldPieces
+from ..mapping import Mapping
 from ..ranges import IovaRange
-from ..table import Mapping
 from .abc import SYNC_TIMEOUT, Subscription
 from .attachment import Attachment, State
 from .publisher import Making, Publisher, Surroundings

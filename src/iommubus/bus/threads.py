@@ -25,8 +25,8 @@ from anyio.abc import TaskGroup
 from ..caps import Perm
 from ..errors import LoopThread, PublisherClosed, UnknownName
 from ..events import Memory
+from ..mapping import Mapping
 from ..ranges import IovaRange
-from ..table import Mapping
 from .abc import SYNC_TIMEOUT, AddressSpace, Endpoint, EventBus, Subscription
 from .reports import SpaceStatistics, SyncReport
 from .soon import Soon, soon_in_this_loop

@@ -12,7 +12,7 @@ from itertools import islice
 from typing import Final
 
 from ..events import Event, Map
-from ..table import Mapping
+from ..mapping import Mapping
 from .abc import Translation
 
 RECENT: Final = 1024

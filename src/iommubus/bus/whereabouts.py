@@ -1,7 +1,7 @@
 """The spaces that one subscription is in, or has not let go of."""
 
 from ..contract import Contract
-from ..table import Mapping
+from ..mapping import Mapping
 from .attachment import Attachment, Home, Occupant, Ranges
 
 

@@ -7,8 +7,9 @@ from ..bus.abc import Subscription
 from ..caps import Perm
 from ..errors import AccessDenied, Fenced, NotMapped
 from ..events import DevIotlbUnmap, Event, Map, Unmap
+from ..mapping import Mapping
 from ..ranges import LAST
-from ..table import Mapping, Table
+from ..table import Table
 from .pins import Pin, Pins
 from .views import Views
 

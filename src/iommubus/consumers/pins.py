@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Self
 
 from ..bus.abc import Subscription, Use
-from ..table import Mapping
+from ..mapping import Mapping
 
 
 class Pin:

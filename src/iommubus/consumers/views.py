@@ -27,7 +27,8 @@ from msgspec import Struct
 from ..bus.abc import Subscription, Use
 from ..caps import Perm
 from ..errors import AccessDenied, EmptyRange, NoBacking, NotContiguous
-from ..table import Mapping, Table
+from ..mapping import Mapping
+from ..table import Table
 
 SWEEP: Final = 64
 """Views handed out after which those that were dropped are forgotten; later

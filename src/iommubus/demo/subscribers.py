@@ -22,8 +22,8 @@ from ..consumers.iotlb import Iotlb
 from ..consumers.mirror import Mirror
 from ..errors import MappingError, TranslationFault
 from ..events import DevIotlbUnmap, Event, Map, Unmap
+from ..mapping import Mapping
 from ..ranges import LAST
-from ..table import Mapping
 from .judge import Held
 from .pages import Pages, Ranges
 from .result import Received

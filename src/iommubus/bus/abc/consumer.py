@@ -7,7 +7,7 @@ from typing import Self, overload
 
 from ...caps import Perm
 from ...events import Event, Memory, Observed
-from ...table import Mapping
+from ...mapping import Mapping
 from ..reports import ObserverStatistics, SubscriptionStatistics
 
 

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Sequence
 
 from ...caps import Cap, Perm
 from ...events import Memory
+from ...mapping import Mapping
 from ...ranges import IovaRange
-from ...table import Mapping
 from ..reports import SpaceStatistics, SyncReport
 from .consumer import Subscription
 from .terms import SYNC_TIMEOUT

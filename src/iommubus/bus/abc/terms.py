@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final, Literal
 
 from ...caps import Cap, Perm
-from ...table import Mapping
+from ...mapping import Mapping
 
 SYNC_TIMEOUT: Final = 5.0
 """Seconds a `sync` waits by default: well below the 20 s after which a Linux
