@@ -25,11 +25,22 @@ ALONE: Final = (
     "feed",
     "rangeset",
     "kinds",
+    "contract",
     "table",
     "mailbox",
     "ledger",
     "completion",
     "abi/qemu_trace",
+    "abi/fields",
+    "abi/payloads",
+    "abi/extents",
+    "abi/splitter",
+    "abi/vhost",
+    "abi/vhost_user",
+    "abi/vfio",
+    "abi/iommufd",
+    "abi/vfio_user",
+    "abi/virtio_iommu",
 )
 """The modules of floors 0 and 1."""
 

@@ -1,7 +1,8 @@
 """Seed one bug at a time into the pure machines, and see whether their tests notice.
 
 Usage: ``python tools/mutants.py [MODULE ...]``, without names all of `MODULES`.
-Any module directly in the package can be named: ``feed``, ``ledger``, ...
+Any module can be named that has a test file of its own name: ``feed``,
+``bus/uses``, ...
 
 Every mutant has an identity, ``module:function:operator:n``, that stays while
 its function stays.  One that changes nothing anybody could observe is named in
@@ -38,7 +39,20 @@ import pytest
 
 TOP: Final = Path(__file__).parents[1]
 NOTES: Final = TOP / "docs" / "invariants.md"
-MODULES: Final = ("rangeset", "kinds", "table", "mailbox", "completion")
+MODULES: Final = (
+    "rangeset",
+    "kinds",
+    "chunks",
+    "table",
+    "contract",
+    "mailbox",
+    "completion",
+    "bus/uses",
+    "bus/questions",
+)
+
+ELSEWHERE: Final = {"chunks": "tests/test_table.py"}
+"""Test files of modules that have none of their own name."""
 
 WORKERS: Final = 2
 MEMORY: Final = 2 << 30
@@ -296,7 +310,7 @@ def survives(base: Path, module: str, test: str, timeout: float, mutant: Mutant)
 
 def clock_of(base: Path, module: str) -> Path:
     """Return where the seconds that the tests of ``module`` take are written down."""
-    return base.parent / f"{module}.json"
+    return base.parent / f"{module.replace('/', '-')}.json"
 
 
 def copy_tree(base: Path) -> None:
@@ -321,7 +335,7 @@ def named_equivalent(modules: tuple[str, ...]) -> set[str]:
     """Return the mutants of ``modules`` that the notes call equivalent."""
     text = NOTES.read_text(encoding="utf-8") if NOTES.exists() else ""
     section = re.search(r"^#+ Equivalent mutants$(.*?)(^#|\Z)", text, re.MULTILINE | re.DOTALL)
-    names = re.findall(r"`(\w+:[\w.]+:[\w-]+:\d+)`", section[1]) if section else []
+    names = re.findall(r"`([\w/]+:[\w.]+:[\w-]+:\d+)`", section[1]) if section else []
     return {name for name in names if name.partition(":")[0] in modules}
 
 
@@ -332,7 +346,8 @@ def examine(module: str, base: Path) -> tuple[int, dict[str, str]]:
         How many there were, and the survivors with their explanation.
     """
     source = (base / "src" / "iommubus" / f"{module}.py").read_text(encoding="utf-8")
-    test = f"tests/test_{module}.py"
+    folder, _, name = module.rpartition("/")
+    test = ELSEWHERE.get(module, str(Path("tests") / folder / f"test_{name}.py"))
     start = time.monotonic()
     if not passes(base, test, clock_of(base, module)):
         sys.exit(f"mutants failed: {test} does not pass as it is")
