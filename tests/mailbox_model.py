@@ -13,6 +13,7 @@ from iommubus.events import DevIotlbUnmap, Event, Map, Unmap
 from iommubus.feed import Feed
 from iommubus.mailbox import Mailbox, Turn
 from iommubus.mapping import Mapping
+from iommubus.parked import Parked
 from iommubus.rangeset import RangeSet
 
 MADE: Final = 0
@@ -34,6 +35,10 @@ def copy_of(mailbox: Mailbox) -> Mailbox:
         value = getattr(mailbox, name)
         if isinstance(value, RangeSet):
             value = copy_of_ranges(value)
+        elif isinstance(value, Parked):
+            twin_of_parked = Parked()
+            twin_of_parked.ranges, twin_of_parked.devices = map(copy_of_ranges, (value.ranges, value.devices))
+            value = twin_of_parked
         elif isinstance(value, list):
             value = cast("list[Event]", value)[:]
         setattr(twin, name, value)

@@ -14,8 +14,8 @@ SOURCE: Final = Path(__file__).parents[1] / "src" / "iommubus"
 FLOORS: Final[list[list[str]]] = [
     ["errors", "caps", "ranges", "events"],
     [
-        "shape", "rangeset", "mapping", "kinds", "chunks", "table", "contract", "staging", "feed", "mailbox", "ledger",
-        "completion", "wire", "abi",
+        "shape", "rangeset", "mapping", "kinds", "chunks", "table", "contract", "staging", "feed", "parked", "mailbox",
+        "ledger", "completion", "wire", "abi",
     ],
     ["bus", "consumers", "iommubus"],
     ["transport", "bridges"],

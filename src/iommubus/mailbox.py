@@ -40,6 +40,7 @@ from typing import Final
 from .events import DevIotlbUnmap, Event, Unmap
 from .feed import Feed
 from .mapping import Mapping
+from .parked import Parked
 from .rangeset import RangeSet
 
 CAPACITY: Final = 4096
@@ -98,7 +99,6 @@ class Mailbox:
         "_on_ready",
         "_on_unshare",
         "_parked",
-        "_parked_dev",
         "_piece",
         "_round",
         "_slow",
@@ -132,9 +132,8 @@ class Mailbox:
         self._fifo: list[Event] = []
         self._dirty = RangeSet()  # marked: the subscriber may hold something there
         self._dev = RangeSet()
-        self._parked = RangeSet()  # where an UNMAP failed, until somebody asks again
-        self._parked_dev = RangeSet()  # device invalidations that failed, or wait for such an UNMAP
-        self._slow = False  # one of the four sets is not empty
+        self._parked = Parked()
+        self._slow = False  # one of these three is not empty
         self._round = 0
         self._cursor = 0
         self.conflations = 0
@@ -211,7 +210,7 @@ class Mailbox:
                 self._dirty.clear()
             elif self._dirty:
                 events += [mapping.event(space, seq) for mapping in self._read(self._walk)]
-            self._slow = bool(self._dirty or self._parked or self._parked_dev)
+            self._slow = bool(self._dirty or self._parked)
         return events
 
     def refuse(self, event: Event, hand: list[Event]) -> None:
@@ -228,15 +227,15 @@ class Mailbox:
         self.unshare()
         self._slow = True
         if type(event) is DevIotlbUnmap:
-            self._parked_dev.add(event.first, event.last, mark=True)
+            self._parked.devices.add(event.first, event.last, mark=True)
         else:
             self._park(event.first, event.last, hand)
         self._keep_limits()
 
     def retry(self) -> None:
         """Have everything that failed handed over again."""
-        if self._parked or self._parked_dev:
-            self._unpark()
+        if self._parked:
+            self._parked.spill(self._dirty, self._dev)
             self.wake()
 
     # -- questions -------------------------------------------------------------
@@ -264,10 +263,7 @@ class Mailbox:
     @property
     def refused(self) -> list[tuple[int, int]]:
         """The ranges in which the subscriber could not take something away."""
-        ranges = RangeSet()
-        for first, last, _ in (*self._parked, *self._parked_dev):
-            ranges.add(first, last, mark=True)
-        return ranges.take_marked()
+        return self._parked.all()
 
     @property
     def reading(self) -> bool:
@@ -277,7 +273,7 @@ class Mailbox:
     @property
     def lag(self) -> int:
         """Events in the FIFO and ranges that wait beside it."""
-        return self._waiting + sum(map(len, (self._dirty, self._dev, self._parked, self._parked_dev)))
+        return self._waiting + len(self._dirty) + len(self._dev) + len(self._parked)
 
     @property
     def dirty(self) -> bool:
@@ -321,7 +317,7 @@ class Mailbox:
         else:
             self._conflate(event)
         self._keep_limits()
-        self._slow = bool(self._dirty or self._dev or self._parked or self._parked_dev)
+        self._slow = bool(self._dirty or self._dev or self._parked)
 
     def _absorb(self, event: Event) -> None:
         """Note a change that overlaps dirty ranges."""
@@ -345,11 +341,11 @@ class Mailbox:
     def _keep_limits(self) -> None:
         """Bound the sets: by merging where that is allowed, else by giving up."""
         self._merge(self._dev)
-        self._merge(self._parked_dev)
+        self._merge(self._parked.devices)
         if self._walk is None:
             self._merge(self._dirty)
-            self._merge(self._parked)
-        elif len(self._dirty) + len(self._parked) > self._limit:
+            self._merge(self._parked.ranges)
+        elif len(self._dirty) + len(self._parked.ranges) > self._limit:
             self._on_limit()
 
     def _merge(self, ranges: RangeSet) -> None:
@@ -363,27 +359,20 @@ class Mailbox:
         while found:
             first = min(low for low, _ in found)
             last = max(high for _, high in found)
-            first, last = self._parked.add(first, last, mark=True)  # with what was parked beside it
+            first, last = self._parked.ranges.add(first, last, mark=True)  # with what was parked beside it
             found = self._dirty.pop_overlapping(first, last)
             for event in take_overlapping(self._fifo, first, last) + take_overlapping(hand, first, last):
                 if type(event) is DevIotlbUnmap:
-                    self._parked_dev.add(event.first, event.last, mark=True)
+                    self._parked.devices.add(event.first, event.last, mark=True)
                 else:
                     found.append((event.first, event.last))
         for low, high in self._dev.pop_overlapping(first, last):
-            self._parked_dev.add(low, high, mark=True)
+            self._parked.devices.add(low, high, mark=True)
 
     def _make_way(self, first: int, last: int) -> None:
         """See to it that nothing comes before what failed there."""
-        if self._parked.overlaps(first, last) or self._parked_dev.overlaps(first, last):
-            self._unpark()
-
-    def _unpark(self) -> None:
-        """Move what failed to where it is handed over; all of it, so that the order among it stays."""
-        for parked, ranges in (self._parked, self._dirty), (self._parked_dev, self._dev):
-            for first, last in parked.take_marked():
-                ranges.add(first, last, mark=True)
-            parked.clear()
+        if self._parked.overlaps(first, last):
+            self._parked.spill(self._dirty, self._dev)
 
     def _unfollow(self) -> list[Event]:
         feed, self._feed = self._feed, None
