@@ -257,6 +257,21 @@ def test_looking_before_a_hand_over_ends_no_turn() -> None:
     assert waiter.told == []
 
 
+def test_what_a_joiner_was_given_holds_up_nobody_unless_it_took_something_away() -> None:
+    completion, mailbox = Completion(), Mailbox(table_of().walk)
+    completion.hand_over(mailbox)
+    completion.hand_over(mailbox, removes=False)
+    completion.hand_over(mailbox, removes=False)
+    assert completion.removing == 1
+
+    wait = completion.expect(mailbox, Waiter().changed)
+    assert number_of(wait) == 1
+    completion.acknowledge(1)
+    assert state_of(wait) is How.ACKNOWLEDGED
+    completion.current = True
+    assert number_of(completion.expect(mailbox, Waiter().changed)) == 3
+
+
 def test_the_first_turn_is_waited_for_even_by_a_joiner() -> None:
     completion, mailbox, waiter = Completion(), replaying(0, 2), Waiter()
     wait = completion.expect_turn(mailbox, waiter.changed)

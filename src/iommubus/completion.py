@@ -8,8 +8,9 @@ needs the acknowledgement of one certain hand-over:
 * something waits there: the one that ends one turn of the cursor.  If nothing
   has to be read from the table by then, that is the next one;
 * the subscriber is still on its first turn: the next one if something is to be
-  taken away, because every hand-over gives all of that, else the last one made.
-  So a joiner with a million mappings to read does not hold up a guest.
+  taken away, because every hand-over gives all of that, else the last one that
+  took something away.  So a joiner with a million mappings to read, or a thousand
+  in hand, does not hold up a guest.
 
 A subscriber may be told of several spaces in its life, one after the other.
 What it has let go of in each is kept by a `Coverage` of its own.
@@ -91,19 +92,27 @@ class Completion:
         handed: Number of the last hand-over, 0 before the first.
         acked: Number of the last one acknowledged.
         current: Whether the first turn of the table was acknowledged.
+        removing: Number of the last hand-over that took something away.
     """
 
-    __slots__ = ("_waits", "acked", "current", "handed")
+    __slots__ = ("_waits", "acked", "current", "handed", "removing")
 
     def __init__(self) -> None:
-        self.handed = 0
+        self.handed = self.removing = 0
         self.acked = 0
         self.current = False
         self._waits: list[Wait] = []
 
-    def hand_over(self, mailbox: Mailbox) -> int:
-        """Give the next number to a hand-over."""
+    def hand_over(self, mailbox: Mailbox, *, removes: bool = True) -> int:
+        """Give the next number to a hand-over.
+
+        Args:
+            mailbox: What it came from.
+            removes: Whether it takes something away.
+        """
         self.handed += 1
+        if removes:
+            self.removing = self.handed
         self.look(mailbox)
         return self.handed
 
@@ -130,7 +139,7 @@ class Completion:
 
     def removed_by(self, mailbox: Mailbox) -> int:
         """Return the hand-over by which all that is to be taken away now will have been."""
-        return self.handed + mailbox.owes_removal
+        return self.handed + 1 if mailbox.owes_removal else self.removing
 
     def expect_number(self, number: int, changed: Callable[[Wait], None]) -> Wait:
         """Return a wait for the acknowledgement of one hand-over."""

@@ -788,3 +788,21 @@ async def test_what_waits_behind_a_failed_unmap_is_taken_out_of_later_batches() 
             again = await anext(stream)
             assert [type(event) for event in again] == [Unmap, Map]
             events.ack(again)
+
+
+@every_loop
+async def test_mappings_in_the_hand_of_a_joiner_hold_up_no_sync() -> None:
+    """Nothing was taken away, so there is nothing that it would have to let go of."""
+    async with open_space() as (bus, space):
+        for page in range(3):
+            map_page(space, page)
+        async with bus.subscribe("space", Cap.IOTLB) as joiner:
+            stream = aiter(joiner)
+            await take(stream, 2)
+            await space.sync(timeout=0)
+            unmap_page(space, 0)
+            await failing_sync(space)
+            await take(stream, 2)
+            await failing_sync(space)
+            await ask(stream)
+            await space.sync(timeout=0)

@@ -34,6 +34,10 @@ class Given:
         if maps:
             self.touched = True
 
+    def removals(self, events: list[Event]) -> int:
+        """Return how many of a hand-over take something away."""
+        return len(events) - countOf(map(type, events), Map) if self._maps else len(events)
+
     def by_kind(self) -> dict[Cap, int]:
         """Return how many of each kind."""
         return {

@@ -143,7 +143,7 @@ class Member:
             self.completion.look(self.mailbox)
             return events
         self.removals.note(events)
-        number = self.completion.hand_over(self.mailbox)
+        number = self.completion.hand_over(self.mailbox, removes=self._given.removals(events) > 0)
         self.where.hand_over(number)
         if self.setback and not self.mailbox.refused:
             self.setback.retried(number)
