@@ -79,6 +79,16 @@ def test_the_plain_contract_is_plain() -> None:
     assert not any(each.plain for each in (Contract(2), Contract(pow2=True), EXACT, Contract(limit=9)))
 
 
+def test_a_contract_stays_what_it_is() -> None:
+    with pytest.raises(AttributeError):
+        setattr(EXACT, "exact", False)  # noqa: B010 - what a type checker forbids
+
+
+def test_the_size_of_a_range_that_does_not_fit_is_named() -> None:
+    with pytest.raises(Misaligned, match="size 0xe is no multiple of the granule 0x10"):
+        Contract(granule=0x10).check_ranges([(0x20, 0x2D)])
+
+
 # -- rounding -------------------------------------------------------------------------------
 
 
@@ -142,6 +152,25 @@ def test_a_split_unmap_never_cuts_a_split_map(mappings: list[tuple[int, int]], c
             assert inside or piece.last < block.first or piece.first > block.last
 
 
+def test_what_must_be_forgotten_is_split_whole() -> None:
+    fitting = Fitting(Contract(pow2=True))
+
+    assert spans(fitted(fitting, unmap_of(3, 8), DevIotlbUnmap("s", 3, 1, 2))) == [
+        ("U", 3, 3),
+        ("U", 4, 7),
+        ("U", 8, 8),
+        ("D", 1, 1),
+        ("D", 2, 2),
+    ]
+
+
+def test_a_failure_is_nothing_to_one_who_counts_nothing() -> None:
+    fitting = Fitting(Contract(pow2=True))
+    later: list[Event] = []
+    fitting.refuse(map_of(0, 3), later)
+    assert fitting.held is None
+
+
 # -- exact --------------------------------------------------------------------------------------
 
 
@@ -185,6 +214,18 @@ def test_an_unmap_of_a_mapping_that_failed_is_taken_out_of_what_is_in_hand() -> 
     assert fitting.held == 1
 
 
+@pytest.mark.parametrize("beside", [(1, 1), (3, 3)])
+def test_only_an_unmap_that_touches_the_mapping_that_failed_is_taken_out(beside: tuple[int, int]) -> None:
+    fitting = Fitting(EXACT)
+    fitted(fitting, map_of(*beside))
+    lost, other, gone = fitted(fitting, map_of(2, 2), unmap_of(*beside), unmap_of(2, 2))
+    later: list[Event] = [other, gone]
+    assert isinstance(lost, Map)
+    fitting.refuse(lost, later)
+
+    assert later == [other]
+
+
 def test_what_is_taken_back_is_held_again() -> None:
     fitting = Fitting(EXACT)
     fitted(fitting, map_of(0, 3), map_of(4, 7))
@@ -223,6 +264,14 @@ def test_a_removal_that_is_taken_back_counts_again() -> None:
 
     assert fitting.held == 2
     assert fitting.fit((map_of(4, 5),), 3)[1] == [map_of(4, 5)]
+
+
+def test_a_limit_leaves_unmaps_as_they_are() -> None:
+    fitting = Fitting(Contract(limit=3))
+    fitted(fitting, map_of(0, 1), map_of(4, 5))
+
+    assert spans(fitted(fitting, unmap_of(0, 15))) == [("U", 0, 15)]
+    assert fitting.held == 0
 
 
 def test_what_was_acknowledged_is_forgotten() -> None:

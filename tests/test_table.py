@@ -1027,3 +1027,27 @@ def test_pieces_stay_what_they_were() -> None:
     table.remove(0, LAST)
 
     assert list(removed) == expected[1:7]
+
+
+# -- a copy of a part -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("limit", range(10))
+def test_a_snapshot_has_so_many_mappings_and_says_where_there_are_more(limit: int) -> None:
+    """It goes by whole chunks, and stays as it was."""
+    table = Table(chunk=4)
+    for page in range(9):
+        table.insert(2 * page, 2 * page, page, Perm.R)
+    before = list(table)
+    pieces, rest = table.snapshot(limit)
+    table.remove(0, 99)
+
+    assert limit <= len(pieces) <= limit + 4
+    assert list(pieces) == before[: len(pieces)]
+    assert rest == (None if len(pieces) == 9 else (2 * len(pieces), 16))
+
+
+def test_a_snapshot_of_nothing_is_empty() -> None:
+    pieces, rest = Table().snapshot(5)
+
+    assert (list(pieces), rest) == ([], None)

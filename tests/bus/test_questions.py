@@ -213,6 +213,31 @@ async def test_a_negative_answer_is_one_and_a_wrong_one_is_the_producers_fault(
 
 
 @every_loop
+async def test_the_last_byte_of_an_answer_is_in_it() -> None:
+    page = Mapping(0, PAGE - 1, TARGET, Perm.R)
+    async with pulling(always(page)) as (bus, _), bus.subscribe("space", Cap.UNMAP) as events:
+        assert (await events.translate(PAGE - 1)).mapping == page
+        with pytest.raises(TranslatorFailed, match="is about other addresses"):
+            await events.translate(PAGE)
+
+
+@every_loop
+async def test_what_is_no_mapping_is_named() -> None:
+    async with pulling(always((0, 1))) as (bus, space), bus.subscribe("space", Cap.UNMAP) as events:
+        with pytest.raises(TranslatorFailed, match=r"a translation is a Mapping, got \(0, 1\)"):
+            await events.translate(0)
+        assert space.statistics().questions == {"asked": 1, "answered": 1}
+
+
+@every_loop
+async def test_that_there_is_nothing_is_counted() -> None:
+    async with pulling(always(None)) as (bus, space), bus.subscribe("space", Cap.UNMAP) as events:
+        with pytest.raises(NotMapped):
+            await events.translate(0)
+        assert space.statistics().questions == {"asked": 1, "none": 1}
+
+
+@every_loop
 async def test_a_space_without_a_handler_says_so() -> None:
     async with pulling(None) as (bus, _), bus.subscribe("space", Cap.UNMAP) as events:
         with pytest.raises(NoTranslator):

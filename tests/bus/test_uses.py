@@ -87,6 +87,7 @@ def test_hand_overs_of_nothing_need_no_word() -> None:
     assert uses.acknowledgeable() == 3
     uses.skip(4)
     assert uses.acknowledgeable() == 4
+    assert uses._skipped == set()  # pyright: ignore[reportPrivateUsage] - nobody outside can see it
 
 
 # -- in a bus -----------------------------------------------------------------------------------

@@ -40,9 +40,10 @@ class Question:
 
     __slots__ = ("answer", "answered", "over")
 
+    answer: Mapping | TranslationFault | None
+
     def __init__(self) -> None:
         self.over = anyio.Event()
-        self.answer: Mapping | TranslationFault | None = None
         self.answered = False
 
 
