@@ -383,6 +383,24 @@ async def test_nothing_is_kept_of_endpoints_that_were_waited_for_in_vain() -> No
         assert bus._joined == {}  # pyright: ignore[reportPrivateUsage]
 
 
+@every_loop
+async def test_who_waits_for_what_can_be_seen() -> None:
+    """A misspelt name is no error; it is there to be looked at."""
+    async with (
+        moving_world() as (bus, _, _, endpoint),
+        bus.subscribe("devcie", Cap.UNMAP, name="vhost"),
+        bus.subscribe("device", Cap.UNMAP, name="vfio"),
+    ):
+        assert {name: tuple(each) for name, each in bus.statistics().endpoints.items()} == {
+            "old": (True, "old", ()),
+            "new": (True, "new", ()),
+            "device": (True, "old", ("vfio",)),
+            "devcie": (False, None, ("vhost",)),
+        }
+        endpoint.detach()
+        assert bus.statistics().endpoints["device"].space is None
+
+
 # -- containers ------------------------------------------------------------------------------
 
 

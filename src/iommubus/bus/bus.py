@@ -225,6 +225,7 @@ class Bus(EventBus):
     def statistics(self) -> BusStatistics:
         return BusStatistics(
             spaces={name: space.statistics() for name, space in self._spaces.items()},
+            endpoints={name: endpoint.statistics() for name, endpoint in self._endpoints.items()},
             observers=tuple(observer.statistics() for observer in self._observers),
         )
 

@@ -15,6 +15,7 @@ from ..ranges import IovaRange
 from .abc import AddressSpace, Endpoint
 from .attachment import Ranges, clip
 from .member import Member
+from .reports import EndpointStatistics
 from .space import LocalSpace
 
 
@@ -73,6 +74,11 @@ class LocalEndpoint(Endpoint):
     def __repr__(self) -> str:
         where = "not made yet" if not self.made else "detached" if self.place is None else f"in {self.place.name}"
         return f"<endpoint {self.name}, {where}, {len(self.members)} subscriptions>"
+
+    def statistics(self) -> EndpointStatistics:
+        """Return where it is, and who names it."""
+        space = None if self.place is None else self.place.name
+        return EndpointStatistics(self.made, space, tuple(member.name for member, _ in self.members))
 
     # -- for the bus -------------------------------------------------------------
 

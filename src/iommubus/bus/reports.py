@@ -140,10 +140,23 @@ class ObserverStatistics(NamedTuple):
     lost: int
 
 
+class EndpointStatistics(NamedTuple):
+    """Where an endpoint is, and who names it."""
+
+    #: whether its producer has made it; others are only waited for
+    made: bool
+    #: the space it is attached to
+    space: str | None
+    #: subscriptions that name it
+    subscriptions: tuple[str, ...]
+
+
 class BusStatistics(NamedTuple):
     """Counters of a bus."""
 
     #: open spaces by name
     spaces: MappingView[str, SpaceStatistics]
+    #: endpoints by name, those of spaces and those that are waited for among them
+    endpoints: MappingView[str, EndpointStatistics]
     #: live observers
     observers: tuple[ObserverStatistics, ...]
