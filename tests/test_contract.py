@@ -266,6 +266,27 @@ def test_a_removal_that_is_taken_back_counts_again() -> None:
     assert fitting.fit((map_of(4, 5),), 3)[1] == [map_of(4, 5)]
 
 
+def test_without_exactness_the_unmap_of_a_mapping_that_failed_stays_in_hand() -> None:
+    """It names more than the consumer holds, which such a consumer bears."""
+    fitting = Fitting(Contract(limit=3))
+    lost, *later = fitted(fitting, map_of(0, 3), unmap_of(0, 3))
+    assert isinstance(lost, Map)
+    fitting.refuse(lost, later)
+
+    assert spans(later) == [("U", 0, 3)]
+
+
+def test_only_what_is_taken_back_is_held_again() -> None:
+    fitting = Fitting(EXACT)
+    fitted(fitting, map_of(0, 3), map_of(4, 7))
+    one, two = fitted(fitting, unmap_of(0, 7), number=2)
+    fitting.take_back([two])
+
+    assert fitting.held == 1
+    assert spans(fitted(fitting, unmap_of(0, 7), number=3)) == [("U", 4, 7)]
+    assert (one.first, one.last) == (0, 3)
+
+
 def test_a_limit_leaves_unmaps_as_they_are() -> None:
     fitting = Fitting(Contract(limit=3))
     fitted(fitting, map_of(0, 1), map_of(4, 5))
