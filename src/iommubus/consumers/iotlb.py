@@ -1,5 +1,7 @@
 """A cacher's cache, as vhost keeps one: filled by misses, emptied by UNMAPs."""
 
+from collections.abc import Iterator
+
 from ..bus.abc import Subscription
 from ..caps import Perm
 from ..errors import AccessDenied, Fenced
@@ -63,6 +65,9 @@ class Iotlb:
 
     def __len__(self) -> int:
         return len(self._table)
+
+    def __iter__(self) -> Iterator[Mapping]:
+        return iter(self._table)
 
     def __repr__(self) -> str:
         return f"<iotlb of {self._subscription.name}, {len(self)} entries>"
