@@ -50,6 +50,7 @@ async def test_bytes_arrive_in_the_pieces_of_the_plan() -> None:
 async def test_a_piece_that_is_not_taken_whole_goes_on() -> None:
     one, other = stream_pair(Plan(pieces=(3,)))
     await one.send(b"abcdef")
+    await one.aclose()
 
     assert [await other.receive(most) for most in (2, 2, 2, 2)] == [b"ab", b"c", b"de", b"f"]
 
