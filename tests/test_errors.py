@@ -25,6 +25,8 @@ from iommubus.errors import (
     BadTarget,
     BusClosed,
     CapabilityRefused,
+    CaseFailed,
+    ConformanceFailed,
     DemandRefused,
     EmptyMask,
     EmptyRange,
@@ -56,6 +58,7 @@ from iommubus.errors import (
     OutsideSpace,
     Overlap,
     PastMemory,
+    PromiseBroken,
     PublisherClosed,
     RangeWraps,
     SpaceClosed,
@@ -295,6 +298,21 @@ EXAMPLES: Final[list[tuple[IommubusError, tuple[type[Exception], ...], str]]] = 
         (ValueError,),
         "guest.log:17: bad number: 'vtd_x 0xz'",
     ),
+    (
+        PromiseBroken("a shadower holds what is mapped", ["0x0..0xfff", "0x2000..0x2fff"], []),
+        (AssertionError,),
+        "a shadower holds what is mapped: expected 0x0..0xfff, 0x2000..0x2fff, found nothing",
+    ),
+    (
+        PromiseBroken("it goes on", wanted=False, found=True),
+        (AssertionError,),
+        "it goes on: expected False, found True",
+    ),
+    (
+        CaseFailed("it_follows", "Law 1: nothing is in use.", "it did not end within 1 s"),
+        (IommubusError,),
+        "it_follows: it did not end within 1 s [Law 1: nothing is in use.]",
+    ),
 ]
 """Of every error that can be raised: one, its family, and its sentence."""
 
@@ -345,10 +363,10 @@ def test_an_error_can_be_sent_to_another_process(
 
 
 def test_every_error_has_an_example() -> None:
-    """Whatever can be raised stands in the table above, or is a family, or the group."""
+    """Whatever can be raised stands in the table above, or is a family, or a group."""
     shown = {type(error) for error, _, _ in EXAMPLES}
 
-    assert set(error_classes()) == shown | FAMILIES.keys() | {NotifierFailed}
+    assert set(error_classes()) == shown | FAMILIES.keys() | {NotifierFailed, ConformanceFailed}
 
 
 def test_families_stay_apart() -> None:
@@ -407,6 +425,21 @@ def test_failed_notifiers_can_be_sent_to_another_process() -> None:
     assert type(again) is NotifierFailed
     assert str(again) == "1 notifier raised (1 sub-exception)"
     assert list(map(repr, again.exceptions)) == ["ValueError('one')"]
+
+
+def test_a_failed_conformance_names_its_cases() -> None:
+    """All that failed is said at once, and what is split off can be caught as one of ours."""
+    cases = [CaseFailed(name, f"Law {name}.", "reason") for name in ("a", "b")]
+    failed = ConformanceFailed("2 of 3 cases for a bus failed", cases)
+
+    first, rest = failed.split(lambda one: isinstance(one, CaseFailed) and one.case == "a")
+
+    assert isinstance(failed, IommubusError)
+    assert str(failed) == "2 of 3 cases for a bus failed; a: reason [Law a.]; b: reason [Law b.]"
+    assert failed.cases == ("a", "b")
+    assert isinstance(first, ConformanceFailed)
+    assert isinstance(rest, ConformanceFailed)
+    assert (first.cases, rest.cases) == (("a",), ("b",))
 
 
 @pytest.mark.parametrize(

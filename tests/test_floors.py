@@ -47,7 +47,11 @@ INSIDE: Final[dict[str, list[str]]] = {
     "bridges": [],
     "service": ["config", "rules", "leases", "sessions", "metrics", "systemd"],
     "client": ["link", "remote", "reconnect"],
-    "testing": [],
+    "testing": ["oracle", "streams", "passing", "conformance", "plugin"],
+    "testing.conformance": [
+        "case", "demands", "follower", "scene", "failures", "script", "bus_sync", "bus_streams", "bus_failures",
+        "bus_words", "bus_scripts", "bus", "trial", "consumer_laws", "consumer", "watch", "producer",
+    ],
     "demo": [
         "pages", "script", "source", "judge", "picture", "result", "subscribers", "counters", "casting", "player",
         "job", "canvas", "view",

@@ -35,13 +35,16 @@
       value, that another system's interface does not have
         * `BadLength`, `TooLong`, `BadField`, `BadDescriptors`
     * `TraceError` (also `ValueError`) -- a *recorded trace* is damaged
+    * `ConformanceFailed`, `CaseFailed`, `PromiseBroken` (also `AssertionError`) --
+      an *implementation under test* is not as it has to be: all in all, in one
+      case, at one place
 
 Catch `IommubusError` to catch them all.  Cancellation is never wrapped.
 Addresses are printed in hexadecimal, ranges with both ends inclusive.
 """
 
 from collections.abc import Sequence
-from typing import ClassVar, dataclass_transform
+from typing import ClassVar, cast, dataclass_transform
 
 
 def span(first: int, last: int) -> str:
@@ -781,3 +784,66 @@ class TraceError(IommubusError, ValueError):
 
     def __str__(self) -> str:
         return f"{self.path}:{self.line}: {self.reason}: {self.text!r}"
+
+
+# -- implementations under test ------------------------------------------------
+
+
+class PromiseBroken(IommubusError, AssertionError):
+    """Something is not as it has to be.
+
+    Attributes:
+        promise: What has to be so, in words.
+        wanted: What was expected.
+        found: What there is instead.
+    """
+
+    promise: str
+    wanted: object
+    found: object
+
+    def __str__(self) -> str:
+        return f"{self.promise}: expected {listed(self.wanted)}, found {listed(self.found)}"
+
+
+def listed(value: object) -> str:
+    """Return a value as people read it, a sequence by what it contains."""
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, cast("Sequence[object]", value))) or "nothing"
+    return str(value)
+
+
+class CaseFailed(IommubusError):
+    """A case of a conformance suite that failed; the cause has the details.
+
+    Attributes:
+        case: Name of the case.
+        law: What it checks, in one sentence.
+        reason: What was found.
+    """
+
+    case: str
+    law: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.case}: {self.reason} [{self.law}]"
+
+
+class ConformanceFailed(IommubusError, ExceptionGroup[CaseFailed]):
+    """Cases of a conformance suite failed; all have run."""
+
+    def __init__(self, message: str, excs: Sequence[CaseFailed], /) -> None:
+        super().__init__(message, excs)
+
+    def derive(self, excs: Sequence[CaseFailed], /) -> "ConformanceFailed":  # type: ignore[override]
+        """Return a group of the same kind around ``excs``, which `split` takes from this one."""
+        return ConformanceFailed(self.message, excs)
+
+    @property
+    def cases(self) -> tuple[str, ...]:
+        """Return the names of the cases that failed."""
+        return tuple(failed.case for failed in self.exceptions if isinstance(failed, CaseFailed))
+
+    def __str__(self) -> str:
+        return "; ".join([self.message, *map(str, self.exceptions)])

@@ -21,6 +21,7 @@ async def test_a_miss_asks_once() -> None:
         assert iotlb.lookup(0) is None
         assert await iotlb.translate(0x1234) == held
         assert iotlb.lookup(0x3FFF) == held
+        assert list(iotlb) == [held]
         assert len(iotlb) == 1
         assert repr(iotlb) == f"<iotlb of {events.name}, 1 entries>"
         with pytest.raises(AccessDenied):

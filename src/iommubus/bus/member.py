@@ -126,8 +126,9 @@ class Member:
         return self.state is State.JOINED
 
     def end(self) -> None:
-        """End the stream once the mailbox is empty."""
+        """End the stream once the mailbox is empty; what failed is tried once more."""
         self.ended = True
+        self.mailbox.retry()
         self._wake()
 
     # -- the consumer's side ---------------------------------------------------
