@@ -57,8 +57,8 @@ INSIDE: Final[dict[str, list[str]]] = {
     "client": ["link", "remote", "reconnect"],
     "testing": [],
     "demo": [
-        "pages", "script", "source", "judge", "picture", "result", "subscribers", "counters", "casting", "player",
-        "job", "canvas", "view",
+        "pages", "script", "source", "judge", "picture", "result", "subscribers", "counters", "casting", "endpoints",
+        "player", "job", "canvas", "view",
     ],
     "cli": ["demo", "app", "start", "__main__"],
 }  # fmt: skip
