@@ -199,7 +199,24 @@ async def test_a_device_that_does_not_get_the_new_mappings_is_found_with_the_lin
     assert (violation.should, violation.holds) == ("-> 0xa000 RW", "unmapped")
 
 
+class Deaf(Follower):
+    """Takes nothing at all."""
+
+    def apply(self, event: Event) -> None:
+        pass
+
+
 SHORT: Final = [attach(0), map_line(0, 0x1000, 0x8000)]
+
+
+@every_loop
+async def test_where_something_is_wrong_at_the_last_line_no_endpoint_leaves() -> None:
+    result = await play(script(SHORT), crew=Crew(follower=Deaf))
+
+    (violation,) = result.violations
+    assert (violation.event, violation.should, violation.holds) == (2, "-> 0x8000 RW", "unmapped")
+    assert result.moves == Moves(endpoints=1, of_trace=1)
+    assert len(result.sync_seconds) == 1
 
 
 @every_loop

@@ -167,7 +167,7 @@ class _Stage:
             yield from self._move(line, seconds, record.endpoint, to)
 
     def _move(self, line: int, seconds: float | None, endpoint: str, to: str | None) -> Iterator[Step]:
-        """Move an endpoint, unless it stays; the last one of a space takes the mappings with it.
+        """Move an endpoint; the last one that leaves a space takes the mappings with it.
 
         Source: QEMU ``virtio_iommu_detach`` takes the endpoint out first, and then
         drops a domain that is left without any.
@@ -176,10 +176,9 @@ class _Stage:
         if to is not None:
             self._attached[endpoint] = to
 
-        if left != to:
-            yield MoveStep(line, seconds, space_name(endpoint), to)
-            if left is not None and left not in self._attached.values():
-                yield UnmapStep(line, seconds, left, 0, LAST)
+        yield MoveStep(line, seconds, space_name(endpoint), to)
+        if left is not None and left not in self._attached.values():
+            yield UnmapStep(line, seconds, left, 0, LAST)
 
     def _name(self, name: str) -> str:
         name = space_name(name)
@@ -198,7 +197,7 @@ def _spaces(entries: list[Entry]) -> list[str]:
 
 
 def _played(steps: list[Step], spaces: dict[str, bool]) -> Iterator[Step]:
-    """Yield the steps that concern spaces which change, and of the moves those into and out of tables."""
+    """Yield what concerns spaces that change, and of the moves those that lead somewhere else."""
     places: dict[str, str | None] = {}
     for step in steps:
         if isinstance(step, MoveStep):
