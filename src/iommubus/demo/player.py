@@ -31,7 +31,7 @@ SYNC_EVERY: Final = 256
 """Events between two syncs: the length of the queue in which Linux gathers unmapped ranges."""
 
 CHECKPOINT_EVERY: Final = 32
-"""Steps after which the others may run: a hundredth of a mailbox."""
+"""Steps, moves aside, after which the others may run: a hundredth of a mailbox."""
 
 SYNC_TIMEOUT: Final = 30.0
 """Seconds a sync may take; milliseconds are usual, and a busy machine is no failure."""
@@ -110,7 +110,7 @@ class Player:
             await self._play(step)
             if self._events - self._synced_at >= SYNC_EVERY:
                 await self._sync(number, step.line)
-            elif number % CHECKPOINT_EVERY == 0:
+            elif (number - self._endpoints.moves.of_trace) % CHECKPOINT_EVERY == 0:  # a move publishes nothing
                 await checkpoint()
 
             if self._is_wrong():
