@@ -53,8 +53,8 @@ INSIDE: Final[dict[str, list[str]]] = {
         "bus_words", "bus_scripts", "bus", "trial", "consumer_laws", "consumer", "watch", "producer",
     ],
     "demo": [
-        "pages", "script", "source", "judge", "picture", "result", "subscribers", "counters", "casting", "player",
-        "job", "canvas", "view",
+        "pages", "script", "source", "judge", "picture", "result", "subscribers", "counters", "casting", "endpoints",
+        "player", "job", "canvas", "view",
     ],
     "cli": ["demo", "app", "start", "__main__"],
 }  # fmt: skip

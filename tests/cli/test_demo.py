@@ -62,6 +62,7 @@ def test_the_results_can_be_had_as_json(log: str) -> None:
     (trace,) = report["traces"]
     assert (trace["maps"], trace["unmaps"], trace["pages"]) == (1, 1, 0)
     assert trace["skipped"] == {"vhost_iotlb_miss": 1}
+    assert trace["moves"] == {"endpoints": 0, "of_trace": 0, "left": None, "returned": None}
 
 
 def test_a_damaged_line_is_named_with_file_number_and_text(tmp_path: Path) -> None:
@@ -184,11 +185,14 @@ def test_the_shipped_traces_end_well_in_a_process_of_their_own() -> None:
 
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
-    assert lines[-1] == "demo ok: 2 traces, 32,559 events, 128 syncs, every copy and cache was right"
+    assert lines[-1] == "demo ok: 2 traces, 32,559 events, 130 syncs, every copy and cache was right"
     assert max(map(len, lines)) <= 80
     rows = [line.split() for line in lines]
     assert ["published", "in", "virtio-iommu/domain-0", "9,015", "8,756"] in rows
     assert ["published", "in", "vtd/domain-3", "7,394", "7,394"] in rows
+    assert ["endpoint-16", "follows", "its", "endpoint", "9,274", "8,757", "0", "0x"] in rows
+    moved = "moves 1 move, 1 endpoint: 0 pages held once detached, 351 once attached again"
+    assert moved in " ".join(done.stdout.split())
 
 
 def test_the_package_itself_is_the_same_command(log: str) -> None:

@@ -1,7 +1,7 @@
 """The judge, shown right and wrong copies and caches."""
 
 from iommubus.caps import Perm
-from iommubus.demo.judge import Held, Judge, Violation
+from iommubus.demo.judge import EndpointJudge, Held, Judge, Violation
 from iommubus.demo.pages import Target
 from iommubus.demo.script import LookupStep, MapStep, UnmapStep
 
@@ -107,3 +107,56 @@ def test_what_is_left_of_a_closed_space_is_a_violation() -> None:
 
     assert seen.check_empty("vfio", 0) is None
     assert "should be gone with the space" in str(seen.check_empty("vfio", 3))
+
+
+# -- endpoints -----------------------------------------------------------------
+
+
+def between_two_spaces() -> EndpointJudge:
+    spaces = {name: Judge(name, 0x1000, ((0, 0x4FFF), (0x6000, 0xFFFF))) for name in ("a", "b")}
+    spaces["a"].follow(MapStep(1, None, "a", 0x4000, 0x6FFF, 0x10000, RW))
+    spaces["b"].follow(MapStep(2, None, "b", 0x1000, 0x1FFF, 0x20000, RW))
+    spaces["b"].follow(MapStep(9, None, "b", 0x2000, 0x2FFF, 0x21000, RW))
+    return EndpointJudge("device", 0x1000, spaces)
+
+
+OF_A: dict[int, Target] = {0x4000: (0x10000, RW), 0x6000: (0x12000, RW)}
+OF_B: dict[int, Target] = {0x1000: (0x20000, RW), 0x2000: (0x21000, RW)}
+
+
+def test_who_follows_must_hold_what_its_endpoint_sees_by_then() -> None:
+    seen = between_two_spaces()
+    places: list[tuple[str | None, dict[int, Target]]] = [("a", OF_A), ("b", OF_B), (None, {}), ("a", OF_A)]
+
+    assert seen.check({}, 2) is None
+    for line, (space, right) in enumerate(places, 3):
+        seen.move(space, line)
+        assert seen.check(right, line) is None
+        assert all(seen.check(wrong, line) is not None for wrong in (OF_A, OF_B, {}) if wrong != right)
+
+
+def test_what_was_kept_after_a_move_is_named_with_the_line_of_the_move() -> None:
+    seen = between_two_spaces()
+    seen.move("a", 3)
+    seen.check(OF_A, 4)
+    seen.move("b", 5)
+
+    assert seen.check(OF_A, 6) == Violation("b", "device", 5, 4, 6, 0x1000, "-> 0x20000 RW", "unmapped", 3)
+    assert seen.check({**OF_A, **OF_B}, 6) == Violation("b", "device", 5, 4, 6, 0x4000, "unmapped", "-> 0x10000 RW", 1)
+    assert seen.check({0x1000: OF_B[0x1000]}, 10) == Violation(
+        "b", "device", 9, 4, 10, 0x2000, "-> 0x21000 RW", "unmapped"
+    )
+
+
+def test_what_was_kept_after_a_detach_is_on_no_space_and_the_reason_is_told() -> None:
+    seen = between_two_spaces()
+    seen.move("a", 3)
+    seen.move(None, 5, " (detached)")
+
+    assert seen.check(OF_A, 6) == Violation(
+        "no space", "device", 5, 0, 6, 0x4000, "unmapped (detached)", "-> 0x10000 RW", 1
+    )
+    found = seen.check_empty(2)
+    assert found is not None
+    assert (found.subscriber, found.holds) == ("device", "among 2 left")
+    assert seen.check_empty(0) is None

@@ -5,11 +5,11 @@ from msgspec import structs
 
 from iommubus.abi.qemu_trace import Family
 from iommubus.demo.judge import Violation
-from iommubus.demo.result import Lookups, Published, Received, Result, judge_result, percentile, summarise
+from iommubus.demo.result import Lookups, Moves, Published, Received, Result, judge_result, percentile, summarise
 from iommubus.demo.source import Expected
 
 VIOLATION = Violation("s", "vfio", 1, 0, 2, 0x1000, "unmapped", "-> 0x8000 RW")
-EXPECTED = Expected(maps=3, unmaps=2, pages=1, lookups=4)
+EXPECTED = Expected(maps=3, unmaps=2, pages=1, lookups=4, moves=1)
 
 GOOD = Result(
     title="log",
@@ -23,6 +23,7 @@ GOOD = Result(
         Received("s", "notifier", "", 3, 2),
     ],
     remaps=0,
+    moves=Moves(endpoints=1, of_trace=1, left=0, returned=1),
     sync_seconds=[0.001, 0.003, 0.002],
     checks=9,
     lookups=Lookups(of_trace=True, asked=4, answered=4, agreed=4),
@@ -70,10 +71,13 @@ def test_only_the_slow_one_may_conflate() -> None:
 
 
 def test_every_figure_that_differs_from_a_known_log_is_a_reason() -> None:
-    assert judge_result(structs.replace(GOOD, received=[]), Expected(maps=1, unmaps=1, pages=0, lookups=5)) == [
+    expected = Expected(maps=1, unmaps=1, pages=0, lookups=5, moves=2)
+
+    assert judge_result(structs.replace(GOOD, received=[]), expected) == [
         "3 MAPs published, expected 1",
         "2 UNMAPs published, expected 1",
         "1 pages mapped at the end, expected 0",
+        "1 moves of endpoints, expected 2",
         "4 lookups asked, expected 5",
         "4 lookups answered, expected 5",
         "4 lookups answered as the trace says, expected 5",
@@ -87,4 +91,5 @@ def test_a_summary_has_the_figures_in_round_units() -> None:
     assert (summary.ok, summary.events, summary.syncs) == (True, 5, 3)
     assert (summary.sync_p50_us, summary.sync_p99_us) == (2000.0, 3000.0)
     assert summary.events_per_second == 10.0
+    assert summary.moves == GOOD.moves
     assert structs.replace(GOOD, seconds=0.0).rate == 0.0

@@ -4,11 +4,12 @@ import pytest
 
 from iommubus.abi.qemu_trace import Family, Trace
 from iommubus.caps import Perm
-from iommubus.demo.script import LookupStep, MapStep, Script, UnmapStep, Unplayable, space_name, write_script
+from iommubus.demo.script import LookupStep, MapStep, MoveStep, Script, UnmapStep, Unplayable, space_name, write_script
 from iommubus.ranges import LAST
 
 MAP = "virtio_iommu_map domain=0 virt_start=0x1000 virt_end=0x1fff phys_start=0x8000 flags=3"
 SPACE = "virtio-iommu/domain-0"
+ENDPOINT = "virtio-iommu/endpoint-16"
 
 
 def script(*lines: str, family: Family | None = None) -> Script:
@@ -24,12 +25,18 @@ def test_records_become_steps_with_their_lines_and_seconds() -> None:
     )
 
     assert made.steps == [
+        MoveStep(1, 10.5, ENDPOINT, SPACE),
         MapStep(2, 11.0, SPACE, 0x1000, 0x1FFF, 0x8000, Perm.RW),
         LookupStep(3, 11.5, SPACE, 0x1004, 0x8004),
         UnmapStep(4, 12.0, SPACE, 0x1000, 0x1FFF),
     ]
-    assert made.spaces == {SPACE: True}
+    assert (made.spaces, made.endpoints) == ({SPACE: True}, [ENDPOINT])
     assert made.has_lookups
+
+
+def moved(line: int, endpoint: int, domain: int | None) -> MoveStep:
+    space = None if domain is None else f"virtio-iommu/domain-{domain}"
+    return MoveStep(line, None, f"virtio-iommu/endpoint-{endpoint}", space)
 
 
 def test_the_last_endpoint_of_a_space_takes_the_mappings_with_it() -> None:
@@ -37,14 +44,40 @@ def test_the_last_endpoint_of_a_space_takes_the_mappings_with_it() -> None:
         "virtio_iommu_attach domain=0 endpoint=1",
         "virtio_iommu_attach domain=0 endpoint=2",
         MAP,
+        MAP.replace("domain=0", "domain=1"),
         "virtio_iommu_detach domain=0 endpoint=1",
         "virtio_iommu_detach domain=0 endpoint=1",
         "virtio_iommu_attach domain=0 endpoint=2",
         "virtio_iommu_attach domain=1 endpoint=2",
     )
 
-    assert [step.line for step in made.steps] == [3, 7]
-    assert made.steps[1] == UnmapStep(7, None, SPACE, 0, LAST)
+    assert [step for step in made.steps if not isinstance(step, MapStep)] == [
+        moved(1, endpoint=1, domain=0),
+        moved(2, endpoint=2, domain=0),
+        moved(5, endpoint=1, domain=None),
+        moved(8, endpoint=2, domain=1),
+        UnmapStep(8, None, SPACE, 0, LAST),
+    ]
+    assert made.endpoints == ["virtio-iommu/endpoint-1", "virtio-iommu/endpoint-2"]
+
+
+def test_to_who_moves_a_space_without_a_table_is_none() -> None:
+    made = script(
+        "virtio_iommu_attach domain=9 endpoint=1",
+        "virtio_iommu_attach domain=9 endpoint=2",
+        MAP,
+        "virtio_iommu_attach domain=0 endpoint=1",
+        "virtio_iommu_attach domain=9 endpoint=1",
+        "virtio_iommu_detach domain=9 endpoint=1",
+        "virtio_iommu_detach domain=9 endpoint=2",
+    )
+
+    assert [step for step in made.steps if isinstance(step, MoveStep)] == [
+        moved(4, endpoint=1, domain=0),
+        moved(5, endpoint=1, domain=None),
+    ]
+    assert made.spaces == {SPACE: True, "virtio-iommu/domain-9": False}
+    assert made.endpoints == ["virtio-iommu/endpoint-1"]
 
 
 def test_an_invalidation_of_everything_concerns_the_spaces_named_so_far() -> None:

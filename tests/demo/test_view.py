@@ -52,7 +52,7 @@ def test_everything_fits_the_width_and_ends_with_the_conclusion(width: int, enco
     text, results = shown(exhibit(), width=width, encoding=encoding)
 
     lines = text.splitlines()
-    assert lines[-1] == "demo ok: 1 trace, 302 events, 2 syncs, every copy and cache was right"
+    assert lines[-1] == "demo ok: 1 trace, 302 events, 4 syncs, every copy and cache was right"
     assert conclusion(results) == lines[-1]
     assert max(map(len, lines)) <= width
     assert max(map(len, lines)) > width - 4
@@ -65,6 +65,8 @@ def test_every_figure_is_shown() -> None:
     assert "published in virtio-iommu/domain-0 301 2" not in rows  # a remap is one UNMAP and one MAP
     assert "published in virtio-iommu/domain-0 300 2" in rows
     assert "at the end 298 pages mapped, in 298 mappings" in rows
+    assert "endpoint-16 follows its endpoint 598 3 0 0x" in rows
+    assert "moves 1 move, 1 endpoint: 0 pages held once detached, 298 once attached again" in rows
     assert "remaps 1 MAPs over a live mapping, played as UNMAP and MAP" in rows
     assert "skipped 1 vhost_iotlb_miss" in rows
     assert "no change 1 virtio_iommu_map" in rows

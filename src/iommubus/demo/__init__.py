@@ -9,10 +9,11 @@
 * `subscribers`: those who keep translations, like VFIO and like vhost
 * `counters`: those who only count
 * `casting`: a space, its judge and those who listen to it
+* `endpoints`: what moves from space to space, and who follows it
 * `player`: plays a script on a bus, on any loop
 * `job`: several logs one after the other, on one loop
 * `canvas`: a picture as text
 * `view`: how a person sees it; these two alone need rich
 
-Everything that decides is plain code; `subscribers` and `player` await.
+Everything that decides is plain code; `subscribers`, `endpoints` and `player` await.
 """

@@ -12,7 +12,7 @@ from .counters import Counter, Watcher
 from .judge import Judge, Violation
 from .result import Lag, Published, Received
 from .script import Script
-from .subscribers import MSI_HOLE, Cacher, Gate, Shadower, SlowShadower
+from .subscribers import MSI_HOLE, Cacher, Follower, Gate, Shadower, SlowShadower
 
 
 class Crew(Struct, frozen=True):
@@ -20,6 +20,7 @@ class Crew(Struct, frozen=True):
 
     shadower: type[Shadower] = Shadower
     slow: type[SlowShadower] = SlowShadower
+    follower: type[Follower] = Follower
     cacher: type[Cacher] = Cacher
     counter: type[Counter] = Counter
     watcher: type[Watcher] = Watcher

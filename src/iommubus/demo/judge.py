@@ -6,21 +6,27 @@ is shown what a subscriber holds:
 * a shadower's copy must be exactly what the trace has mapped, cropped to the
   shadower's ranges;
 * a cacher may hold less, but no page that was unmapped after it was asked for,
-  and none that leads somewhere else.
+  and none that leads somewhere else;
+* who follows an endpoint must hold what the trace has mapped in the space where
+  the endpoint is by then, and nothing where it is in none.
 
 What differs is pinned down to the page, and to the line of the trace that last
 changed it.  Nothing here awaits.
 """
 
 from collections.abc import Iterable, Mapping
+from typing import Final
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from ..ranges import LAST
 from .pages import Pages, Ranges, Target, crop
-from .script import LookupStep, MapStep, Step
+from .script import Change, LookupStep, MapStep
 
 WHOLE: Ranges = ((0, LAST),)
+
+NOWHERE: Final = "no space"
+"""What is said for the space of an endpoint that is in none."""
 
 
 class Held(Struct, frozen=True, gc=False):
@@ -95,7 +101,7 @@ class Judge:
         """Note how far the trace was read; other spaces may have had the last word."""
         self.line = line
 
-    def follow(self, step: Step) -> None:
+    def follow(self, step: Change | LookupStep) -> None:
         """Read one step of the trace."""
         self.reach(step.line)
         if isinstance(step, LookupStep):
@@ -171,6 +177,50 @@ class Judge:
     def _violation(self, subscriber: str, page: int, should: str, holds: str, others: int) -> Violation:
         event = self._changed.get(page, 0)
         return Violation(self.space, subscriber, event, self.well, self.line, page, should, holds, others)
+
+
+class EndpointJudge:
+    """What who follows one endpoint must hold, wherever that is.
+
+    Args:
+        endpoint: Name of the endpoint.
+        granule: Bytes in a page.
+        spaces: The judge of each space that it may be in.
+    """
+
+    def __init__(self, endpoint: str, granule: int, spaces: Mapping[str, Judge]) -> None:
+        self.endpoint = endpoint
+        self._spaces = spaces
+        self._nowhere = self._place = Judge(NOWHERE, granule)
+        self._moved = 0
+        self._note = ""
+        self._well = 0
+
+    def move(self, space: str | None, line: int, note: str = "") -> None:
+        """Follow the endpoint to another space, or to none.
+
+        Args:
+            space: Its name.
+            line: The line of the trace that moved it, or after which it was moved.
+            note: What else is to be said of the move.
+        """
+        self._place = self._nowhere if space is None else self._spaces[space]
+        self._moved = line
+        self._note = note
+
+    def check(self, held: Mapping[int, Target], line: int) -> Violation | None:
+        """Hold a copy against the space where the endpoint is, after a `sync` behind ``line``."""
+        found = self._place.check_copy(self.endpoint, held)
+        if found is None:
+            self._well = line
+            return None
+
+        event = max(found.event, self._moved)
+        return structs.replace(found, event=event, after=self._well, until=line, should=found.should + self._note)
+
+    def check_empty(self, count: int) -> Violation | None:
+        """Hold it against who follows that something is left when the endpoint was closed."""
+        return self._place.check_empty(self.endpoint, count)
 
 
 def describe(target: Target | None) -> str:

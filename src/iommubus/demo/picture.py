@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from ..ranges import LAST
 from .pages import Pages
-from .script import LookupStep, MapStep, Step, UnmapStep
+from .script import Change, MapStep, Step
 
 GAP_SHARE: Final = 16
 """A gap is left out if it is larger than a 16th of what then remains to be shown."""
@@ -68,7 +68,7 @@ def draw(steps: Sequence[Step], space: str, granule: int, width: int, height: in
         width: Columns, at least 1.
         height: Most rows, gaps included; a few more if there are many clusters.
     """
-    changes = [step for step in steps if step.space == space and not isinstance(step, LookupStep)]
+    changes = [step for step in steps if isinstance(step, Change) and step.space == space]
     touched = _touched(changes, granule)
     if not touched:
         return None
@@ -172,7 +172,7 @@ class _Counter:
             start, at = end, at + 1
 
 
-def _follow(step: MapStep | UnmapStep, pages: Pages, counter: _Counter) -> None:
+def _follow(step: Change, pages: Pages, counter: _Counter) -> None:
     for page in pages.unmap(step.first, step.last):
         counter.change(page, -1)
 
@@ -182,7 +182,7 @@ def _follow(step: MapStep | UnmapStep, pages: Pages, counter: _Counter) -> None:
             counter.change(page, 1)
 
 
-def _touched(changes: Sequence[MapStep | UnmapStep], granule: int) -> list[int]:
+def _touched(changes: Sequence[Change], granule: int) -> list[int]:
     touched: set[int] = set()
     for step in changes:
         if isinstance(step, MapStep):
@@ -191,7 +191,7 @@ def _touched(changes: Sequence[MapStep | UnmapStep], granule: int) -> list[int]:
     return sorted(touched)
 
 
-def _moments(changes: Sequence[MapStep | UnmapStep]) -> tuple[Axis, list[float]]:
+def _moments(changes: Sequence[Change]) -> tuple[Axis, list[float]]:
     """Return when each change happened since the first, and, last, the end of it all."""
     seconds = [step.seconds for step in changes if step.seconds is not None]
     if len(seconds) == len(changes) and max(seconds) > seconds[0]:

@@ -20,9 +20,10 @@ from ..bus.space import LocalSpace
 from ..errors import MappingError, Overlap, SyncFailed
 from .casting import Cast, Crew, gather
 from .counters import Watcher
+from .endpoints import Endpoints
 from .judge import Violation
 from .result import Lookups, Progress, Published, Received, Result, judge_result
-from .script import LookupStep, MapStep, Script, Step, UnmapStep
+from .script import Change, LookupStep, MapStep, MoveStep, Script, Step, UnmapStep
 from .source import Expected
 from .subscribers import Gate
 
@@ -30,7 +31,7 @@ SYNC_EVERY: Final = 256
 """Events between two syncs: the length of the queue in which Linux gathers unmapped ranges."""
 
 CHECKPOINT_EVERY: Final = 32
-"""Steps after which the others may run: a hundredth of a mailbox."""
+"""Steps, moves aside, after which the others may run: a hundredth of a mailbox."""
 
 SYNC_TIMEOUT: Final = 30.0
 """Seconds a sync may take; milliseconds are usual, and a busy machine is no failure."""
@@ -66,7 +67,7 @@ async def play(
 
 
 class Player:
-    """The producer of all spaces of a script.
+    """The producer of all spaces and endpoints of a script.
 
     Args:
         script: What to play.
@@ -81,6 +82,7 @@ class Player:
         self._gate = Gate()
         self._watcher = Watcher()
         self._casts: dict[str, Cast] = {}
+        self._endpoints = Endpoints(self._casts)
         self._lookups = Lookups(of_trace=script.has_lookups)
         self._remaps = 0
         self._seconds = 0.0
@@ -93,10 +95,11 @@ class Player:
         self._received: list[Received] = []
 
     async def gather(self, tasks: TaskGroup, crew: Crew) -> None:
-        """Make the spaces, and start everybody."""
+        """Make the spaces and the endpoints, and start everybody."""
         for name in self._script.spaces:
             self._casts[name] = await gather(self._bus, tasks, name, self._script, self._gate, crew)
 
+        await self._endpoints.gather(self._bus, tasks, self._script, crew)
         self._watcher = crew.watcher()
         await tasks.start(self._watcher.run, self._bus)
 
@@ -107,14 +110,13 @@ class Player:
             await self._play(step)
             if self._events - self._synced_at >= SYNC_EVERY:
                 await self._sync(number, step.line)
-            elif number % CHECKPOINT_EVERY == 0:
+            elif (number - self._endpoints.moves.of_trace) % CHECKPOINT_EVERY == 0:  # a move publishes nothing
                 await checkpoint()
 
             if self._is_wrong():
                 break
         else:
-            await self._sync(len(self._script.steps), self._script.steps[-1].line)
-            self._judge(found for cast in self._casts.values() for found in cast.check_tables())
+            await self._conclude()
 
         self._seconds = time.perf_counter() - start
 
@@ -126,6 +128,7 @@ class Player:
 
         self._published = [cast.published for cast in self._casts.values()]
         self._received = [one for cast in self._casts.values() for one in cast.received()]
+        self._received += self._endpoints.received()
         self._received.append(self._watcher.received())
         self._failures += self._miscounts()
         self._gate.open()
@@ -135,6 +138,7 @@ class Player:
         """Check that nobody kept anything of a space that is gone; who was wrong before is not asked again."""
         if not self._is_wrong():
             self._judge(found for cast in self._casts.values() for found in cast.check_empty())
+            self._judge(self._endpoints.check_empty())
 
     def result(self) -> Result:
         """Return what came out; the verdict is still to be found."""
@@ -147,6 +151,7 @@ class Player:
             published=self._published,
             received=self._received,
             remaps=self._remaps,
+            moves=self._endpoints.moves,
             sync_seconds=self._sync_seconds,
             checks=self._checks,
             lookups=self._lookups,
@@ -165,7 +170,23 @@ class Player:
     def _events(self) -> int:
         return sum(cast.counter.events for cast in self._casts.values())
 
+    async def _conclude(self) -> None:
+        """Look at everything a last time; then have the endpoints leave, and come back."""
+        steps, line = len(self._script.steps), self._script.steps[-1].line
+        await self._sync(steps, line)
+        self._judge(found for cast in self._casts.values() for found in cast.check_tables())
+        for _ in self._endpoints.leave_and_return(line) if not self._is_wrong() else ():
+            await self._sync(steps, line)
+            if self._is_wrong():
+                break
+
     async def _play(self, step: Step) -> None:
+        if isinstance(step, MoveStep):
+            self._endpoints.move(step)
+        else:
+            await self._play_in_space(step)
+
+    async def _play_in_space(self, step: Change | LookupStep) -> None:
         cast = self._casts[step.space]
         cast.judge.follow(step)
         try:
@@ -220,6 +241,8 @@ class Player:
             cast.judge.reach(line)
             if not self._judge(cast.check()):
                 cast.judge.passed()
+
+        self._judge(self._endpoints.check(line))
 
     def _judge(self, found: Iterable[Violation | None]) -> list[Violation]:
         """Count comparisons, and keep and return what they found."""

@@ -47,7 +47,7 @@ class Received(Struct, frozen=True):
     """What one subscriber was given.
 
     Attributes:
-        space: Name of the space.
+        space: Name of the space, or of the endpoint that it follows.
         subscriber: Its name.
         role: What it stands for.
         maps: MAPs delivered, or `None` if it does not ask for them.
@@ -107,6 +107,23 @@ class Lookups(Struct):
     agreed: int = 0
 
 
+class Moves(Struct, frozen=True):
+    """How endpoints went from space to space.
+
+    Attributes:
+        endpoints: Those of the trace.
+        of_trace: Moves of theirs in the trace.
+        left: Pages held by those who follow them once all were detached, after the
+            last line; `None` if it did not come to that.
+        returned: Pages held once each was attached again where it was.
+    """
+
+    endpoints: int = 0
+    of_trace: int = 0
+    left: int | None = None
+    returned: int | None = None
+
+
 class Result(Struct, frozen=True):
     """One trace, played.
 
@@ -118,6 +135,7 @@ class Result(Struct, frozen=True):
         published: By space.
         received: By space and subscriber.
         remaps: MAPs over a live mapping, played as a remap.
+        moves: How endpoints went from space to space.
         sync_seconds: How long each sync took.
         checks: Comparisons the judge made.
         lookups: What the cachers asked.
@@ -137,6 +155,7 @@ class Result(Struct, frozen=True):
     published: list[Published]
     received: list[Received]
     remaps: int
+    moves: Moves
     sync_seconds: list[float]
     checks: int
     lookups: Lookups
@@ -192,6 +211,7 @@ class Summary(Struct, frozen=True):
     unmaps: int
     pages: int
     remaps: int
+    moves: Moves
     spaces: list[Published]
     subscribers: list[Received]
     syncs: int
@@ -221,6 +241,7 @@ def summarise(result: Result) -> Summary:
         unmaps=result.unmaps,
         pages=result.pages,
         remaps=result.remaps,
+        moves=result.moves,
         spaces=result.published,
         subscribers=result.received,
         syncs=len(result.sync_seconds),
@@ -265,6 +286,7 @@ def _differences(result: Result, expected: Expected) -> list[str]:
         ("MAPs published", result.maps, expected.maps),
         ("UNMAPs published", result.unmaps, expected.unmaps),
         ("pages mapped at the end", result.pages, expected.pages),
+        ("moves of endpoints", result.moves.of_trace, expected.moves),
         ("lookups asked", result.lookups.asked, expected.lookups),
         ("lookups answered", result.lookups.answered, expected.lookups),
         ("lookups answered as the trace says", result.lookups.agreed, expected.lookups),

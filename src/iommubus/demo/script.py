@@ -1,16 +1,16 @@
 """A trace log as steps to play: which space, what, and in which line it stood.
 
 Here the records of a log become changes of named spaces: what an endpoint that
-goes takes with it, what an invalidation without a range means, and which spaces
-keep a table at all.  Player, judge and picture all start from these steps; none
-of them sees what another made of them.
+goes takes with it, where it goes, what an invalidation without a range means, and
+which spaces keep a table at all.  Player, judges and picture all start from these
+steps; none of them sees what another made of them.
 """
 
 from collections.abc import Iterator
 from typing import Final
 from urllib.parse import quote
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from ..abi.qemu_trace import Attach, Detach, Entry, Family, Lookup, Mapped, Tally, Trace, Unmapped, UnmappedAll
 from ..caps import Perm
@@ -60,7 +60,25 @@ class LookupStep(Struct, frozen=True, gc=False):
     target: int
 
 
-Step = MapStep | UnmapStep | LookupStep
+class MoveStep(Struct, frozen=True, gc=False):
+    """An endpoint sees another space from this line on.
+
+    Attributes:
+        endpoint: Its name.
+        space: Where it goes, or `None`: into no space, or into one that keeps no
+            table.  That one cannot serve a shadower, and has nothing for it.
+    """
+
+    line: int
+    seconds: float | None
+    endpoint: str
+    space: str | None
+
+
+Change = MapStep | UnmapStep
+"""What changes a space."""
+
+Step = Change | LookupStep | MoveStep
 
 
 class Script(Struct, frozen=True):
@@ -72,6 +90,7 @@ class Script(Struct, frozen=True):
         steps: What happened, in order.
         spaces: Each space, and whether it keeps a table.  One in which nothing
             is ever mapped keeps none: it is a pull space.
+        endpoints: Each endpoint that is ever in a space that keeps a table.
         granule: Bytes in a page.
         tally: What became of the lines of the log.
         has_lookups: Whether the log says what devices were answered.
@@ -81,6 +100,7 @@ class Script(Struct, frozen=True):
     family: Family
     steps: list[Step]
     spaces: dict[str, bool]
+    endpoints: list[str]
     granule: int
     tally: Tally
     has_lookups: bool
@@ -95,14 +115,15 @@ def write_script(trace: Trace, title: str) -> Script:
     if trace.family is None or trace.family not in trace.present:
         raise Unplayable(_nothing_to_play(trace, title))
 
-    steps = list(_Stage(_spaces(trace.entries)).steps(trace.entries))
-    mapped = {step.space for step in steps if isinstance(step, MapStep)}
-    spaces = {step.space: step.space in mapped for step in steps if not isinstance(step, LookupStep)}
-    steps = [step for step in steps if step.space in spaces]
+    told = list(_Stage(_spaces(trace.entries)).steps(trace.entries))
+    mapped = {step.space for step in told if isinstance(step, MapStep)}
+    spaces = {step.space: step.space in mapped for step in told if isinstance(step, Change)}
+    steps = list(_played(told, spaces))
+    endpoints = list(dict.fromkeys(step.endpoint for step in steps if isinstance(step, MoveStep)))
     granule = _granule(steps)
     _check_size(steps, granule, title)
     lookups = any(isinstance(step, LookupStep) for step in steps)
-    return Script(title, trace.family, steps, spaces, granule, trace.tally, lookups)
+    return Script(title, trace.family, steps, spaces, endpoints, granule, trace.tally, lookups)
 
 
 # -- from records to steps -----------------------------------------------------
@@ -117,7 +138,7 @@ class _Stage:
         self._attached: dict[str, str] = {}
 
     def steps(self, entries: list[Entry]) -> Iterator[Step]:
-        """Yield what each entry does; an attach alone does nothing."""
+        """Yield what each entry does."""
         for entry in entries:
             yield from self._play(entry)
 
@@ -141,22 +162,23 @@ class _Stage:
             space = self._attached.get(record.endpoint, self._only)
             if space is not None:
                 yield LookupStep(line, seconds, space, record.iova, record.target)
-        elif isinstance(record, Attach):
-            to = self._name(record.space)
-            yield from self._leave(line, seconds, record.endpoint, to)
-            self._attached[record.endpoint] = to
         else:
-            yield from self._leave(line, seconds, record.endpoint, None)
+            to = self._name(record.space) if isinstance(record, Attach) else None
+            yield from self._move(line, seconds, record.endpoint, to)
 
-    def _leave(self, line: int, seconds: float | None, endpoint: str, to: str | None) -> Iterator[Step]:
-        """Take an endpoint from its space, unless it stays; the last one takes the mappings with it."""
-        space = self._attached.get(endpoint)
-        if space is None or space == to:
-            return
+    def _move(self, line: int, seconds: float | None, endpoint: str, to: str | None) -> Iterator[Step]:
+        """Move an endpoint; the last one that leaves a space takes the mappings with it.
 
-        del self._attached[endpoint]
-        if space not in self._attached.values():
-            yield UnmapStep(line, seconds, space, 0, LAST)
+        Source: QEMU ``virtio_iommu_detach`` takes the endpoint out first, and then
+        drops a domain that is left without any.
+        """
+        left = self._attached.pop(endpoint, None)
+        if to is not None:
+            self._attached[endpoint] = to
+
+        yield MoveStep(line, seconds, space_name(endpoint), to)
+        if left is not None and left not in self._attached.values():
+            yield UnmapStep(line, seconds, left, 0, LAST)
 
     def _name(self, name: str) -> str:
         name = space_name(name)
@@ -174,6 +196,19 @@ def _spaces(entries: list[Entry]) -> list[str]:
     return list(dict.fromkeys(space_name(record.space) for record in changes))
 
 
+def _played(steps: list[Step], spaces: dict[str, bool]) -> Iterator[Step]:
+    """Yield what concerns spaces that change, and of the moves those that lead somewhere else."""
+    places: dict[str, str | None] = {}
+    for step in steps:
+        if isinstance(step, MoveStep):
+            to = step.space if step.space is not None and spaces.get(step.space) else None
+            if places.get(step.endpoint) != to:
+                places[step.endpoint] = to
+                yield structs.replace(step, space=to)
+        elif step.space in spaces:
+            yield step
+
+
 def _granule(steps: list[Step]) -> int:
     """Return the largest page that every range and target is a multiple of, up to the limit."""
     bits = GRANULE_LIMIT
@@ -189,7 +224,7 @@ def _granule(steps: list[Step]) -> int:
 def _check_size(steps: list[Step], granule: int, title: str) -> None:
     spaces: dict[str, Pages] = {}
     for step in steps:
-        if isinstance(step, LookupStep):
+        if not isinstance(step, Change):
             continue
 
         pages = spaces.setdefault(step.space, Pages(granule))

@@ -35,12 +35,14 @@ class Expected(Struct, frozen=True):
         unmaps: UNMAPs published.
         pages: Pages mapped at the end.
         lookups: Lookups asked, answered, and answered as the trace says.
+        moves: Moves of endpoints.
     """
 
     maps: int
     unmaps: int
     pages: int
     lookups: int
+    moves: int
 
 
 class Shipped(Struct, frozen=True):
@@ -62,13 +64,13 @@ SHIPPED: Final = (
         "virtio-iommu-612-qtrace.qemu.log.xz",
         Family.VIRTIO_IOMMU,
         "a Linux 6.12 guest, its network card behind a virtio-iommu",
-        Expected(maps=9015, unmaps=8756, pages=351, lookups=9768),
+        Expected(maps=9015, unmaps=8756, pages=351, lookups=9768, moves=1),
     ),
     Shipped(
         "vfuser-intel-61.qemu.log.xz",
         Family.VTD_PAGE_WALK,
         "a Linux 6.1 guest that drives a device with VFIO behind an Intel VT-d",
-        Expected(maps=7394, unmaps=7394, pages=0, lookups=7394),
+        Expected(maps=7394, unmaps=7394, pages=0, lookups=7394, moves=0),
     ),
 )
 """The recordings, in the order in which they are played."""

@@ -4,6 +4,7 @@
   window leaves, keeps an exact copy, and is hardware: ``stops="exit"``.
 * `SlowShadower` is one with a small mailbox that takes nothing until a `sync`
   makes it.  Its mailbox must overflow, and its copy must be right all the same.
+* `Follower` subscribes to an endpoint instead of a space, and goes where that goes.
 * `Cacher` stands for vhost: asks for UNMAP alone, and fills its cache by asking.
 
 They follow the bus and know nothing of the trace; the judge looks at what they hold.
@@ -184,6 +185,21 @@ class SlowShadower(Shadower):
     def _take_all(self, batch: Batch) -> None:
         for event in batch:
             self.take(event)
+
+
+class Follower(Shadower):
+    """Keeps a copy of the space that its endpoint is in, and of nothing where that is in none.
+
+    Args:
+        endpoint: Name of the endpoint, and its own.
+        granule: Bytes in a page.
+    """
+
+    role = "follows its endpoint"
+
+    def __init__(self, endpoint: str, granule: int) -> None:
+        super().__init__(endpoint, granule)
+        self.name = endpoint
 
 
 class Cacher:

@@ -20,7 +20,7 @@ from .canvas import margin, paint, palette
 from .job import Exhibit, conclusion
 from .picture import draw
 from .player import SYNC_EVERY, Watch
-from .result import Progress, Received, Result, percentile
+from .result import Moves, Progress, Received, Result, percentile
 from .script import MapStep, Script
 
 WIDEST: Final = 160
@@ -144,7 +144,7 @@ class _PlainProgress:
         part = progress.steps * PLAIN_LINES // progress.total
         if part > self._shown:
             self._shown = part
-            behind = ", ".join(f"{lag.subscriber} {lag.lag}" for lag in progress.lags[:LAGS_SHOWN])
+            behind = ", ".join(f"{_short(lag.subscriber)} {lag.lag}" for lag in progress.lags[:LAGS_SHOWN])
             self._show(Text(f"{_how_far(progress)}; waiting: {behind}"))
 
 
@@ -161,7 +161,7 @@ def _moving(progress: Progress, width: int) -> RenderableType:
     for lag in progress.lags[:LAGS_SHOWN]:
         bar = ProgressBar(total=SYNC_EVERY, completed=lag.lag, width=max(width // 3, 10))
         told = f"{lag.conflations:,} conflations" if lag.conflations else "none conflated"
-        table.add_row(lag.subscriber, f"{lag.lag} waiting", bar, told)
+        table.add_row(_short(lag.subscriber), f"{lag.lag} waiting", bar, told)
 
     bar = ProgressBar(total=progress.total, completed=progress.steps, width=width)
     return Group(Text(_how_far(progress)), bar, table)
@@ -174,11 +174,16 @@ def _how_far(progress: Progress) -> str:
     )
 
 
+def _short(subscriber: str) -> str:
+    """Return the part of a name that tells one endpoint of a device from another."""
+    return subscriber.rpartition("/")[2]
+
+
 # -- afterwards ----------------------------------------------------------------
 
 
 def _deliveries(result: Result) -> Table:
-    """Return who was given what, space by space."""
+    """Return who was given what, space by space; then those who watch more than one."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
     table.add_column("", style="bold", no_wrap=True)
     table.add_column("", overflow="fold")
@@ -192,8 +197,9 @@ def _deliveries(result: Result) -> Table:
             if received.space == one.space:
                 table.add_row(*_row(received))
 
+    spaces = {one.space for one in result.published}
     for received in result.received:
-        if received.lost is not None:
+        if received.space not in spaces:
             table.add_row(*_row(received))
 
     return table
@@ -206,7 +212,7 @@ def _row(one: Received) -> tuple[str, ...]:
         last = f"{one.lost:,} lost"
 
     waiting = "" if one.conflations is None else f"{one.lag:,}"
-    return one.subscriber, one.role, maps, f"{one.unmaps:,}", waiting, last
+    return _short(one.subscriber), one.role, maps, f"{one.unmaps:,}", waiting, last
 
 
 def _facts(result: Result, micro: str) -> Iterator[tuple[str, str]]:
@@ -214,6 +220,9 @@ def _facts(result: Result, micro: str) -> Iterator[tuple[str, str]]:
     yield "at the end", f"{result.pages:,} pages mapped, in {mappings:,} mappings"
     if result.remaps:
         yield "remaps", f"{result.remaps:,} MAPs over a live mapping, played as UNMAP and MAP"
+
+    if result.moves.endpoints:
+        yield "moves", _moves(result.moves)
 
     p50, p99 = (percentile(result.sync_seconds, share) * 1e6 for share in (0.50, 0.99))
     times = f"p50 {p50:,.0f} {micro}, p99 {p99:,.0f} {micro}"
@@ -231,6 +240,18 @@ def _facts(result: Result, micro: str) -> Iterator[tuple[str, str]]:
 
     if result.damaged:
         yield "damaged", "\n".join([f"{result.damaged:,} lines", *result.damage[:DAMAGE_SHOWN]])
+
+
+def _moves(moves: Moves) -> str:
+    text = f"{_count(moves.of_trace, 'move')}, {_count(moves.endpoints, 'endpoint')}"
+    if moves.left is None or moves.returned is None:
+        return text
+
+    return f"{text}: {moves.left:,} pages held once detached, {moves.returned:,} once attached again"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
 def _lookups(result: Result) -> str:
