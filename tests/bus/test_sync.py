@@ -806,3 +806,18 @@ async def test_mappings_in_the_hand_of_a_joiner_hold_up_no_sync() -> None:
             await failing_sync(space)
             await ask(stream)
             await space.sync(timeout=0)
+
+
+@every_loop
+async def test_what_failed_is_tried_once_more_at_the_end() -> None:
+    """Law 7: the end of the space comes behind the UNMAP that could not be applied."""
+    async with open_space() as (bus, space), bus.subscribe("space", Cap.IOTLB) as events:
+        stream = aiter(events)
+        map_page(space, 0)
+        await take(stream, 1)
+        unmap_page(space, 0)
+        events.fail(await anext(stream), BackendError())
+        await ask(stream)
+        await space.close()
+        assert [type(event) async for event in stream] == [Unmap]
+        await space.sync(timeout=0)
