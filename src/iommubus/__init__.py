@@ -10,6 +10,7 @@ The embedded API.  Read the package in this order:
   contract, and `bus.threads` is for producers in other threads.
 * `consumers`: a shadower's `Mirror` and a cacher's `Iotlb`, with pins and views of
   what they hold.
+* `testing`: conformance suites for what is built on this; not loaded here.
 * `demo`, `cli`: a real guest's events played through the bus.
 """
 
