@@ -388,14 +388,14 @@ async def test_who_waits_for_what_can_be_seen() -> None:
     """A misspelt name is no error; it is there to be looked at."""
     async with (
         moving_world() as (bus, _, _, endpoint),
-        bus.subscribe("devcie", Cap.UNMAP, name="vhost"),
+        bus.subscribe("elsewhere", Cap.UNMAP, name="vhost"),
         bus.subscribe("device", Cap.UNMAP, name="vfio"),
     ):
         assert {name: tuple(each) for name, each in bus.statistics().endpoints.items()} == {
             "old": (True, "old", ()),
             "new": (True, "new", ()),
             "device": (True, "old", ("vfio",)),
-            "devcie": (False, None, ("vhost",)),
+            "elsewhere": (False, None, ("vhost",)),
         }
         endpoint.detach()
         assert bus.statistics().endpoints["device"].space is None
