@@ -61,6 +61,9 @@ class PassingSubscription(Subscription):
     def fenced(self) -> bool:
         return self.inner.fenced
 
+    def check_use(self) -> None:
+        self.inner.check_use()
+
     async def __aenter__(self) -> Self:
         await self.inner.__aenter__()
         return self

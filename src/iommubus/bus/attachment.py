@@ -140,9 +140,10 @@ class Attachment:
     Attributes:
         ranges: Those ranges, as far as they lie in the space.
         held_back: Removals from this number on may be in use, because one failed.
+        left_by: Hand-over by which all that it had here is taken away, if it went elsewhere.
     """
 
-    __slots__ = ("_coverage", "_left_by", "held_back", "home", "member", "ranges")
+    __slots__ = ("_coverage", "held_back", "home", "left_by", "member", "ranges")
 
     def __init__(self, member: Occupant, home: Home, wanted: Ranges) -> None:
         self.member = member
@@ -150,7 +151,7 @@ class Attachment:
         self.ranges = clip(wanted, home.shape.last)
         self.held_back: int | None = None
         self._coverage = Coverage(home.seq)
-        self._left_by: int | None = None  # hand-over by which all that it had here is taken away
+        self.left_by: int | None = None
 
     # -- while it is present -----------------------------------------------------
 
@@ -199,23 +200,30 @@ class Attachment:
     def withdraw(self) -> None:
         """Take away all that it has here, because it goes elsewhere."""
         mailbox, name, seq = self.member.mailbox, self.home.name, self.home.seq
-        kind = Unmap if self.member.caps & Cap.UNMAP else DevIotlbUnmap
+        told = bool(self.member.caps & Cap.UNMAP)  # else a device may hold what is not in the table any more
+        kind = Unmap if told else DevIotlbUnmap
         mailbox.unshare()
         for first, last in self.ranges:
-            if self.home.pull or self.home.walk(first, last, 1):
+            if self.home.pull or not told or self.home.walk(first, last, 1):
                 mailbox.put(kind(name, seq, first, last))
-        self._left_by = self.member.completion.removed_by(mailbox)
+        self.left_by = self.member.completion.removed_by(mailbox)
 
     @property
     def left(self) -> bool:
         """Whether it has gone elsewhere."""
-        return self._left_by is not None
+        return self.left_by is not None
 
     @property
     def let_go(self) -> bool:
         """Whether it has gone elsewhere, and nothing that it had here is in use."""
-        left_by = self._left_by
+        left_by = self.left_by
         return left_by is not None and left_by <= self.member.completion.acked and self.held_back is None
+
+    def absorb(self, later: "Attachment") -> None:
+        """Stand for another one in the same space, too, that left it later."""
+        self.left_by = later.left_by
+        if self.held_back is None and later.held_back is not None:
+            self.held_back = self.covered
 
     # -- for a sync ----------------------------------------------------------------
 
@@ -225,10 +233,10 @@ class Attachment:
         if member.state is not State.JOINED:
             return member.completion.expect_stop(changed)
         member.mailbox.retry()
-        if self._left_by is None:
+        if self.left_by is None:
             return member.completion.expect(member.mailbox, changed)
         again = member.completion.removed_by(member.mailbox) if member.setback else 0
-        return member.completion.expect_number(max(self._left_by, again), changed)
+        return member.completion.expect_number(max(self.left_by, again), changed)
 
     @property
     def covered(self) -> int:

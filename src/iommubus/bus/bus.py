@@ -20,7 +20,7 @@ from ..ranges import LAST, IovaRange
 from ..shape import Shape
 from .abc import SYNC_TIMEOUT, Acknowledge, DemandChanged, EventBus, OnFence, Stops, Straddling, Translate
 from .buried import Buried
-from .endpoint import LocalEndpoint, check_inside, check_together, common_space, join_ranges
+from .endpoint import LocalEndpoint, check_inside, check_together, common_space, follow, join_ranges
 from .logs import Lines
 from .member import Member, Terms
 from .memory import Memories
@@ -58,12 +58,14 @@ class Bus(EventBus):
         self._memories = Memories()
         self._lines = Lines()
         self._buried = Buried(do_nothing)
+        self._around = Surroundings(self._memories, self._lines, self._buried)
         self._open = False
 
     async def __aenter__(self) -> Self:
         await checkpoint()
         self._owner = get_ident()
         self._buried = Buried(soon_in_this_loop())
+        self._around = Surroundings(self._memories, self._lines, self._buried)
         self._open = True
         return self
 
@@ -94,7 +96,7 @@ class Bus(EventBus):
         self._check_open()
         await checkpoint()
         self._check_open()
-        endpoint = self._new_endpoint(name)
+        self._check_new(name)
         making = Making(
             name,
             Shape(granule, last, tuple(reserved)),
@@ -104,14 +106,11 @@ class Bus(EventBus):
             translate=translate,
             answer_timeout=answer_timeout,
         )
-        around = Surroundings(self._memories, self._lines, self._buried)
-        space = LocalSpace(making, around, self._forget)
-        self._spaces[name] = space
+        space = self._spaces[name] = LocalSpace(making, self._around, self._forget)
         for observer in self._observers:
             if observer.matches(name):
                 space.routes.add_observer(observer.put)
-        endpoint.made = True
-        endpoint.attach(space)
+        self._endpoint(name).come(space)
         if name in self._awaited:
             self._awaited.pop(name).set()
         return space
@@ -120,7 +119,8 @@ class Bus(EventBus):
         self._check_open()
         await checkpoint()
         self._check_open()
-        endpoint = self._new_endpoint(name)
+        self._check_new(name)
+        endpoint = self._endpoint(name)
         endpoint.made = True
         return endpoint
 
@@ -252,16 +252,18 @@ class Bus(EventBus):
     def _endpoint(self, name: str) -> LocalEndpoint:
         """Return an endpoint, which may not exist yet."""
         if name not in self._endpoints:
-            self._endpoints[name] = LocalEndpoint(name, self._check_thread, self._drop)
+            self._endpoints[name] = LocalEndpoint(name, self._check_thread, self._owns, self._drop)
         return self._endpoints[name]
 
-    def _new_endpoint(self, name: str) -> LocalEndpoint:
-        """Return one that does not exist yet and is going to."""
+    def _check_new(self, name: str) -> None:
+        """Check a name for a space or an endpoint that is going to be made."""
         check_name(name)
-        endpoint = self._endpoint(name)
-        if endpoint.made:
+        if name in self._endpoints and self._endpoints[name].made:
             raise NameTaken(name)
-        return endpoint
+
+    def _owns(self, space: LocalSpace) -> bool:
+        """Say whether a space is one of this bus; one that is closed says so itself."""
+        return space.surroundings is self._around
 
     def _drop(self, endpoint: LocalEndpoint) -> None:
         if self._endpoints.get(endpoint.name) is endpoint:
@@ -273,16 +275,18 @@ class Bus(EventBus):
         endpoints = tuple(map(self._endpoint, names))
         try:
             check_together(member, endpoints)
+            self._joined[member] = endpoints
+            for endpoint in endpoints:
+                endpoint.members.append((member, endpoints))
             member.join(common_space(endpoints))
         except BaseException:
+            self._part(member)
             for endpoint in endpoints:
                 endpoint.look()
             raise
-        if member.ended:  # the producer closed the space when it was asked
-            return
-        self._joined[member] = endpoints
-        for endpoint in endpoints:
-            endpoint.members.append((member, endpoints))
+        follow(member, endpoints)  # the producer, when it was asked, may have moved one
+        if member.ended:  # or closed the space
+            self._part(member)
 
     def _part(self, member: Member) -> None:
         """Move a subscription about no longer."""
@@ -323,13 +327,21 @@ class Bus(EventBus):
             else:
                 endpoint.detach()
 
-    def _shut(self) -> None:
+    def _shut_spaces(self) -> tuple[list[Exception], list[BaseException]]:
+        """Close every space; return what notifiers raised."""
         failures: list[Exception] = []
+        interrupts: list[BaseException] = []
         for space in self.spaces():
             try:
                 space.shut()
             except NotifierFailed as failed:
                 failures += failed.exceptions
+            except BaseException as interrupt:  # noqa: BLE001 - raised once everything is shut
+                interrupts.append(interrupt)
+        return failures, interrupts
+
+    def _shut(self) -> None:
+        failures, interrupts = self._shut_spaces()
         for endpoint in list(self._endpoints.values()):
             endpoint.shut()
         for observer in self._observers:
@@ -338,6 +350,8 @@ class Bus(EventBus):
         self._open = False
         while self._awaited:
             self._awaited.popitem()[1].set()
+        if interrupts:
+            raise interrupts[0]
         if failures:
             raise NotifierFailed(f"{len(failures)} notifiers raised", failures)
 

@@ -25,15 +25,23 @@ class LocalEndpoint(Endpoint):
     Args:
         name: Its name.
         check_thread: Raises if the caller is not the thread of the bus.
+        owns: Says whether a space is one of the bus.
         on_idle: Called when it does not exist and nobody waits for it any more.
     """
 
-    def __init__(self, name: str, check_thread: Callable[[], None], on_idle: Callable[["LocalEndpoint"], None]) -> None:
+    def __init__(
+        self,
+        name: str,
+        check_thread: Callable[[], None],
+        owns: Callable[[LocalSpace], bool],
+        on_idle: Callable[["LocalEndpoint"], None],
+    ) -> None:
         self.name = name
         self.made = False
         self.place: LocalSpace | None = None
         self.members: list[tuple[Member, tuple[LocalEndpoint, ...]]] = []
         self._check_thread = check_thread
+        self._owns = owns
         self._on_idle = on_idle
 
     @property
@@ -44,7 +52,10 @@ class LocalEndpoint(Endpoint):
         self._check_made()
         if not isinstance(space, LocalSpace):
             raise TypeError(f"an endpoint of this bus is attached to a space of this bus, got {space!r}")
+        if not self._owns(space):
+            raise TypeError(f"an endpoint of this bus is attached to a space of this bus, got {space!r}")
         space.check_open()
+        space.abandon_lost()
         for member, endpoints in self.members:
             self._check_shared(member, endpoints, space)
         self._move(space)
@@ -82,6 +93,14 @@ class LocalEndpoint(Endpoint):
 
     # -- for the bus -------------------------------------------------------------
 
+    def come(self, space: LocalSpace) -> None:
+        """Come into being together with a space of the same name.
+
+        Nobody is asked: who waits for a name has no say about what is made.
+        """
+        self.made = True
+        self._move(space)
+
     def remove(self, member: Member) -> None:
         """Move it about no longer."""
         self.members = [entry for entry in self.members if entry[0] is not member]
@@ -108,17 +127,18 @@ class LocalEndpoint(Endpoint):
         """Have the subscribers follow; the producers hear of the demand once all have moved."""
         if space is self.place:
             return
+        left = self.place
         self.place = space
-        left: list[LocalSpace] = []
+        interrupts: list[BaseException] = []
         for member, endpoints in self.members.copy():
-            before = member.where.present
-            common = common_space(endpoints)
-            if member.live and (before.home if before is not None else None) is not common:
-                member.move(common)
-                if before is not None and isinstance(before.home, LocalSpace):
-                    left.append(before.home)
-        for home in dict.fromkeys(left):
-            home.narrow()
+            try:
+                follow(member, endpoints)
+            except BaseException as interrupt:  # noqa: BLE001 - raised once everybody has moved
+                interrupts.append(interrupt)
+        if left is not None:
+            left.narrow()
+        if interrupts:
+            raise interrupts[0]
 
     def _end(self) -> None:
         for member, endpoints in self.members.copy():
@@ -127,6 +147,12 @@ class LocalEndpoint(Endpoint):
                 for endpoint in endpoints:
                     endpoint.remove(member)
         self.look()
+
+
+def follow(member: Member, endpoints: tuple[LocalEndpoint, ...]) -> None:
+    """Move a subscription to where all its endpoints are, also if they are moved on meanwhile."""
+    while member.live and member.place is not common_space(endpoints):
+        member.move(common_space(endpoints))
 
 
 def common_space(endpoints: Iterable[LocalEndpoint]) -> LocalSpace | None:

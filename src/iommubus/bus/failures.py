@@ -19,26 +19,32 @@ pace of the guest."""
 
 
 class MapFailures:
-    """MAPs that failed and that nobody was told of yet."""
+    """MAPs that failed and that nobody was told of yet, by space."""
 
-    __slots__ = ("_list",)
+    __slots__ = ("_by_space",)
 
     def __init__(self) -> None:
-        self._list: list[MapFailure] = []
+        self._by_space: dict[str, list[MapFailure]] = {}
 
     def add(self, subscriber: str, event: Map, error: Exception) -> None:
-        """Note one more; where there are too many, it is joined with the last one."""
+        """Note one more; where there are too many of a space, it is joined with the last one."""
         failure = MapFailure(subscriber, event.space, event.first, event.last, error)
-        if len(self._list) < FAILURE_LIMIT:
-            self._list.append(failure)
+        failures = self._by_space.setdefault(event.space, [])
+        if len(failures) < FAILURE_LIMIT:
+            failures.append(failure)
             return
-        merged = self._list[-1]
+        merged = failures[-1]
         first, last = min(merged.first, failure.first), max(merged.last, failure.last)
-        self._list[-1] = structs.replace(merged, first=first, last=last, count=merged.count + 1)
+        failures[-1] = structs.replace(merged, first=first, last=last, count=merged.count + 1)
 
-    def pop(self) -> list[MapFailure]:
-        """Return those that were added since this was last asked."""
-        failures, self._list = self._list, []
+    def pop(self, space: str) -> list[MapFailure]:
+        """Return those of a space that were added since this was last asked."""
+        return self._by_space.pop(space, [])
+
+    def pop_all(self) -> list[MapFailure]:
+        """Return those of all spaces."""
+        failures = [failure for each in self._by_space.values() for failure in each]
+        self._by_space.clear()
         return failures
 
 

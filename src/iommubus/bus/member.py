@@ -100,6 +100,8 @@ class Member:
     def join(self, home: Home | None) -> None:
         """Begin to count; raises as `Routes.add` does, and then nothing was done."""
         self.where.arrive(home)
+        if self.state is not State.NEW:  # it was left while the producer was asked
+            return
         self.state = State.JOINED
         self._await_first_turn()
         self.where.share()
@@ -115,10 +117,16 @@ class Member:
             self.where.arrive(home)
         except SubscribeError as refusal:
             self.abandon(str(refusal))
-        else:
-            if not self.completion.current:
-                self._await_first_turn()
-            self.where.share()
+        finally:
+            if self.state is State.JOINED:
+                if not self.completion.current:
+                    self._await_first_turn()
+                self.where.share()
+
+    @property
+    def place(self) -> Home | None:
+        """The space where it is."""
+        return None if self.where.present is None else self.where.present.home
 
     @property
     def live(self) -> bool:

@@ -93,6 +93,7 @@ class Publisher(AddressSpace):
         self._removed = Removed(None if self.pull else self._table)
         self._notice = Notice()
         self._split = making.straddle == "split"
+        self.surroundings = around
         self._memories = around.memories
         self._lines = around.lines
         self._buried = around.buried

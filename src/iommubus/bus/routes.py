@@ -9,7 +9,7 @@ from functools import reduce
 from typing import Final
 
 from ..caps import Cap
-from ..errors import CapabilityRefused, DemandRefused
+from ..errors import CapabilityRefused, DemandRefused, SubscribeError
 from ..events import Event
 from ..feed import Feed
 from .abc import DemandChanged
@@ -54,6 +54,7 @@ class Routes:
         self._offers = offers
         self._demand_changed = demand_changed
         self._lines = lines
+        self._asking: list[Cap] = []  # of those who are being admitted
         self._notifiers: list[Registration] = []
         self._observers: list[Put] = []
         self._feeds: dict[tuple[Cap, tuple[tuple[int, int], ...]], Feed] = {}
@@ -65,9 +66,14 @@ class Routes:
             CapabilityRefused: The space does not deliver what it asks for.
             DemandRefused: The producer refused.
         """
-        self._admit(attachment.member.caps)
-        self.present.append(attachment)
-        self.remake()
+        try:
+            self._admit(attachment.member.caps)
+        except SubscribeError:
+            raise
+        except BaseException:  # an interrupt: the producer was told
+            self._enter(attachment)
+            raise
+        self._enter(attachment)
 
     def part(self, attachment: Attachment) -> None:
         """Publish to it no longer; it still counts."""
@@ -147,21 +153,41 @@ class Routes:
     def _wanted(self) -> Cap:
         masks = [attachment.member.caps for attachment in self.present]
         masks += [entry.notifier.caps for entry in self._notifiers]
+        masks += self._asking
         return reduce(lambda wanted, mask: wanted | mask, masks, Cap(0))
+
+    def _enter(self, attachment: Attachment) -> None:
+        self.present.append(attachment)
+        self.remake()
 
     def _admit(self, caps: Cap) -> None:
         for kind, reason in REASONS.items():
             if caps & kind & ~self._offers:
                 raise CapabilityRefused(self._space, int(caps), int(self._offers), reason)
-        wanted = self._wanted() | caps
-        if wanted == self.demand:
+        self._asking.append(caps)  # it counts while the producer is asked, who may have others come or go
+        try:
+            self._ask()
+        except DemandRefused:
+            self._asking.remove(caps)
+            self.narrow()  # others may have come or gone meanwhile
+            raise
+        except BaseException:
+            self._asking.remove(caps)
+            raise
+        self._asking.remove(caps)
+
+    def _ask(self) -> None:
+        """Tell the producer of a larger demand, which it may refuse."""
+        old, wanted = self.demand, self._wanted()
+        if wanted == old:
             return
+        self.demand = wanted
         try:
             if self._demand_changed is not None:
-                self._demand_changed(self.demand, wanted)
+                self._demand_changed(old, wanted)
         except Exception as refusal:
-            raise DemandRefused(self._space, int(self.demand), int(wanted), str(refusal)) from refusal
-        self.demand = self._wanted() | caps  # the callback may have had others come or go
+            self.demand = old
+            raise DemandRefused(self._space, int(old), int(wanted), str(refusal)) from refusal
 
     def _puts(self, kind: Cap) -> tuple[Put, ...]:
         shared = [

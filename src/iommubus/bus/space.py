@@ -120,7 +120,13 @@ class LocalSpace(Publisher):
         Raises:
             TranslationFault: As `Questions.ask`.
         """
+        if not self._open_in:
+            return None
         return await self.questions.ask(iova, perm) if self.pull else self.lookup(iova)
+
+    def abandon_lost(self) -> None:
+        """Abandon those whose handle was lost: they have no say any more."""
+        self._buried.abandon()
 
     def admit(self, attachment: Attachment) -> None:
         """Publish to it from now on; raises as `Routes.add` does."""

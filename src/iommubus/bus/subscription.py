@@ -63,6 +63,12 @@ class LocalSubscription(Subscription):
     def fenced(self) -> bool:
         return self._member.fenced
 
+    def check_use(self) -> None:
+        if self._member.fenced:
+            raise Fenced(self.name, self._member.reason)
+        if self._member.state is State.GONE:
+            raise SubscriptionClosed(self.name)
+
     def stands_for(self, member: Occupant) -> bool:
         """Say whether it is the handle on ``member``."""
         return member is self._member
@@ -117,7 +123,7 @@ class LocalSubscription(Subscription):
     async def wait_current(self) -> None:
         self._check_open()
         await self._member.first_turn.wait()
-        failures = self._member.first_failures.pop()
+        failures = self._member.first_failures.pop_all()
         if failures:
             raise MappingFailed(tuple(failures))
         self._check_open()

@@ -77,8 +77,8 @@ class Sync:
             if wait.how is None or (wait.how is How.ACKNOWLEDGED and attachment.member.setback)
         ]
         failures: list[MapFailure] = []
-        for member in dict.fromkeys(attachment.member for attachment in self._waits):
-            failures += member.map_failures.pop()
+        for attachment in self._waits:
+            failures += attachment.member.map_failures.pop(attachment.home.name)
         if missing or failures:
             raise SyncFailed(missing, failures)
         outcomes = [

@@ -256,7 +256,7 @@ class Calls:
             return
         try:
             result = act()
-        except Exception as error:  # noqa: BLE001 - raised in the thread that caused it
+        except BaseException as error:  # noqa: BLE001 - raised in the thread that caused it, interrupts too
             outcome.set_exception(error)
         else:
             outcome.set_result(result)

@@ -8,6 +8,7 @@ means drained.
 """
 
 from collections.abc import Callable
+from threading import get_ident
 from weakref import ref
 
 from .abc import Use
@@ -49,7 +50,7 @@ class Uses:
         soon: Has a callback run by the loop of the bus, from any thread.
     """
 
-    __slots__ = ("_changed", "_open", "_said", "_skipped", "_soon")
+    __slots__ = ("_changed", "_open", "_owner", "_said", "_skipped", "_soon")
 
     def __init__(self, changed: Callable[[], None], soon: Soon) -> None:
         self._said = 0  # hand-over up to which the consumer has let go, but for what is in use
@@ -57,6 +58,7 @@ class Uses:
         self._open: dict[LocalUse, None] = {}
         self._changed = changed
         self._soon = soon
+        self._owner = get_ident()
 
     def __len__(self) -> int:
         return len(self._live())
@@ -85,8 +87,10 @@ class Uses:
             use.held_back = self._said + 1
 
     def end(self, use: LocalUse) -> None:
-        """Count it no longer; a second time does nothing."""
-        if use in self._open:
+        """Count it no longer; a second time does nothing.  Called from any thread."""
+        if get_ident() != self._owner:
+            self._soon(lambda: self.end(use))
+        elif use in self._open:
             del self._open[use]
             self._changed()
 

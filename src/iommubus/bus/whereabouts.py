@@ -1,8 +1,9 @@
 """The spaces that one subscription is in, or has not let go of."""
 
 from ..contract import Contract
+from ..errors import SubscribeError
 from ..mapping import Mapping
-from .attachment import Attachment, Home, Occupant, Ranges
+from .attachment import Attachment, Home, Occupant, Ranges, State
 
 
 class Whereabouts:
@@ -17,7 +18,7 @@ class Whereabouts:
         present: Where it is told of changes; `None` while it is nowhere.
     """
 
-    __slots__ = ("_contract", "_last_words", "_lingering", "_member", "_wanted", "present")
+    __slots__ = ("_contract", "_last_words", "_lingering", "_member", "_moves", "_wanted", "present")
 
     def __init__(self, member: Occupant, wanted: Ranges, contract: Contract) -> None:
         self.present: Attachment | None = None
@@ -26,11 +27,15 @@ class Whereabouts:
         self._contract = contract
         self._lingering: list[Attachment] = []
         self._last_words = ("", 0)  # space and number that its events carry while it is nowhere
+        self._moves = 0
 
     # -- moving --------------------------------------------------------------------
 
     def arrive(self, home: Home | None) -> None:
         """Be told of a space from now on.
+
+        The producer is asked, and may answer by moving it again, or by anything
+        else: the last move counts.
 
         Raises:
             GranuleRefused: It cannot follow a space of this granule.
@@ -39,13 +44,27 @@ class Whereabouts:
         if home is None:
             return
         self._contract.check_space(home.name, home.shape.granule, self._member.caps)
-        attachment = Attachment(self._member, home, self._wanted)
-        home.admit(attachment)  # first: the producer may refuse, and may publish in answer
-        self.present = attachment
-        attachment.begin()
+        self._moves += 1
+        attachment, move = Attachment(self._member, home, self._wanted), self._moves
+        try:
+            home.admit(attachment)
+        except SubscribeError:
+            raise
+        except BaseException:  # an interrupt: the producer was told, and it is admitted
+            self._settle(attachment, move)
+            raise
+        self._settle(attachment, move)
+
+    def _settle(self, attachment: Attachment, move: int) -> None:
+        if move == self._moves and self._member.state in (State.NEW, State.JOINED):
+            self.present = attachment
+            attachment.begin()
+        else:
+            attachment.home.forget(attachment)
 
     def depart(self) -> None:
         """Be told no more of the space where it is; all that it had there is taken away."""
+        self._moves += 1
         attachment = self.present
         if attachment is None:
             return
@@ -53,8 +72,12 @@ class Whereabouts:
         attachment.withdraw()
         self._last_words = home.name, home.seq
         self.present = None
-        if attachment.let_go:
+        earlier = next((one for one in self._lingering if one.home is home), None)
+        if earlier is not None:
+            earlier.absorb(attachment)
             home.forget(attachment)
+        elif attachment.let_go:
+            self._leave(attachment)
         else:
             home.part(attachment)
             self._lingering.append(attachment)
@@ -118,7 +141,7 @@ class Whereabouts:
         if done:
             self._lingering = [attachment for attachment in self._lingering if attachment not in done]
             for attachment in done:
-                attachment.home.forget(attachment)
+                self._leave(attachment)
 
     # -- failures --------------------------------------------------------------------
 
@@ -133,6 +156,11 @@ class Whereabouts:
             attachment.held_back = None
 
     # -- inside ------------------------------------------------------------------------
+
+    def _leave(self, attachment: Attachment) -> None:
+        """Have a space forget it: what could not be mapped there is of no interest any more."""
+        attachment.home.forget(attachment)
+        self._member.map_failures.pop(attachment.home.name)
 
     def _all(self) -> list[Attachment]:
         return self._lingering if self.present is None else [*self._lingering, self.present]

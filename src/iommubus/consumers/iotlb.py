@@ -82,6 +82,7 @@ class Iotlb:
             async for event in self._subscription:
                 self.apply(event)
         except Fenced:
+            self._pins.revoke(0, LAST)
             self._views.take_back(0, LAST)
             raise
 
@@ -98,10 +99,9 @@ class Iotlb:
 
         Raises:
             AccessDenied: The entry does not allow the access.
-            Fenced: The subscription was fenced.
+            Fenced, SubscriptionClosed: As `Subscription.check_use`.
         """
-        if self._subscription.fenced:
-            raise Fenced(self._subscription.name, "its cache must not be used")
+        self._subscription.check_use()
         entry = self._table.lookup(iova)
         if entry is None:
             self._misses += 1
@@ -120,7 +120,7 @@ class Iotlb:
 
         Raises:
             TranslationFault: As `Subscription.translate`.
-            Fenced: The subscription was fenced.
+            Fenced, SubscriptionClosed: As `Subscription.check_use`.
         """
         while True:
             entry = self.lookup(iova, perm)

@@ -56,6 +56,7 @@ class Mirror:
             async for event in self._subscription:
                 self.apply(event)
         except Fenced:
+            self._pins.revoke(0, LAST)
             self._views.take_back(0, LAST)
             raise
 
@@ -65,10 +66,9 @@ class Mirror:
         Raises:
             NotMapped: There is none.
             AccessDenied: It does not allow the access.
-            Fenced: The subscription was fenced.
+            Fenced, SubscriptionClosed: As `Subscription.check_use`.
         """
-        if self._subscription.fenced:
-            raise Fenced(self._subscription.name, "its mirror must not be used")
+        self._subscription.check_use()
         mapping = self._table.lookup(iova)
         if mapping is None:
             raise NotMapped(iova)

@@ -94,7 +94,16 @@ class Subscription(ABC):
     @property
     @abstractmethod
     def fenced(self) -> bool:
-        """Whether what this subscription holds must not be used any more."""
+        """Whether it was fenced: what it holds must not be used any more."""
+
+    @abstractmethod
+    def check_use(self) -> None:
+        """Check that what it was given may be used now; whoever keeps some does so before each use.
+
+        Raises:
+            Fenced: It was fenced.
+            SubscriptionClosed: It was left, and promised that everything was dropped.
+        """
 
     @abstractmethod
     async def __aenter__(self) -> Self: ...
