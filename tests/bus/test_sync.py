@@ -802,10 +802,20 @@ async def test_mappings_in_the_hand_of_a_joiner_hold_up_no_sync() -> None:
             await space.sync(timeout=0)
             unmap_page(space, 0)
             await failing_sync(space)
+            assert space.statistics().old_pieces == 1
             await take(stream, 2)
             await failing_sync(space)
             await ask(stream)
             await space.sync(timeout=0)
+        async with bus.subscribe("space", Cap.IOTLB) as other, bus.subscribe("space", Cap.UNMAP) as cacher:
+            await take(aiter(other), 1)
+            unmap_page(space, 1)
+            await take(clearing := aiter(cacher), 1)
+            await ask(clearing)
+            await take(acknowledging := aiter(other), 2)
+            await ask(acknowledging)
+            await space.sync(timeout=0)
+            assert space.statistics().old_pieces == 0
 
 
 @every_loop

@@ -245,7 +245,7 @@ class Attachment:
             return self.held_back
         member = self.member
         done = member.completion
-        idle = done.handed == done.acked and not member.mailbox.owes_removal
+        idle = done.removing <= done.acked and not member.mailbox.owes_removal
         if idle and member.state is State.JOINED and not self.left:
             return self.home.seq
         return self._coverage.covered
