@@ -147,6 +147,5 @@ def _sent(value: Any) -> Any:
     if isinstance(value, str):
         return clip_text(value)
     if isinstance(value, tuple):
-        parts: tuple[Any, ...] = value
-        return [_sent(part) for part in parts[:ENTRY_LIMIT]]
-    return value
+        return [_sent(part) for part in value[:ENTRY_LIMIT]]  # pyright: ignore[reportUnknownVariableType]
+    return value if isinstance(value, float) else clip_text(repr(value))
