@@ -118,9 +118,9 @@ def check_rows(message: str, field: str, rows: Iterable[AnyRow], memories: Seque
     for at, row in enumerate(rows):
         if isinstance(row, MapRow):
             if row.first > row.last or row.memory > count or row.target + row.last - row.first > LAST:
-                _blame(message, f"{field}[{at}]", row, count)
+                _blame(f"{field}[{at}] of {message}", row, count)
         elif not isinstance(row, LostRow) and row.first > row.last:
-            _blame(message, f"{field}[{at}]", row, count)
+            check_order(f"{field}[{at}] of {message}", row.first, row.last)
 
 
 # -- inside ------------------------------------------------------------------
@@ -157,10 +157,8 @@ def _from_rows(space: str, rows: Iterable[AnyRow], memories: Iterable[MemoryName
     ]
 
 
-def _blame(message: str, field: str, row: Row, count: int) -> None:
-    """Say what is wrong with a row."""
-    name = f"{field} of {message}"
+def _blame(name: str, row: MapRow, count: int) -> None:
+    """Say what is wrong with a MAP."""
     check_order(name, row.first, row.last)
-    if isinstance(row, MapRow):
-        check_target(name, row.first, row.last, row.target)
-        raise BadMessage(name, "memory", str(row.memory), f"{count} memories are named")
+    check_target(name, row.first, row.last, row.target)
+    raise BadMessage(name, "memory", str(row.memory), f"{count} memories are named")
