@@ -25,7 +25,11 @@ FLOORS: Final[list[list[str]]] = [
 
 # Inside a package a file imports those before it; its `__init__` comes last.
 INSIDE: Final[dict[str, list[str]]] = {
-    "wire": ["framing", "messages", "codec", "connection"],
+    "wire": ["framing", "messages", "failures", "runs", "negotiation", "codec", "connection"],
+    "wire.messages": [
+        "values", "replies", "greeting", "spaces", "rows", "publishing", "syncing", "subscribing", "watching",
+        "queries",
+    ],
     "abi": [
         "fields", "payloads", "extents", "splitter",
         "vhost", "vhost_user", "vfio", "iommufd", "vfio_user", "virtio_iommu", "qemu_trace",

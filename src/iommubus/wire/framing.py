@@ -1,0 +1,82 @@
+"""Frames: how a stream of bytes is cut into payloads.
+
+A frame is the length of its payload, four bytes little endian, and the payload.
+What is in a payload is not known here.
+"""
+
+from typing import Final
+
+from ..errors import FrameTooLarge
+
+HEADER_SIZE: Final = 4
+"""Bytes that say how long the payload is."""
+
+FRAME_LIMIT: Final = 1 << 20
+"""Longest payload, in bytes.  The longest that has to be sent is the answer to a
+failed `sync`: with everything at its limit, in ASCII, some 700 KiB.  One of 4,096
+events has at most 200 KiB.  A peer that announces more is not believed, so it makes
+nobody keep more than this much, and one chunk of the transport, for it."""
+
+GREETING_LIMIT: Final = 4096
+"""Longest payload before both ends have greeted each other, in bytes: a greeting has
+less than 1 KiB, and who has not said who it is gets no more memory than that."""
+
+
+def frame(payload: bytes) -> bytes:
+    """Return the frame of one payload.
+
+    Raises:
+        FrameTooLarge: The payload is longer than `FRAME_LIMIT`.
+    """
+    if len(payload) > FRAME_LIMIT:
+        raise FrameTooLarge(len(payload), FRAME_LIMIT)
+    return len(payload).to_bytes(HEADER_SIZE, "little") + payload
+
+
+class FrameReader:
+    """Cuts a stream into payloads, however it was sliced on its way.
+
+    Each byte is copied a constant number of times: a `bytearray` gives up bytes
+    at its front without moving the rest.
+
+    Args:
+        limit: Longest payload that is taken, in bytes.
+
+    Attributes:
+        limit: The same; it may be changed between two payloads.
+    """
+
+    __slots__ = ("_buffer", "limit")
+
+    def __init__(self, limit: int = FRAME_LIMIT) -> None:
+        self.limit = limit
+        self._buffer = bytearray()
+
+    @property
+    def partial(self) -> bool:
+        """Whether bytes are there that make no whole frame yet, or were not asked for."""
+        return bool(self._buffer)
+
+    def feed(self, data: bytes) -> None:
+        """Add what arrived.  Ask for the payloads in it before adding more."""
+        self._buffer += data
+
+    def next_payload(self) -> bytes | None:
+        """Remove and return the next payload, or `None` if more bytes are needed.
+
+        Raises:
+            FrameTooLarge: It will be longer than the limit.  Where the next one
+                begins is not known then: give up the connection.
+        """
+        buffer = self._buffer
+        if len(buffer) < HEADER_SIZE:
+            return None
+        size = int.from_bytes(buffer[:HEADER_SIZE], "little")
+        if size > self.limit:
+            raise FrameTooLarge(size, self.limit)
+        end = HEADER_SIZE + size
+        if len(buffer) < end:
+            return None
+        payload = bytes(buffer[HEADER_SIZE:end])
+        del buffer[:end]
+        return payload

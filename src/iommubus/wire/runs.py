@@ -1,0 +1,164 @@
+"""Events of the bus as rows of the wire, and back; and removed pieces, as many as fit.
+
+What is done for each event is written out in the two comprehensions below: a call
+for each would cost as much again.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby, islice
+from operator import attrgetter
+from typing import Any
+
+from msgspec import Raw
+from msgspec.msgpack import Encoder
+
+from ..errors import BadMessage
+from ..events import DevIotlbUnmap, Event, Lost, Map, Memory, Observed, Unmap
+from ..ledger import OldPieces
+from ..mapping import PERMS
+from ..ranges import LAST
+from .messages.rows import EVENT_LIMIT, DevIotlbUnmapRow, LostRow, MapRow, Row, Run, UnmapRow, WatchedRun
+from .messages.syncing import PIECE_LIMIT
+from .messages.values import RANGE_LIMIT, MemoryName, Piece, Range, check_order, check_target
+
+AnyRow = Row | LostRow
+
+_ENCODER = Encoder()
+_space_of = attrgetter("space")
+
+
+# -- to the wire -------------------------------------------------------------
+
+
+def portions(events: Sequence[Observed]) -> Iterator[Sequence[Observed]]:
+    """Cut events into what goes into one message each; there is always one, which may be empty."""
+    yield events[:EVENT_LIMIT]
+    for at in range(EVENT_LIMIT, len(events), EVENT_LIMIT):
+        yield events[at : at + EVENT_LIMIT]
+
+
+def to_rows(events: Iterable[Event]) -> tuple[list[Row], list[MemoryName]]:
+    """Return events of one space as rows, and the memories that they lead into."""
+    return _to_rows(events)
+
+
+def to_runs(events: Iterable[Event]) -> list[Run]:
+    """Return events as runs of one space each, in the same order."""
+    return [Run(space, *_to_rows(run)) for space, run in groupby(events, _space_of)]
+
+
+def to_watched(events: Iterable[Observed]) -> list[WatchedRun]:
+    """Return what an observer gets as runs of one space each, in the same order."""
+    return [WatchedRun(space, *_to_rows(run)) for space, run in groupby(events, _space_of)]
+
+
+def pack(runs: list[Run]) -> Raw:
+    """Encode runs once, for the messages of all who get the same (`DeliverPacked`)."""
+    return Raw(_ENCODER.encode(runs))
+
+
+def to_pieces(old: OldPieces, room: int = PIECE_LIMIT) -> tuple[list[Piece], list[Range]]:
+    """Return removed pieces and the ranges of those that are not named.
+
+    Args:
+        old: What was removed; not all of it is made.
+        room: Most pieces that are returned; the rest becomes one range.
+    """
+    pieces = iter(old)
+    named = [Piece.of(piece) for piece in islice(pieces, room)]
+    ranges = [Range(first, last) for first, last in old.ranges[:RANGE_LIMIT]]
+    unnamed = [(one.first, one.last) for one in pieces] + list(old.ranges[RANGE_LIMIT:])
+    if not unnamed:
+        return named, ranges
+    if len(ranges) == RANGE_LIMIT:
+        last_one = ranges.pop()
+        unnamed.append((last_one.first, last_one.last))
+    firsts, lasts = zip(*unnamed, strict=True)
+    return named, [*ranges, Range(min(firsts), max(lasts))]
+
+
+# -- from the wire -----------------------------------------------------------
+
+
+def from_rows(space: str, rows: Iterable[Row], memories: Sequence[MemoryName]) -> list[Event]:
+    """Return the events of rows that were checked."""
+    return _from_rows(space, rows, memories)
+
+
+def from_runs(runs: Iterable[Run]) -> list[Event]:
+    """Return the events of all runs, in order."""
+    return [event for run in runs for event in _from_rows(run.space, run.rows, run.memories)]
+
+
+def from_watched(runs: Iterable[WatchedRun]) -> list[Observed]:
+    """Return what an observer gets of all runs, in order."""
+    return [event for run in runs for event in _from_rows(run.space, run.rows, run.memories)]
+
+
+def from_pieces(pieces: Iterable[Piece], ranges: Iterable[Range]) -> OldPieces:
+    """Return removed pieces in the words of the bus."""
+    named = [piece.mapping for piece in pieces]
+    return OldPieces([named], [(0, LAST)], [(one.first, one.last) for one in ranges])
+
+
+def check_rows(message: str, field: str, rows: Iterable[AnyRow], memories: Sequence[MemoryName]) -> None:
+    """Refuse rows with what no event has.
+
+    Args:
+        message: Name of the message, for the error.
+        field: Name of the field that has the rows.
+        rows: The rows; what each number holds by itself was checked before.
+        memories: The memories that they may name.
+
+    Raises:
+        BadMessage: A range is the wrong way round, its targets leave 0..2^64-1, or
+            it leads into a memory that is not there.
+    """
+    count = len(memories)
+    for at, row in enumerate(rows):
+        if isinstance(row, MapRow):
+            if row.first > row.last or row.memory > count or row.target + row.last - row.first > LAST:
+                _blame(f"{field}[{at}] of {message}", row, count)
+        elif not isinstance(row, LostRow) and row.first > row.last:
+            check_order(f"{field}[{at}] of {message}", row.first, row.last)
+
+
+# -- inside ------------------------------------------------------------------
+
+
+def _to_rows(events: Iterable[Observed]) -> tuple[list[Any], list[MemoryName]]:
+    """Return events of one space as rows; a memory's place is told when it is first met."""
+    places: dict[Memory | None, int] = {None: 0}
+    rows = [
+        MapRow(one.seq, one.first, one.last, one.target, one.perm, places.setdefault(one.memory, len(places)))
+        if isinstance(one, Map)
+        else UnmapRow(one.seq, one.first, one.last)
+        if isinstance(one, Unmap)
+        else DevIotlbUnmapRow(one.seq, one.first, one.last)
+        if isinstance(one, DevIotlbUnmap)
+        else LostRow(one.seq, one.count)
+        for one in events
+    ]
+    return rows, [MemoryName.of(memory) for memory in places if memory is not None]
+
+
+def _from_rows(space: str, rows: Iterable[AnyRow], memories: Iterable[MemoryName]) -> list[Any]:
+    """Return the events of rows."""
+    names: list[Memory | None] = [None, *(name.memory for name in memories)]
+    return [
+        Map(space, row.seq, row.first, row.last, row.target, PERMS[row.perm], names[row.memory])
+        if isinstance(row, MapRow)
+        else Unmap(space, row.seq, row.first, row.last)
+        if isinstance(row, UnmapRow)
+        else DevIotlbUnmap(space, row.seq, row.first, row.last)
+        if isinstance(row, DevIotlbUnmapRow)
+        else Lost(space, row.seq, row.count)
+        for row in rows
+    ]
+
+
+def _blame(name: str, row: MapRow, count: int) -> None:
+    """Say what is wrong with a MAP."""
+    check_order(name, row.first, row.last)
+    check_target(name, row.first, row.last, row.target)
+    raise BadMessage(name, "memory", str(row.memory), f"{count} memories are named")
