@@ -51,9 +51,11 @@ INSIDE: Final[dict[str, list[str]]] = {
         "attachment", "member", "subscription", "observer", "routes", "questions", "sync", "space", "endpoint", "bus",
     ],
     "consumers": ["pins", "views", "mirror", "iotlb"],
-    "transport": ["address", "credentials", "stream"],
+    "transport": ["address", "lock", "credentials", "descriptors", "listeners", "activation", "tls", "stream"],
     "bridges": [],
-    "service": ["config", "rules", "leases", "sessions", "metrics", "systemd"],
+    "service": [
+        "rules", "config", "logs", "leases", "record", "systemd", "http", "metrics", "sessions",
+    ],
     "client": ["link", "remote", "reconnect"],
     "testing": [],
     "demo": [
