@@ -54,7 +54,7 @@ INSIDE: Final[dict[str, list[str]]] = {
     "transport": ["address", "lock", "credentials", "descriptors", "listeners", "activation", "tls", "stream"],
     "bridges": [],
     "service": [
-        "rules", "config", "logs", "leases", "record", "systemd", "http", "metrics", "sessions",
+        "rules", "config", "settings", "logs", "leases", "record", "systemd", "http", "metrics", "sessions",
     ],
     "client": ["link", "remote", "reconnect"],
     "testing": [],
