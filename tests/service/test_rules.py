@@ -3,6 +3,7 @@
 import itertools
 import tomllib
 
+import msgspec
 import pytest
 from hypothesis import given, strategies as st
 
@@ -27,7 +28,7 @@ def test_the_daemons_own_user_may_everything_and_others_nothing(action: Action) 
 
 @pytest.mark.parametrize(("allowed", "asked"), list(itertools.product(Action, Action)))
 def test_a_rule_allows_what_it_says_and_no_more(allowed: Action, asked: Action) -> None:
-    rule = Rule(uid=107, **{allowed.value: ("vtd0/*",)})
+    rule = msgspec.convert({"uid": 107, allowed.value: ["vtd0/*"]}, Rule)
     rules = Rules([rule], OWN)
     assert rules.allows(QEMU, asked, "vtd0/00:03.0") is (allowed is asked)
     assert not rules.allows(QEMU, asked, "vtd1/00:03.0")
@@ -98,13 +99,9 @@ def test_the_rule_that_a_refusal_names_allows_it(peer: Peer) -> None:
     with pytest.raises(RuleMissing) as refused:
         Rules((), OWN).check(peer, Action.OBSERVE, "vtd0")
     line = refused.value.rule.removeprefix("[[rules]] ")
-    rule = Rule(**{key: read(value) for key, value in tomllib.loads(f"rule = {{{line}}}")["rule"].items()})
+    rule = msgspec.convert(tomllib.loads(f"rule = {{{line}}}")["rule"], Rule)
     assert (refused.value.peer, refused.value.action) == (str(peer), "observe")
     Rules([rule], OWN).check(peer, Action.OBSERVE, "vtd0")
-
-
-def read(value: object) -> object:
-    return tuple(value) if isinstance(value, list) else value
 
 
 @given(st.text())

@@ -196,21 +196,24 @@ LEAVES: Final[Mapping[str, Leaf]] = {leaf.key: leaf for leaf in _leaves(Config)}
 
 def _check_keys(source: str, value: Any, kind: inspect.Type, prefix: str) -> None:
     """Check that every key is a setting, and that tables are where settings have tables."""
-    if isinstance(kind, inspect.VarTupleType) and isinstance(value, list):
-        items: list[Any] = value
-        for place, item in enumerate(items):
+    if isinstance(kind, inspect.VarTupleType) and is_a(list, value):
+        for place, item in enumerate(value):
             _check_keys(source, item, kind.item_type, f"{prefix.removesuffix('.')}[{place}].")
     kinds = {field.name: field.type for field in _fields(kind)}
     if not kinds:
         return
-    if not isinstance(value, dict):
+    if not is_a(dict, value):
         raise BadSetting(source, prefix.removesuffix("."), repr(value), accepted(kind))
-    table: Tree = value
-    for name, inner in table.items():
+    for name, inner in value.items():
         if name not in kinds:
             meant = nearest(name, kinds)
             raise UnknownSetting(source, prefix + name, meant and prefix + meant)
         _check_keys(source, inner, kinds[name], f"{prefix}{name}.")
+
+
+def is_a(kind: type, value: Any) -> bool:
+    """Say what `isinstance` says, but not to type checkers, to whom the items of a plain list are unknown."""
+    return isinstance(value, kind)
 
 
 def _kind_at(key: str) -> inspect.Type:
@@ -227,7 +230,7 @@ def _kind_at(key: str) -> inspect.Type:
 def _value_at(tree: Tree, key: str) -> Any:
     value: Any = tree
     for part in re.findall(r"\w+", key):
-        value = value[int(part)] if isinstance(value, list) else value[part]
+        value = value[int(part) if part.isdigit() else part]
     return value
 
 
