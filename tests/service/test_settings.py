@@ -116,7 +116,7 @@ def test_a_value_that_cannot_be_is_named_with_what_could(
         ("[limits]\nframes = 1", "limits.frames", "limits.frame"),
         ("[limit]\nframe = 1", "limit", "limits"),
         ("[tls]\ncert = 'c'", "tls.cert", ""),
-        ("[[rules]]\nuid = 1\n[[rules]]\npublsh = []", "rules[1].publsh", "rules[1].publish"),
+        ("[[rules]]\nuid = 1\n[[rules]]\npublishes = []", "rules[1].publishes", "rules[1].publish"),
     ],
 )
 def test_a_setting_that_does_not_exist_is_named_with_the_nearest(file: Path, text: str, key: str, nearest: str) -> None:

@@ -5,6 +5,7 @@ import socket
 from array import array
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import ExitStack
+from typing import Any
 
 import anyio
 import pytest
@@ -110,6 +111,35 @@ async def test_what_cannot_be_sent_at_once_is_sent_bit_by_bit(pair: Pair) -> Non
                 assert received is not None
                 assert (received[0], len(received[1])) == (bytes([number]) * PAYLOAD, number % 3)
                 close_all(received[1])
+
+
+class OneByteSocket(socket.socket):
+    """A socket that takes one byte at a time."""
+
+    def sendmsg(self, buffers: Any, ancdata: Any = (), flags: int = 0, address: Any = None, /) -> int:  # noqa: ARG002
+        return super().sendmsg([bytes(buffers[0])[:1]], ancdata, flags)
+
+
+@every_loop
+async def test_descriptors_go_with_the_first_byte_only(pair: Pair) -> None:
+    """However little the socket takes at once."""
+    slow = OneByteSocket(fileno=pair.raw.detach())
+    with DescriptorChannel(pair.own) as receiver, DescriptorChannel(slow) as sender:
+        await sender.send(b"name", pair.fds[:2])
+        received = await receiver.receive()
+        assert received is not None
+        payload, fds = received
+        assert (payload, len(fds)) == (b"name", 2)
+        close_all(fds)
+
+
+def test_a_message_that_is_refused_closes_its_descriptors() -> None:
+    before = open_descriptors()
+    incoming = Incoming()
+    with pytest.raises(DescriptorsRefused):
+        incoming.feed(message(b"", 0), [os.open(os.devnull, os.O_RDONLY)])
+    assert open_descriptors() == before
+    assert not incoming.begun
 
 
 @every_loop

@@ -74,6 +74,21 @@ def test_a_unix_socket_has_its_mode_whatever_the_umask(path: Path, mode: int) ->
         assert reaches(str(path), listener)
 
 
+def test_a_unix_socket_is_never_more_open_than_it_will_be(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even between its making and the change of its mode, which is left out here."""
+
+    def leave(*_: object) -> None:
+        """Change no mode."""
+
+    monkeypatch.setattr(Path, "chmod", leave)
+    before = os.umask(0)
+    try:
+        with listen(UnixAddress(str(path)), 0o600):
+            assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    finally:
+        os.umask(before)
+
+
 def test_its_directory_is_made(path: Path) -> None:
     assert not path.parent.parent.exists()
     with listen(UnixAddress(str(path))) as listener:
