@@ -47,9 +47,11 @@ INSIDE: Final[dict[str, list[str]]] = {
     ],
     "bus.abc": ["terms", "consumer", "producer", "bus"],
     "consumers": ["pins", "views", "mirror", "iotlb"],
-    "transport": ["address", "credentials", "stream"],
+    "transport": ["address", "lock", "credentials", "descriptors", "listeners", "activation", "tls", "stream"],
     "bridges": [],
-    "service": ["config", "rules", "leases", "sessions", "metrics", "systemd"],
+    "service": [
+        "rules", "config", "settings", "logs", "leases", "record", "systemd", "http", "metrics", "sessions",
+    ],
     "client": ["link", "remote", "reconnect"],
     "testing": ["oracle", "streams", "passing", "conformance", "plugin"],
     "testing.conformance": [

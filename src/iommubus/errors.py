@@ -43,6 +43,20 @@
     * `ConformanceFailed`, `CaseFailed`, `PromiseBroken` (also `AssertionError`) --
       an *implementation under test* is not as it has to be: all in all, in one
       case, at one place
+    * `AddressError` (also `ValueError`) -- a *user* wrote an address that cannot be
+    * `ListenError` -- the *host* has no place for a daemon there
+        * `AddressTaken`, `LockTaken`, `NotSocket`, `CannotListen`
+        * `BadActivation`, `BadCertificate`
+    * `PeerError` -- who is at the other end cannot be known, or sent what is
+      refused
+        * `NoCredentials`, `PeerGone`
+        * `DescriptorsRefused`, `TokenRefused`
+    * `ConfigError` (also `ValueError`) -- the *administrator* wrote a setting
+      that cannot be
+        * `UnknownSetting`, `BadSetting`, `ConfigUnreadable`
+    * `RuleMissing` -- this *peer* may not do that: no rule allows it
+    * `LeasesUnreadable`, `LeasesUnwritable` -- the *disk* does not give, or
+      take, the record of who may still hold something
 
 Catch `IommubusError` to catch them all.  Cancellation is never wrapped.
 Addresses are printed in hexadecimal, ranges with both ends inclusive.
@@ -958,3 +972,229 @@ class ConformanceFailed(IommubusError, ExceptionGroup[CaseFailed]):
 
     def __str__(self) -> str:
         return "; ".join([self.message, *map(str, self.exceptions)])
+
+
+# -- addresses and listeners -------------------------------------------------
+
+
+class AddressError(IommubusError, ValueError):
+    """A text that is no address of a daemon, or an address that cannot be used so."""
+
+    address: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.address!r} cannot be used: {self.reason}"
+
+
+class ListenError(IommubusError):
+    """A place at which this host lets no daemon listen."""
+
+
+class AddressTaken(ListenError):
+    """Somebody answers there already.
+
+    Attributes:
+        pid: Who, 0 if that cannot be seen.
+    """
+
+    path: str
+    pid: int
+
+    def __str__(self) -> str:
+        who = f"process {self.pid}" if self.pid else "somebody"
+        return f"{who} answers at {self.path}; stop that first, or listen elsewhere"
+
+
+class LockTaken(ListenError):
+    """Another process holds the lock of something that only one may use.
+
+    Attributes:
+        pid: Who, 0 if it did not say.
+    """
+
+    path: str
+    pid: int
+
+    def __str__(self) -> str:
+        who = f"process {self.pid}" if self.pid else "another process"
+        return f"{who} holds the lock {self.path}; two daemons cannot share what it guards"
+
+
+class NotSocket(ListenError):
+    """A file that is in the way, and is no socket that could be stale."""
+
+    path: str
+
+    def __str__(self) -> str:
+        return f"{self.path} is there and is no socket; it was left as it is"
+
+
+class CannotListen(ListenError):
+    """An address at which the system refuses to listen, and why."""
+
+    address: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"cannot listen on {self.address}: {self.reason}"
+
+
+class BadActivation(ListenError):
+    """Sockets handed over by the service manager that cannot be used."""
+
+    reason: str
+
+    def __str__(self) -> str:
+        return f"the service manager handed over sockets that cannot be used: {self.reason}"
+
+
+class BadCertificate(ListenError):
+    """A certificate, key or authority that cannot be loaded."""
+
+    path: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.path} cannot be loaded: {self.reason}"
+
+
+# -- who is at the other end -------------------------------------------------
+
+
+class PeerError(IommubusError):
+    """Something about the other end of a connection."""
+
+
+class NoCredentials(PeerError):
+    """The system does not say who the peer is."""
+
+    reason: str
+
+    def __str__(self) -> str:
+        return f"it cannot be known who the peer is: {self.reason}"
+
+
+class PeerGone(PeerError):
+    """The process that connected has ended; its number may be another's by now."""
+
+    pid: int
+
+    def __str__(self) -> str:
+        return f"process {self.pid}, which connected, has ended"
+
+
+class DescriptorsRefused(PeerError):
+    """A message with descriptors that was cut, or has more than are taken; none were kept."""
+
+    reason: str
+
+    def __str__(self) -> str:
+        return f"a message with descriptors was refused: {self.reason}"
+
+
+class TokenRefused(PeerError):
+    """A token that was not given out, was used, or was given to somebody else."""
+
+    def __str__(self) -> str:
+        return "the token is none that was given to this peer and not used yet"
+
+
+# -- the administrator -------------------------------------------------------
+
+
+class ConfigError(IommubusError, ValueError):
+    """Something in the configuration that cannot be."""
+
+
+class UnknownSetting(ConfigError):
+    """A setting that does not exist.
+
+    Attributes:
+        source: Where it stands: a file, a variable of the environment, a flag.
+        key: Its dotted path.
+        nearest: The setting that was probably meant, or "".
+    """
+
+    source: str
+    key: str
+    nearest: str
+
+    def __str__(self) -> str:
+        hint = f"; did you mean {self.nearest}?" if self.nearest else ""
+        return f"{self.source}: there is no setting {self.key}{hint}"
+
+
+class BadSetting(ConfigError):
+    """A setting with a value that it cannot have.
+
+    Attributes:
+        source: Where it stands: a file, a variable of the environment, a flag.
+        key: Its dotted path.
+        value: The value, as it was written.
+        accepted: What it may be.
+    """
+
+    source: str
+    key: str
+    value: str
+    accepted: str
+
+    def __str__(self) -> str:
+        return f"{self.source}: {self.key} is {self.value}, accepted: {self.accepted}"
+
+
+class ConfigUnreadable(ConfigError):
+    """A configuration file that cannot be read, or is no TOML."""
+
+    path: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.path} cannot be read: {self.reason}"
+
+
+class RuleMissing(IommubusError):
+    """A peer asked for what no rule allows it.
+
+    Attributes:
+        peer: Who, in words.
+        action: What it wanted to do: the key of a rule.
+        name: The name of the space or endpoint that it wanted to do it to.
+        rule: The rule that would allow it, as it would stand in the file.
+    """
+
+    peer: str
+    action: str
+    name: str
+    rule: str
+
+    def __str__(self) -> str:
+        return f"{self.peer} may not {self.action} {self.name!r}: it would take the rule {self.rule}"
+
+
+# -- what has to outlive the daemon ------------------------------------------
+
+
+class LeasesUnreadable(IommubusError):
+    """The record of who may still hold something is there and cannot be read."""
+
+    path: str
+    reason: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.path} cannot be read: {self.reason}. It says who may still use what an earlier daemon handed out, "
+            "so nothing is served without it. When all subscribers of that daemon have ended, delete the file and "
+            "start again; a reboot ends them too"
+        )
+
+
+class LeasesUnwritable(IommubusError):
+    """The record of who may still hold something cannot be written; nothing was granted."""
+
+    path: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.path} cannot be written: {self.reason}; nothing was granted"

@@ -77,6 +77,7 @@ CLASSES: Final[tuple[type[IommubusError], ...]] = (
     errors.OutOfPlace,
     errors.VersionRefused,
     errors.FeatureRefused,
+    errors.RuleMissing,
 )
 """The errors that may travel.  Not among them: those of one process alone (threads,
 notifiers, traces, other interfaces), and those whose parts have messages of their own

@@ -1,0 +1,1 @@
+"""The daemon's rooms: what it is told, who may do what, what it has to remember."""

@@ -1,0 +1,1 @@
+"""Where bytes come from: addresses, listeners, who is at the other end, descriptors."""
