@@ -26,6 +26,7 @@ from iommubus.wire.messages.syncing import PIECE_LIMIT
 from iommubus.wire.messages.values import RANGE_LIMIT, MemoryName, Piece, Range
 from iommubus.wire.runs import (
     check_rows,
+    check_watched,
     from_pieces,
     from_rows,
     from_runs,
@@ -85,7 +86,7 @@ def test_what_an_observer_gets_comes_back_as_it_was(told: list[Observed]) -> Non
 
     assert from_watched(runs) == told
     for run in runs:
-        check_rows("Observed", "rows", run.rows, run.memories)
+        check_watched("rows", run.rows, run.memories)
         assert msgspec.msgpack.decode(msgspec.msgpack.encode(run), type=WatchedRun) == run
 
 
@@ -172,8 +173,8 @@ def test_a_row_that_no_event_is_made_of_is_refused_by_field_and_value(row: Row, 
         LostRow(0, 0),
     ],
 )
-def test_a_row_at_the_edge_is_taken(row: Row) -> None:
-    check_rows("Observed", "rows", [row], [MemoryName("ram", 1, 1)])
+def test_a_row_at_the_edge_is_taken(row: Row | LostRow) -> None:
+    check_watched("rows", [row], [MemoryName("ram", 1, 1)])
 
 
 # -- mappings and removed pieces ---------------------------------------------

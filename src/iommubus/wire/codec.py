@@ -6,7 +6,7 @@ full of events, which are made from events that were checked.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
@@ -16,10 +16,9 @@ from ..errors import BadMessage
 from .framing import frame
 from .messages import WORDS, ClientMessage, DaemonMessage, Message, Side
 from .messages.publishing import Publish
-from .messages.rows import Run, WatchedRun
 from .messages.subscribing import Deliver, DeliverPacked
 from .messages.watching import Observed
-from .runs import check_rows
+from .runs import check_rows, check_watched
 
 VALUE_LIMIT: Final = 60
 """Most characters of a wrong value that an error repeats: what was sent by others is
@@ -90,16 +89,20 @@ def _check_publish(message: Publish) -> None:
     check_rows("Publish", "rows", message.rows, message.memories)
 
 
-def _check_runs(message: Deliver | Observed) -> None:
-    runs: Sequence[Run | WatchedRun] = message.runs
-    for at, run in enumerate(runs):
-        check_rows(type(message).__name__, f"runs[{at}].rows", run.rows, run.memories)
+def _check_deliver(message: Deliver) -> None:
+    for at, run in enumerate(message.runs):
+        check_rows("Deliver", f"runs[{at}].rows", run.rows, run.memories)
+
+
+def _check_observed(message: Observed) -> None:
+    for at, run in enumerate(message.runs):
+        check_watched(f"runs[{at}].rows", run.rows, run.memories)
 
 
 CHECKS: Final[dict[type[Message], Callable[[Any], None]]] = {
     Publish: _check_publish,
-    Deliver: _check_runs,
-    Observed: _check_runs,
+    Deliver: _check_deliver,
+    Observed: _check_observed,
 }
 """What has to be looked at beyond the shape: all other messages do so as they are made, which costs
 more, and there are hundreds of thousands of events a second."""

@@ -1,13 +1,14 @@
 """Events of the bus as rows of the wire, and back; and removed pieces, as many as fit.
 
-What is done for each event is written out in the two comprehensions below: a call
-for each would cost as much again.
+What is done for each event is written out in two comprehensions and a loop: a call
+for each would cost as much again, and so would `isinstance`, which takes the long
+way round where the class is another one.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby, islice
 from operator import attrgetter
-from typing import Any
+from typing import Any, Final
 
 from msgspec import Raw
 from msgspec.msgpack import Encoder
@@ -23,7 +24,11 @@ from .messages.values import RANGE_LIMIT, MemoryName, Piece, Range, check_order,
 
 AnyRow = Row | LostRow
 
+HALF: Final = 2**63
+"""Where neither a target nor a last address reaches it, no sum can leave 64 bits."""
+
 _ENCODER = Encoder()
+_NO_EVENT = UnmapRow(0, 0, 0)  # stands in the place of a lost one, so that the others keep theirs
 _space_of = attrgetter("space")
 
 
@@ -101,7 +106,7 @@ def from_pieces(pieces: Iterable[Piece], ranges: Iterable[Range]) -> OldPieces:
     return OldPieces([named], [(0, LAST)], [(one.first, one.last) for one in ranges])
 
 
-def check_rows(message: str, field: str, rows: Iterable[AnyRow], memories: Sequence[MemoryName]) -> None:
+def check_rows(message: str, field: str, rows: Iterable[Row], memories: Sequence[MemoryName]) -> None:
     """Refuse rows with what no event has.
 
     Args:
@@ -116,11 +121,18 @@ def check_rows(message: str, field: str, rows: Iterable[AnyRow], memories: Seque
     """
     count = len(memories)
     for at, row in enumerate(rows):
-        if isinstance(row, MapRow):
-            if row.first > row.last or row.memory > count or row.target + row.last - row.first > LAST:
-                _blame(f"{field}[{at}] of {message}", row, count)
-        elif not isinstance(row, LostRow) and row.first > row.last:
+        if row.first > row.last:
             check_order(f"{field}[{at}] of {message}", row.first, row.last)
+        if type(row) is MapRow and (
+            row.memory > count
+            or ((row.target >= HALF or row.last >= HALF) and row.target + (row.last - row.first) > LAST)
+        ):
+            _blame(f"{field}[{at}] of {message}", row, count)
+
+
+def check_watched(field: str, rows: Iterable[AnyRow], memories: Sequence[MemoryName]) -> None:
+    """Do `check_rows` for an observer, whose lost events have no addresses that could be wrong."""
+    check_rows("Observed", field, [_NO_EVENT if isinstance(row, LostRow) else row for row in rows], memories)
 
 
 # -- inside ------------------------------------------------------------------
@@ -128,18 +140,19 @@ def check_rows(message: str, field: str, rows: Iterable[AnyRow], memories: Seque
 
 def _to_rows(events: Iterable[Observed]) -> tuple[list[Any], list[MemoryName]]:
     """Return events of one space as rows; a memory's place is told when it is first met."""
-    places: dict[Memory | None, int] = {None: 0}
+    places: dict[Memory, int] = {}
     rows = [
-        MapRow(one.seq, one.first, one.last, one.target, one.perm, places.setdefault(one.memory, len(places)))
-        if isinstance(one, Map)
+        MapRow(
+            one.seq, one.first, one.last, one.target, one.perm,
+            0 if one.memory is None else places.setdefault(one.memory, len(places) + 1),
+        )
+        if type(one) is Map
         else UnmapRow(one.seq, one.first, one.last)
-        if isinstance(one, Unmap)
-        else DevIotlbUnmapRow(one.seq, one.first, one.last)
-        if isinstance(one, DevIotlbUnmap)
-        else LostRow(one.seq, one.count)
+        if type(one) is Unmap
+        else _rare_row(one)
         for one in events
-    ]
-    return rows, [MemoryName.of(memory) for memory in places if memory is not None]
+    ]  # fmt: skip
+    return rows, list(map(MemoryName.of, places))
 
 
 def _from_rows(space: str, rows: Iterable[AnyRow], memories: Iterable[MemoryName]) -> list[Any]:
@@ -147,14 +160,24 @@ def _from_rows(space: str, rows: Iterable[AnyRow], memories: Iterable[MemoryName
     names: list[Memory | None] = [None, *(name.memory for name in memories)]
     return [
         Map(space, row.seq, row.first, row.last, row.target, PERMS[row.perm], names[row.memory])
-        if isinstance(row, MapRow)
+        if type(row) is MapRow
         else Unmap(space, row.seq, row.first, row.last)
-        if isinstance(row, UnmapRow)
-        else DevIotlbUnmap(space, row.seq, row.first, row.last)
-        if isinstance(row, DevIotlbUnmapRow)
-        else Lost(space, row.seq, row.count)
+        if type(row) is UnmapRow
+        else _rare_event(space, row)
         for row in rows
     ]
+
+
+def _rare_row(event: Observed) -> AnyRow:
+    if isinstance(event, Lost):
+        return LostRow(event.seq, event.count)
+    return DevIotlbUnmapRow(event.seq, event.first, event.last)
+
+
+def _rare_event(space: str, row: AnyRow) -> Observed:
+    if isinstance(row, LostRow):
+        return Lost(space, row.seq, row.count)
+    return DevIotlbUnmap(space, row.seq, row.first, row.last)
 
 
 def _blame(name: str, row: MapRow, count: int) -> None:
