@@ -12,6 +12,7 @@ from iommubus import (
     Batch,
     Bus,
     Cap,
+    Endpoint,
     Event,
     EventBus,
     IovaRange,
@@ -31,7 +32,7 @@ from iommubus import (
 from iommubus.bus.abc import SYNC_TIMEOUT, AddressSpace
 from iommubus.bus.reports import ObserverStatistics, SubscriptionStatistics
 from iommubus.errors import CaseFailed
-from iommubus.testing import Case, MakeBus, PassingBus, PassingSpace
+from iommubus.testing import Case, MakeBus, PassingBus, PassingEndpoint, PassingSpace
 
 T = TypeVar("T")
 
@@ -141,6 +142,7 @@ class FaultyBus(PassingBus):
     space_kind: type[FaultySpace] = FaultySpace
     subscription_kind: type[PassingSubscription] = PassingSubscription
     observer_kind: type[PassingObserver] = PassingObserver
+    endpoint_kind: type[PassingEndpoint] = PassingEndpoint
 
     def __init__(self, inner: EventBus) -> None:
         super().__init__(inner)
@@ -148,6 +150,9 @@ class FaultyBus(PassingBus):
 
     async def create_space(self, name: str, **options: Any) -> AddressSpace:
         return self.space_kind(await super().create_space(name, **options))
+
+    async def create_endpoint(self, name: str) -> Endpoint:
+        return self.endpoint_kind(await super().create_endpoint(name))
 
     def subscribe(self, endpoint: str | Iterable[str], caps: Cap, **options: Any) -> Subscription:
         self.subscriptions.append(self.subscription_kind(super().subscribe(endpoint, caps, **options)))

@@ -55,8 +55,10 @@ INSIDE: Final[dict[str, list[str]]] = {
     "client": ["link", "remote", "reconnect"],
     "testing": ["oracle", "streams", "passing", "conformance", "plugin"],
     "testing.conformance": [
-        "case", "demands", "follower", "scene", "failures", "script", "bus_sync", "bus_streams", "bus_failures",
-        "bus_words", "bus_scripts", "bus", "trial", "consumer_laws", "consumer", "watch", "producer",
+        "case", "demands", "follower", "scene", "failures", "keeping", "moving", "script",
+        "bus_sync", "bus_streams", "bus_failures", "bus_words", "bus_moves", "bus_endpoints", "bus_memory",
+        "bus_questions", "bus_contracts", "bus_pins", "bus_scripts", "bus",
+        "trial", "consumer_laws", "consumer", "watch", "producer",
     ],
     "demo": [
         "pages", "script", "source", "judge", "picture", "result", "subscribers", "counters", "casting", "endpoints",

@@ -35,7 +35,7 @@ from .conformance import (
     producer_cases,
 )
 from .oracle import PageArray, joined
-from .passing import PassingBus, PassingSpace
+from .passing import PassingBus, PassingEndpoint, PassingSpace
 from .streams import Plan, PlannedStream, stream_pair
 
 __all__ = [
@@ -49,6 +49,7 @@ __all__ = [
     "MakeBus",
     "PageArray",
     "PassingBus",
+    "PassingEndpoint",
     "PassingSpace",
     "Plan",
     "PlannedStream",

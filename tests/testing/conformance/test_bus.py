@@ -10,6 +10,7 @@ from iommubus.errors import CaseFailed, ConformanceFailed
 from iommubus.testing import bus_cases, check_bus
 from tests.faulty import FAULTS, FaultyBus, PassingSubscription, failing, maker, with_subscription
 from tests.loops import every_loop
+from tests.mistakes import MISTAKES
 
 PATIENCE: Final = 0.5
 """Seconds for a case that has to fail: half of it is for a sync that will not succeed."""
@@ -22,6 +23,11 @@ FOUND_BY: Final[dict[str, tuple[str, ...]]] = {
         "a_slow_subscriber_is_its_own_problem",
         "one_that_is_not_proven_stopped_is_missing",
         "device_invalidations_reach_who_asked_and_count",
+        "a_moved_subscriber_counts_in_the_old_space_until_it_let_go",
+        "a_moved_subscriber_counts_in_the_new_space_from_the_move",
+        "caches_hear_of_a_detach",
+        "events_carry_the_memory",
+        "a_pin_of_a_cache_holds_back_the_acknowledgement",
     ),
     "SyncsWithNewcomers": ("a_newcomer_in_its_replay_holds_up_no_sync",),
     "ReportsNobody": ("a_sync_reports_who_counted",),
@@ -34,11 +40,16 @@ FOUND_BY: Final[dict[str, tuple[str, ...]]] = {
         "apply_is_all_or_nothing",
         "random_scripts",
     ),
-    "RemapsTheSameAgain": ("a_change_in_place_is_unmap_then_map",),
+    "RemapsTheSameAgain": (
+        "a_change_in_place_is_unmap_then_map",
+        "another_memory_is_another_mapping",
+    ),
     "DrainsForever": ("drain_ends_when_mailboxes_have_room",),
     "NeverCloses": (
         "closing_a_space_takes_everything_away",
         "names_are_unique_while_they_are_used",
+        "closing_a_space_detaches_the_endpoints_of_other_names",
+        "a_memory_in_use_stays",
     ),
     "CannotInvalidate": (
         "device_invalidations_reach_who_asked_and_count",
@@ -56,8 +67,13 @@ FOUND_BY: Final[dict[str, tuple[str, ...]]] = {
         "one_that_crashes_is_its_own_problem",
         "closing_a_space_takes_everything_away",
         "random_scripts_that_split",
+        "a_view_ends_with_its_mapping",
+        "a_cacher_forgets_in_its_own_granule",
     ),
     "LosesWhatOverflowed": (
+        "many_moves_with_little_room_end_equal",
+        "a_consumer_of_powers_of_two_gets_nothing_else",
+        "an_exact_consumer_is_told_mapping_by_mapping",
         "what_overflows_is_conflated_and_ends_equal",
         "a_newcomer_gets_what_is_there_and_what_comes_once",
         "random_scripts",
@@ -96,8 +112,17 @@ FOUND_BY: Final[dict[str, tuple[str, ...]]] = {
     ),
     "LeavesUnclean": ("a_subscription_has_one_consumer_in_one_block",),
     "NeverClosed": ("one_that_is_not_proven_stopped_is_missing",),
-    "AnswersForEver": ("a_translation_is_valid_until_its_unmap_is_handed_over",),
-    "AnswersFromMemory": ("the_table_changes_before_anyone_is_told",),
+    "AnswersForEver": (
+        "a_translation_is_valid_until_its_unmap_is_handed_over",
+        "an_answer_that_an_unmap_overtook_is_not_valid",
+        "caches_hear_of_a_detach",
+    ),
+    "AnswersFromMemory": (
+        "the_table_changes_before_anyone_is_told",
+        "a_negative_answer_is_an_answer",
+        "a_question_has_a_deadline",
+        "a_subscriber_waits_for_its_endpoint",
+    ),
     "SyncsEverything": ("a_sync_over_patterns_is_over_every_space_that_matches",),
     "ObservesEverything": ("observers_see_every_number",),
     "ObserverIsDeaf": ("an_observer_is_told_how_many_it_lost",),
@@ -111,6 +136,7 @@ FOUND_BY: Final[dict[str, tuple[str, ...]]] = {
     "ignores ranges": (
         "ranges_crop_what_is_told",
         "clipping_leaves_what_is_inside",
+        "a_miss_is_answered_by_the_producer",
     ),
     "ignores first and last": (
         "first_and_last_are_one_range",
@@ -144,8 +170,90 @@ FOUND_BY: Final[dict[str, tuple[str, ...]]] = {
     "tells no producer of the demand": ("the_producer_is_told_of_the_demand",),
     "offers everything": ("a_space_invalidates_devices_only_if_it_offers_that",),
     "mends names": ("names_are_unique_while_they_are_used",),
+    "NeverAttaches": (
+        "a_moved_subscriber_sees_the_old_go_and_the_new_come",
+        "many_moves_with_little_room_end_equal",
+        "a_subscriber_waits_for_its_endpoint",
+        "identity_is_a_space_with_one_mapping",
+    ),
+    "NeverDetaches": (
+        "a_moved_subscriber_sees_the_old_go_and_the_new_come",
+        "caches_hear_of_a_detach",
+        "a_container_sees_nothing_until_all_its_endpoints_are_there",
+    ),
+    "DetachesFirst": (
+        "attaching_where_it_is_already_is_nothing",
+        "a_contradicting_attach_moves_nobody",
+    ),
+    "UnmapsAtDetach": ("endpoints_of_one_space_share_its_table",),
+    "RefusesPullSpaces": ("one_that_the_new_space_cannot_serve_is_fenced",),
+    "StaysInClosedSpaces": (
+        "closing_an_endpoint_ends_its_streams",
+        "closing_a_space_detaches_the_endpoints_of_other_names",
+    ),
+    "EndpointNeverCloses": (
+        "closing_an_endpoint_ends_its_streams",
+        "spaces_and_endpoints_share_their_names",
+    ),
+    "KnowsOnlySpaces": ("a_subscriber_waits_for_its_endpoint",),
+    "NeedsOneEndpoint": (
+        "a_container_sees_nothing_until_all_its_endpoints_are_there",
+        "a_contradicting_attach_moves_nobody",
+    ),
+    "MakesUpNames": ("spaces_and_endpoints_share_their_names",),
+    "DevicesAreDeaf": (
+        "caches_hear_of_a_detach",
+        "device_invalidations_reach_who_asked_and_count",
+    ),
+    "ForgetsMemories": (
+        "events_carry_the_memory",
+        "another_memory_is_another_mapping",
+        "what_the_producer_writes_is_what_a_consumer_reads",
+    ),
+    "RefusesSilently": (
+        "a_map_past_the_end_of_its_memory_is_refused",
+        "a_map_into_an_unknown_memory_is_refused",
+    ),
+    "RemovesSilently": ("a_memory_in_use_stays",),
+    "ViewsByName": ("a_map_into_an_unknown_memory_is_refused",),
+    "TakesEveryMemory": ("names_of_memories_are_unique_while_they_are_used",),
+    "BacksWithACopy": ("what_the_producer_writes_is_what_a_consumer_reads",),
+    "AllowsEverything": ("what_may_only_be_read_cannot_be_written",),
+    "has 48 bits": (
+        "identity_is_a_space_with_one_mapping",
+        "the_last_byte_has_an_address",
+    ),
+    "asks twice": ("equal_questions_are_asked_once",),
+    "joins old questions": ("nobody_joins_a_question_of_before_a_removal",),
+    "excuses its producer": ("a_wrong_answer_is_the_producers_fault",),
+    "waits for any answer": ("a_question_has_a_deadline",),
+    "ignores granules": (
+        "a_contract_that_cannot_be_is_refused",
+        "a_cacher_forgets_in_its_own_granule",
+        "one_that_the_new_space_cannot_serve_is_fenced",
+    ),
+    "ignores that powers of two are wanted": ("a_consumer_of_powers_of_two_gets_nothing_else",),
+    "ignores that exact ranges are wanted": (
+        "a_contract_that_cannot_be_is_refused",
+        "an_exact_consumer_is_told_mapping_by_mapping",
+    ),
+    "ignores limits": (
+        "a_contract_that_cannot_be_is_refused",
+        "a_full_consumer_fails_alone",
+        "a_newcomer_that_is_full_hears_of_it_itself",
+    ),
+    "PinsNothing": (
+        "a_pin_of_a_cache_holds_back_the_acknowledgement",
+        "a_pin_of_a_copy_holds_back_the_acknowledgement",
+        "one_that_is_fenced_with_a_pin_is_missing_until_it_is_released",
+        "what_is_left_of_a_view_holds_back_the_acknowledgement",
+    ),
+    "PinsEverything": ("what_came_after_the_removal_is_pinned_freely",),
 }
 """Mistakes, and cases that must find them."""
+
+ALL: Final = FAULTS | MISTAKES
+"""Buses with one mistake each, by what it is."""
 
 
 @every_loop
@@ -165,7 +273,8 @@ async def test_a_wrapper_of_a_bus_is_a_bus() -> None:
 
 
 def test_every_mistake_is_looked_for() -> None:
-    assert FOUND_BY.keys() == FAULTS.keys()
+    assert FOUND_BY.keys() == ALL.keys()
+    assert FAULTS.keys().isdisjoint(MISTAKES)
 
 
 def test_every_case_finds_a_mistake() -> None:
@@ -177,7 +286,7 @@ def test_every_case_finds_a_mistake() -> None:
 @pytest.mark.parametrize("mistake", FOUND_BY)
 def test_a_mistake_is_found(mistake: str) -> None:
     wanted = set(FOUND_BY[mistake])
-    cases = [case for case in bus_cases(FAULTS[mistake], patience=PATIENCE) if case.name in wanted]
+    cases = [case for case in bus_cases(ALL[mistake], patience=PATIENCE) if case.name in wanted]
 
     assert anyio.run(failing, cases) == wanted
 

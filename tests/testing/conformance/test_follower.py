@@ -15,7 +15,7 @@ RW = Perm.RW
 @every_loop
 async def test_what_should_never_have_come_is_named() -> None:
     async with open_space() as (bus, _):
-        follower = Follower(bus.subscribe("space", Cap.IOTLB), "space", Cap.IOTLB, [(0, 0xFFFF)])
+        follower = Follower(bus.subscribe("space", Cap.IOTLB), ("space",), Cap.IOTLB, [(0, 0xFFFF)])
         follower.apply(Map("space", 1, 0x1000, 0x2FFF, 0x8000, RW))
         wrong: list[tuple[Event, str]] = [
             (Map("space", 2, 0x2000, 0x3FFF, 0, RW), "no MAP comes over a live mapping"),
@@ -36,7 +36,7 @@ async def test_what_should_never_have_come_is_named() -> None:
 @every_loop
 async def test_it_stands_at_its_gate_with_an_event_in_hand() -> None:
     async with open_space() as (bus, space), anyio.create_task_group() as tasks:
-        follower = Follower(bus.subscribe("space", Cap.IOTLB), "space", Cap.IOTLB, [(0, 0xFFFF)], dawdle=2)
+        follower = Follower(bus.subscribe("space", Cap.IOTLB), ("space",), Cap.IOTLB, [(0, 0xFFFF)], dawdle=2)
         await tasks.start(follower.run)
         follower.gate.shut()
         map_page(space, 0)

@@ -8,7 +8,13 @@ from typing import Final
 import anyio
 
 from ...bus.abc import EventBus
+from .bus_contracts import CASES as CONTRACTS
+from .bus_endpoints import CASES as ENDPOINTS
 from .bus_failures import CASES as FAILURES
+from .bus_memory import CASES as MEMORIES
+from .bus_moves import CASES as MOVES
+from .bus_pins import CASES as PINS
+from .bus_questions import CASES as QUESTIONS
 from .bus_scripts import CASES as SCRIPTS
 from .bus_streams import CASES as STREAMS
 from .bus_sync import CASES as SYNCS
@@ -30,6 +36,12 @@ CASES: Final[tuple[BusCase, ...]] = (
     *STREAMS,
     *FAILURES,
     *WORDS,
+    *MOVES,
+    *ENDPOINTS,
+    *MEMORIES,
+    *QUESTIONS,
+    *CONTRACTS,
+    *PINS,
     *SCRIPTS,
 )
 

@@ -50,7 +50,7 @@ class Follower:
 
     Args:
         subscription: What is followed; entered by `run`.
-        space: Name of the space that events have to come from.
+        spaces: Names of the spaces that events may come from.
         caps: The kinds it asked for.
         ranges: The ranges it asked for.
         dawdle: Turns of the loop between receiving an event and applying it.
@@ -60,7 +60,7 @@ class Follower:
     def __init__(
         self,
         subscription: Subscription,
-        space: str,
+        spaces: Collection[str],
         caps: Cap,
         ranges: Ranges,
         *,
@@ -73,7 +73,7 @@ class Follower:
         self.gate = Gate()
         self.failing = failing
         self.ended = False
-        self._space = space
+        self._spaces = spaces
         self._caps = caps
         self._dawdle = dawdle
         self._held: dict[int, Mapping] = {}
@@ -99,7 +99,7 @@ class Follower:
         Raises:
             PromiseBroken: It should never have come.
         """
-        demand("events name their space", event.space, self._space)
+        demand("events name their space", event.space in self._spaces, wanted=True)
         demand(f"{event} is of a kind that was asked for", bool(KINDS[type(event)] & self._caps), wanted=True)
         inside = any(first <= event.first and event.last <= last for first, last in self.ranges)
         demand(f"{event} lies in a range that was asked for", inside, wanted=True)
@@ -126,7 +126,7 @@ class Follower:
         there = self._touching(event)
         if there:
             raise PromiseBroken(f"no MAP comes over a live mapping, as {event} does", "nothing there", there)
-        self._held[event.first] = Mapping(event.first, event.last, event.target, event.perm)
+        self._held[event.first] = Mapping(event.first, event.last, event.target, event.perm, event.memory)
 
     def _unmap(self, event: Unmap) -> None:
         for held in self._touching(event):

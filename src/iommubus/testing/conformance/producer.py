@@ -87,7 +87,7 @@ class Hearing:
 
     async def _follow(self, space: WatchedSpace, caps: Cap) -> None:
         subscription = self.stage.bus.subscribe(space.name, caps, **(self._options or {}))
-        follower = Follower(subscription, space.name, caps, WHOLE, dawdle=self._dawdle, failing=self._failing)
+        follower = Follower(subscription, (space.name,), caps, WHOLE, dawdle=self._dawdle, failing=self._failing)
         await self.stage.tasks.start(follower.run)
         self.followers[follower] = space
 

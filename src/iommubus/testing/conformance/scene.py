@@ -58,13 +58,12 @@ class Scene:
         self.size = size
         self.followers: list[Follower] = []
         self._ats = ats
-        self._targets = (TARGET + number * FAR for number in count())
 
     # -- changing ----------------------------------------------------------------
 
     def next_target(self) -> int:
         """Return where nothing leads, nor ever has."""
-        return next(self._targets)
+        return next(self.stage.targets)
 
     def map(self, page: int, pages: int = 1, perm: Perm = Perm.RW) -> Mapping:
         """Map pages to a new target; return the mapping."""
@@ -140,20 +139,9 @@ class Scene:
             self.followers.append(follower)
         return follower
 
-    async def enter(
-        self,
-        caps: Cap = Cap.IOTLB,
-        *,
-        dawdle: int = 0,
-        failing: Collection[type[Event]] = (),
-        ranges: Ranges = WHOLE,
-        **options: Any,
-    ) -> Follower:
+    async def enter(self, caps: Cap = Cap.IOTLB, **options: Any) -> Follower:
         """Have somebody follow the space, and do not wait for its replay."""
-        subscription = self.bus.subscribe(self.space.name, caps, ranges=ranges, **options)
-        follower = Follower(subscription, self.space.name, caps, ranges, dawdle=dawdle, failing=failing)
-        await self.stage.tasks.start(follower.run)
-        return follower
+        return await self.stage.follow(self.space.name, caps, (self.space.name,), **options)
 
     # -- inside ----------------------------------------------------------------
 
@@ -179,6 +167,7 @@ class Stage:
         self.bus = bus
         self.tasks = tasks
         self.patience = patience
+        self.targets = (TARGET + number * FAR for number in count())  # of all spaces: what is of another one is seen
 
     async def scene(self, name: str = "space", *, pages: int = 64, ats: bool = False, **options: Any) -> Scene:
         """Make a space, which is a scene."""
@@ -186,7 +175,28 @@ class Stage:
         space = await self.bus.create_space(name, granule=PAGE, last=size - 1, **options)
         return Scene(self, space, PageArray(PAGE, options.get("straddle", "refuse")), size=size, ats=ats)
 
-    async def enter(self, caps: Cap, endpoint: str = "space", **options: Any) -> None:
+    async def follow(
+        self,
+        endpoint: str | Iterable[str],
+        caps: Cap,
+        spaces: Collection[str],
+        *,
+        dawdle: int = 0,
+        failing: Collection[type[Event]] = (),
+        ranges: Ranges = WHOLE,
+        **options: Any,
+    ) -> Follower:
+        """Have somebody follow what an endpoint sees, in whichever of these spaces it is."""
+        subscription = self.bus.subscribe(endpoint, caps, ranges=ranges, **options)
+        follower = Follower(subscription, spaces, caps, ranges, dawdle=dawdle, failing=failing)
+        await self.tasks.start(follower.run)
+        return follower
+
+    async def sync(self) -> SyncReport:
+        """Sync every open space, which has to succeed."""
+        return await self.bus.sync(timeout=self.patience / 2)
+
+    async def enter(self, caps: Cap, endpoint: str | Iterable[str] = "space", **options: Any) -> None:
         """Subscribe and leave again: what cannot be had is refused on the way."""
         async with self.bus.subscribe(endpoint, caps, **options):
             pass
