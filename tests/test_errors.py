@@ -440,7 +440,7 @@ def error_classes() -> Iterator[type[Exception]]:
     """Yield every public exception of the module."""
     for name, value in vars(errors).items():
         if inspect.isclass(value) and issubclass(value, Exception) and not name.startswith("_"):
-            assert value.__module__ == errors.__name__
+            assert value.__module__.startswith(f"{errors.__name__}.")
             yield value
 
 

@@ -25,6 +25,10 @@ FLOORS: Final[list[list[str]]] = [
 
 # Inside a package a file imports those before it; its `__init__` comes last.
 INSIDE: Final[dict[str, list[str]]] = {
+    "errors": [
+        "base", "mapping", "subscribing", "names", "moments", "outcomes", "device", "foreign", "wire", "trials",
+        "hosts", "daemon",
+    ],
     "wire": ["framing", "messages", "failures", "runs", "negotiation", "codec", "connection"],
     "wire.messages": [
         "values", "replies", "greeting", "spaces", "rows", "publishing", "syncing", "subscribing", "watching",
