@@ -54,7 +54,7 @@ class Bus(EventBus):
         self._endpoints: dict[str, LocalEndpoint] = {}
         self._joined: dict[Member, tuple[LocalEndpoint, ...]] = {}
         self._observers: list[LocalObserver] = []
-        self._awaited: dict[str, anyio.Event] = {}
+        self._arrival: anyio.Event | None = None  # what everybody waits for who waits for a space
         self._memories = Memories()
         self._lines = Lines()
         self._buried = Buried(do_nothing)
@@ -111,8 +111,7 @@ class Bus(EventBus):
             if observer.matches(name):
                 space.routes.add_observer(observer.put)
         self._endpoint(name).come(space)
-        if name in self._awaited:
-            self._awaited.pop(name).set()
+        self._tell_arrival()
         return space
 
     async def create_endpoint(self, name: str) -> LocalEndpoint:
@@ -210,7 +209,8 @@ class Bus(EventBus):
         await checkpoint()
         while name not in self._spaces:
             self._check_open()
-            await self._awaited.setdefault(name, anyio.Event()).wait()
+            self._arrival = self._arrival or anyio.Event()
+            await self._arrival.wait()
         return self._spaces[name]
 
     def in_thread(self) -> ThreadPublisher:
@@ -327,6 +327,11 @@ class Bus(EventBus):
             else:
                 endpoint.detach()
 
+    def _tell_arrival(self) -> None:
+        if self._arrival is not None:
+            arrival, self._arrival = self._arrival, None
+            arrival.set()
+
     def _shut_spaces(self) -> tuple[list[Exception], list[BaseException]]:
         """Close every space; return what notifiers raised."""
         failures: list[Exception] = []
@@ -348,8 +353,7 @@ class Bus(EventBus):
             observer.end()
         self._memories.close()
         self._open = False
-        while self._awaited:
-            self._awaited.popitem()[1].set()
+        self._tell_arrival()
         if interrupts:
             raise interrupts[0]
         if failures:

@@ -139,7 +139,8 @@ class EventBus(ABC):
             ack: How it acknowledges.
             stops: How it is proven stopped when it leaves unclean.
             on_fence: For ``stops="exit"``: stops the device; run by the `fence`
-                or `sync` that needs it, and again if that was cancelled.
+                or `sync` that needs it, and again if that was cancelled; it has
+                to let itself be cancelled, or that `sync` outlives its deadline.
             granule: Smallest unit of the consumer, in bytes.  What a cacher must
                 forget is rounded out to it; a shadower cannot have one larger
                 than the space's.
