@@ -248,6 +248,17 @@ def test_who_broke_the_protocol_is_told_so_and_nothing_else(stream: bytes, kind:
     assert ends[DAEMON].state is State.CLOSED
 
 
+def test_nothing_is_kept_of_what_comes_after_broken_bytes() -> None:
+    daemon = pair(State.READY)[DAEMON]
+    daemon.receive_data(frame(b""))
+    with pytest.raises(BadMessage):
+        daemon.next_message()
+
+    daemon.receive_data(bytes(1000))
+
+    assert not daemon.partial
+
+
 def test_who_has_said_its_last_word_has_none_left_for_broken_bytes() -> None:
     daemon = pair(State.DISMISSED)[DAEMON]
     daemon.receive_data(frame(b""))

@@ -136,18 +136,23 @@ def test_what_has_no_class_here_arrives_by_its_name_and_its_sentence(error: Exce
 
 
 def test_a_class_of_the_same_name_is_another_class() -> None:
-    class Overlap(Exception):
+    class NameTaken(Exception):
         pass
 
-    again = through(Overlap("not ours"))
+    again = through(NameTaken("not ours"))
 
-    assert repr(again) == "RemoteError(kind='Overlap', text='not ours')"
+    assert repr(again) == "RemoteError(kind='NameTaken', text='not ours')"
 
 
 def test_numbers_of_more_than_64_bits_arrive() -> None:
     assert vars(through(RangeWraps(-1, 2**64))) == {"iova": -1, "size": 2**64}
     assert vars(through(RangeWraps(2**64 - 1, -(2**63)))) == {"iova": 2**64 - 1, "size": -(2**63)}
     assert vars(through(RangeWraps(-(2**63) - 1, 2**64 - 1))) == {"iova": -(2**63) - 1, "size": 2**64 - 1}
+
+
+def test_numbers_of_64_bits_are_numbers_on_the_wire() -> None:
+    for number in (-(2**63), -1, 0, 2**64 - 1):
+        assert to_failure(BadCapacity(number)).values == Raw(msgspec.msgpack.encode([number]))
 
 
 def test_no_error_is_too_long_for_its_message() -> None:
