@@ -260,8 +260,9 @@ class Cacher:
 
     def held(self) -> Iterator[Held]:
         """Yield every page in the cache now; forget what is not in it any more."""
+        cached = {mapping.first: mapping for mapping in self.iotlb}
         for first, (mapping, line) in list(self._asked.items()):
-            if self.iotlb.lookup(first, ANY) != mapping:
+            if cached.get(first) != mapping:
                 del self._asked[first]
                 continue
 
