@@ -139,18 +139,19 @@ class Attachment:
 
     Attributes:
         ranges: Those ranges, as far as they lie in the space.
+        coverage: How far the removals here are out of use.
         held_back: Removals from this number on may be in use, because one failed.
         left_by: Hand-over by which all that it had here is taken away, if it went elsewhere.
     """
 
-    __slots__ = ("_coverage", "held_back", "home", "left_by", "member", "ranges")
+    __slots__ = ("coverage", "held_back", "home", "left_by", "member", "ranges")
 
     def __init__(self, member: Occupant, home: Home, wanted: Ranges) -> None:
         self.member = member
         self.home = home
         self.ranges = clip(wanted, home.shape.last)
         self.held_back: int | None = None
-        self._coverage = Coverage(home.seq)
+        self.coverage = Coverage(home.seq)
         self.left_by: int | None = None
 
     # -- while it is present -----------------------------------------------------
@@ -171,7 +172,7 @@ class Attachment:
 
     def begin(self) -> None:
         """Count from the present number on; a shadower has the table read."""
-        self._coverage = Coverage(self.home.seq)
+        self.coverage = Coverage(self.home.seq)
         if not self.member.caps & Cap.MAP:
             return
         for first, last in self.ranges:
@@ -185,15 +186,10 @@ class Attachment:
                 return mapping.clip(first, last)
         return None
 
-    # -- hand-overs --------------------------------------------------------------
-
-    def hand_over(self, number: int) -> None:
-        """Note a hand-over made while it is present."""
-        self._coverage.hand_over(number, self.home.seq)
-
-    def acknowledge(self, number: int) -> None:
-        """Take it that everything up to hand-over ``number`` is out of use."""
-        self._coverage.acknowledge(number)
+    @property
+    def words(self) -> tuple[str, int]:
+        """The space and the number that events made for it now carry."""
+        return self.home.name, self.home.seq
 
     # -- leaving the space ---------------------------------------------------------
 
@@ -248,12 +244,12 @@ class Attachment:
         idle = done.removing <= done.acked and not member.mailbox.owes_removal
         if idle and member.state is State.JOINED and not self.left:
             return self.home.seq
-        return self._coverage.covered
+        return self.coverage.covered
 
     def hold_back(self) -> None:
         """Count what is not acknowledged yet as in use, until a removal that failed was applied."""
         if self.held_back is None:
-            self.held_back = self._coverage.covered
+            self.held_back = self.coverage.covered
 
     @property
     def pinned(self) -> int:

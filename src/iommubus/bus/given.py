@@ -24,19 +24,18 @@ class Given:
         self._devices = bool(caps & Cap.DEVIOTLB_UNMAP)
         self._counts = {Map: 0, Unmap: 0, DevIotlbUnmap: 0}
 
-    def add(self, events: list[Event]) -> None:
-        """Count a hand-over."""
-        maps = countOf(map(type, events), Map) if self._maps else 0
+    def maps_in(self, events: list[Event]) -> int:
+        """Return how many of some events are MAPs."""
+        return countOf(map(type, events), Map) if self._maps else 0
+
+    def add(self, events: list[Event], maps: int) -> None:
+        """Count a hand-over with so many MAPs in it."""
         devices = countOf(map(type, events), DevIotlbUnmap) if self._devices else 0
         self._counts[Map] += maps
         self._counts[DevIotlbUnmap] += devices
         self._counts[Unmap] += len(events) - maps - devices
         if maps:
             self.touched = True
-
-    def removals(self, events: list[Event]) -> int:
-        """Return how many of a hand-over take something away."""
-        return len(events) - countOf(map(type, events), Map) if self._maps else len(events)
 
     def by_kind(self) -> dict[Cap, int]:
         """Return how many of each kind."""

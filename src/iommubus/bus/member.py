@@ -143,22 +143,27 @@ class Member:
 
     def take(self) -> list[Event]:
         """Make a hand-over; it may turn out to be empty."""
-        events = self.mailbox.hand_over(*self.where.words)
+        present = self.where.present
+        events = self.mailbox.hand_over(*(self.where.last_words if present is None else present.words))
         wanted = self._terms.wanted
         if len(wanted) > 1 and not self.mailbox.shared:  # gaps may have been bridged that were not asked for
             events = list(cropped(events, wanted))
-        self.where.moved()
+        if present is not None:
+            present.home.moved()
         if not events:
             self.completion.look(self.mailbox)
             return events
         self.removals.note(events)
-        number = self.completion.hand_over(self.mailbox, removes=self._given.removals(events) > 0)
-        self.where.hand_over(number)
+        maps = self._given.maps_in(events)
+        number = self.completion.hand_over(self.mailbox, removes=maps < len(events))
+        if present is not None:
+            present.coverage.hand_over(number, present.home.seq)
         if self.setback and not self.mailbox.refused:
             self.setback.retried(number)
         if self._fitting is not None:
             events = self._fit(events, self._fitting, number)
-        self._given.add(events)
+            maps = self._given.maps_in(events)
+        self._given.add(events, maps)
         if not self.mailbox.shared:
             self.where.share()
         return events
@@ -312,7 +317,7 @@ class Member:
             self._fitting.acknowledge(number)
         self.where.acknowledge(number)
         self.completion.acknowledge(number)
-        if self.state is State.JOINED:
+        if self.where.lingering and self.state is State.JOINED:
             self.where.forget_left()
 
     def _use_ended(self) -> None:

@@ -66,7 +66,7 @@ class Uses:
     def say(self, number: int) -> None:
         """Take it that the consumer has let go of what hand-overs up to ``number`` took, but for what is in use."""
         self._said = max(self._said, number)
-        while self._said + 1 in self._skipped:
+        while self._skipped and self._said + 1 in self._skipped:
             self._said += 1
             self._skipped.remove(self._said)
 

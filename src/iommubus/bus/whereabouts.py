@@ -16,17 +16,19 @@ class Whereabouts:
 
     Attributes:
         present: Where it is told of changes; `None` while it is nowhere.
+        lingering: Where it was, and has not let go of what it had.
+        last_words: Space and number that its events carry while it is nowhere.
     """
 
-    __slots__ = ("_contract", "_last_words", "_lingering", "_member", "_moves", "_wanted", "present")
+    __slots__ = ("_contract", "_member", "_moves", "_wanted", "last_words", "lingering", "present")
 
     def __init__(self, member: Occupant, wanted: Ranges, contract: Contract) -> None:
         self.present: Attachment | None = None
         self._member = member
         self._wanted = wanted
         self._contract = contract
-        self._lingering: list[Attachment] = []
-        self._last_words = ("", 0)  # space and number that its events carry while it is nowhere
+        self.lingering: list[Attachment] = []
+        self.last_words = ("", 0)
         self._moves = 0
 
     # -- moving --------------------------------------------------------------------
@@ -70,9 +72,9 @@ class Whereabouts:
             return
         home = attachment.home
         attachment.withdraw()
-        self._last_words = home.name, home.seq
+        self.last_words = home.name, home.seq
         self.present = None
-        earlier = next((one for one in self._lingering if one.home is home), None)
+        earlier = next((one for one in self.lingering if one.home is home), None)
         if earlier is not None:
             earlier.absorb(attachment)
             home.forget(attachment)
@@ -80,7 +82,7 @@ class Whereabouts:
             self._leave(attachment)
         else:
             home.part(attachment)
-            self._lingering.append(attachment)
+            self.lingering.append(attachment)
 
     def part(self) -> None:
         """Be told of nothing any more; each `sync` still waits for it."""
@@ -98,11 +100,6 @@ class Whereabouts:
             self.present.home.narrow()
 
     # -- hand-overs ------------------------------------------------------------------
-
-    @property
-    def words(self) -> tuple[str, int]:
-        """The space and the number that events made for it now carry."""
-        return self._last_words if self.present is None else (self.present.home.name, self.present.home.seq)
 
     def walk(self, first: int, last: int, limit: int) -> list[Mapping]:
         """Read the table of the space where it is."""
@@ -123,23 +120,18 @@ class Whereabouts:
         if self.present is not None:
             self.present.home.moved()
 
-    def hand_over(self, number: int) -> None:
-        """Note a hand-over."""
-        if self.present is not None:
-            self.present.hand_over(number)
-
     def acknowledge(self, number: int) -> None:
         """Take it that everything up to hand-over ``number`` is out of use."""
         if self.present is not None:
-            self.present.acknowledge(number)
-        for attachment in self._lingering:
-            attachment.acknowledge(number)
+            self.present.coverage.acknowledge(number)
+        for attachment in self.lingering:
+            attachment.coverage.acknowledge(number)
 
     def forget_left(self) -> None:
         """Have the spaces that it has let go of forget it."""
-        done = [attachment for attachment in self._lingering if attachment.let_go]
+        done = [attachment for attachment in self.lingering if attachment.let_go]
         if done:
-            self._lingering = [attachment for attachment in self._lingering if attachment not in done]
+            self.lingering = [attachment for attachment in self.lingering if attachment not in done]
             for attachment in done:
                 self._leave(attachment)
 
@@ -163,4 +155,4 @@ class Whereabouts:
         self._member.map_failures.pop(attachment.home.name)
 
     def _all(self) -> list[Attachment]:
-        return self._lingering if self.present is None else [*self._lingering, self.present]
+        return self.lingering if self.present is None else [*self.lingering, self.present]
