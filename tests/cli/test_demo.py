@@ -210,8 +210,9 @@ def test_the_package_itself_is_the_same_command(log: str) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT for one process there")
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop", "trio"])
 def test_control_c_ends_it_cleanly(loop: str) -> None:
+    # A shell that runs the tests in the background ignores SIGINT, and whatever it starts does too.
     process = subprocess.Popen(
-        [sys.executable, "-u", "-m", "iommubus", "demo", "--loop", loop],
+        ["/usr/bin/env", "--default-signal=INT", sys.executable, "-u", "-m", "iommubus", "demo", "--loop", loop],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
