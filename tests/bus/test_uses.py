@@ -1,6 +1,7 @@
 """An acknowledgement means drained: what is pinned holds it back, through every way to leave."""
 
 from collections.abc import Callable
+from threading import Thread
 
 import anyio
 import pytest
@@ -76,6 +77,19 @@ def test_an_end_is_told_once() -> None:
     use.revoke()
     assert told == [1]
     assert uses.holding == 0
+
+
+def test_an_end_in_another_thread_goes_through_the_loop() -> None:
+    told: list[int] = []
+    posted: list[Callable[[], object]] = []
+    uses = Uses(lambda: told.append(1), posted.append)
+    use = uses.begin()
+    thread = Thread(target=use.end)
+    thread.start()
+    thread.join()
+    assert (told, len(uses), len(posted)) == ([], 1, 1)
+    posted[0]()
+    assert (told, len(uses)) == ([1], 0)
 
 
 def test_hand_overs_of_nothing_need_no_word() -> None:
