@@ -428,3 +428,34 @@ async def test_a_fence_revokes_pins() -> None:
             pins.append(mirror.pin(PAGE))
             await space.fence("vfio")
         assert [pin.revoked for pin in pins] == [True]
+
+
+class Interrupt(BaseException):
+    """What nobody catches."""
+
+
+def interrupt_growth(old: Cap, new: Cap) -> None:
+    """Be interrupted when more is wanted."""
+    if new > old:
+        raise Interrupt
+
+
+@every_loop
+async def test_who_is_interrupted_while_joining_does_not_count() -> None:
+    """Law 10: its block was never entered, so no sync waits for it, and the demand is what it was."""
+    async with open_space(demand_changed=interrupt_growth) as (bus, space):
+        map_page(space, 1)
+        with pytest.raises(Interrupt):
+            await bus.subscribe("space", Cap.IOTLB).__aenter__()
+        assert space.statistics().subscriptions == {}
+        assert space.statistics().demand == Cap(0)
+        unmap_page(space, 1)
+        assert (await space.sync(timeout=0)).outcomes == ()
+
+
+@every_loop
+async def test_a_notifier_whose_registration_is_interrupted_leaves_no_demand() -> None:
+    async with open_space(demand_changed=interrupt_growth) as (_, space):
+        with pytest.raises(Interrupt):
+            space.register(Notifier(print, Cap.IOTLB))
+        assert space.statistics().demand == Cap(0)

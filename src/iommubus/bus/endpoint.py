@@ -50,9 +50,7 @@ class LocalEndpoint(Endpoint):
 
     def attach(self, space: AddressSpace) -> None:
         self._check_made()
-        if not isinstance(space, LocalSpace):
-            raise TypeError(f"an endpoint of this bus is attached to a space of this bus, got {space!r}")
-        if not self._owns(space):
+        if not isinstance(space, LocalSpace) or not self._owns(space):
             raise TypeError(f"an endpoint of this bus is attached to a space of this bus, got {space!r}")
         space.check_open()
         space.abandon_lost()

@@ -99,7 +99,12 @@ class Member:
 
     def join(self, home: Home | None) -> None:
         """Begin to count; raises as `Routes.add` does, and then nothing was done."""
-        self.where.arrive(home)
+        try:
+            self.where.arrive(home)
+        except BaseException:  # an interrupt comes when the space knows of it already
+            self.where.forget()
+            self.where.narrow()
+            raise
         if self.state is not State.NEW:  # it was left while the producer was asked
             return
         self.state = State.JOINED

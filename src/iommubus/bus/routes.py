@@ -69,6 +69,7 @@ class Routes:
         try:
             self._admit(attachment.member.caps)
         except SubscribeError:
+            self.narrow()  # others may have come or gone while the producer was asked
             raise
         except BaseException:  # an interrupt: the producer was told
             self._enter(attachment)
@@ -88,7 +89,11 @@ class Routes:
 
     def add_notifier(self, registration: Registration) -> None:
         """Register a notifier; raises as `add` does."""
-        self._admit(registration.notifier.caps)
+        try:
+            self._admit(registration.notifier.caps)
+        except BaseException:
+            self.narrow()  # an interrupted producer was told, and nobody came
+            raise
         self._notifiers.append(registration)
         self.remake()
 
@@ -167,14 +172,8 @@ class Routes:
         self._asking.append(caps)  # it counts while the producer is asked, who may have others come or go
         try:
             self._ask()
-        except DemandRefused:
+        finally:
             self._asking.remove(caps)
-            self.narrow()  # others may have come or gone meanwhile
-            raise
-        except BaseException:
-            self._asking.remove(caps)
-            raise
-        self._asking.remove(caps)
 
     def _ask(self) -> None:
         """Tell the producer of a larger demand, which it may refuse."""
