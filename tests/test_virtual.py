@@ -7,6 +7,7 @@ from functools import partial
 import anyio
 import anyio.to_thread
 import pytest
+from anyio.lowlevel import checkpoint
 
 from tests.virtual import START, Deadlock, VirtualLoop, VirtualProcess, run
 
@@ -44,7 +45,7 @@ def test_what_can_never_go_on_fails() -> None:
 def test_what_goes_on_for_ever_fails() -> None:
     async def case(_: VirtualLoop) -> None:
         while True:
-            await asyncio.sleep(0)
+            await checkpoint()
 
     with pytest.raises(AssertionError, match="does not end"):
         run(case)
@@ -94,7 +95,19 @@ def test_an_error_nobody_could_catch_fails_the_run() -> None:
         run(case)
 
 
-@pytest.mark.parametrize("leave", [lambda loop: loop.call_later(60, print), lambda loop: loop.create_task(endless())], ids=["timer", "task"])
+async def endless() -> None:
+    await anyio.Event().wait()
+
+
+def leave_timer(loop: VirtualLoop) -> object:
+    return loop.call_later(60, endless)
+
+
+def leave_task(loop: VirtualLoop) -> object:
+    return loop.create_task(endless())
+
+
+@pytest.mark.parametrize("leave", [leave_timer, leave_task])
 def test_what_is_left_behind_fails_the_run(leave: Callable[[VirtualLoop], object]) -> None:
     async def case(loop: VirtualLoop) -> None:
         leave(loop)
@@ -102,10 +115,6 @@ def test_what_is_left_behind_fails_the_run(leave: Callable[[VirtualLoop], object
 
     with pytest.raises(AssertionError, match="left behind"):
         run(case)
-
-
-async def endless() -> None:
-    await anyio.Event().wait()
 
 
 # -- processes -----------------------------------------------------------------
@@ -160,7 +169,7 @@ def test_of_a_killed_process_nothing_runs_not_even_what_cleans_up() -> None:
     async def case(loop: VirtualLoop) -> None:
         process = VirtualProcess(loop, "careful", 7)
         process.at_end.append(lambda: seen.append("the kernel closed its files"))
-        process.start(careful)
+        _ = process.start(careful)
         await anyio.sleep(1)
         process.kill()
         await process.ended.wait()
@@ -183,7 +192,7 @@ def test_tasks_of_tasks_belong_to_the_process() -> None:
 
     async def case(loop: VirtualLoop) -> int:
         process, seen = VirtualProcess(loop, "family", 7), list[float]()
-        process.start(partial(family, loop, seen))
+        _ = process.start(partial(family, loop, seen))
         await anyio.sleep(0.5)
         process.kill()
         await anyio.sleep(5)

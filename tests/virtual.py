@@ -13,17 +13,20 @@ import asyncio
 import gc
 from collections import deque
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Executor
 from contextvars import Context, ContextVar, copy_context
 from functools import partial
 from heapq import heappop
 from threading import get_ident
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, TypeVarTuple, Unpack, cast
 from unittest.mock import patch
 
 import anyio
 from anyio._backends._asyncio import AsyncIOBackend
+from anyio.lowlevel import checkpoint
 
 T = TypeVar("T")
+Arguments = TypeVarTuple("Arguments")
 
 STEPS: Final = 200_000
 """Most turns of one run: what goes on for ever without time passing is a failure, too."""
@@ -58,8 +61,6 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._steps = 0
         self._parked: dict[VirtualProcess, list[Any]] = {}
         self._made = 0
-        self.set_exception_handler(VirtualLoop._note_error)
-        self.set_task_factory(VirtualLoop._make_task)
 
     def time(self) -> float:
         """Return the virtual time, in seconds."""
@@ -80,28 +81,44 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     async def in_thread(self, work: Callable[[], T]) -> T:
         """Do what a worker thread does, in this one; it takes a while, and cannot be cancelled."""
-        await anyio.lowlevel.checkpoint()
+        await checkpoint()
         with anyio.CancelScope(shield=True):
             await anyio.sleep(self.thread_time())
-            return work()
+        return work()
 
     # -- what asyncio asks of a loop ----------------------------------------------
 
     def call_soon_threadsafe(
-        self, callback: Callable[..., object], *args: Any, context: Context | None = None
+        self, callback: Callable[[Unpack[Arguments]], object], *args: *Arguments, context: Context | None = None
     ) -> asyncio.Handle:
         """Call soon, from the one thread there is."""
         assert self._thread_id in {None, get_ident()}, "another thread in a run that is to be the same each time"
         return self.call_soon(callback, *args, context=context)
 
-    def run_in_executor(self, executor: Any, func: Callable[..., T], *args: Any) -> asyncio.Future[T]:  # type: ignore[override]  # noqa: ARG002
+    def run_in_executor(
+        self, executor: Executor | None, func: Callable[[Unpack[Arguments]], T], *args: *Arguments
+    ) -> asyncio.Future[T]:
         """Call a function here and now."""
+        del executor
         future: asyncio.Future[T] = self.create_future()
         try:
             future.set_result(func(*args))
         except Exception as error:  # noqa: BLE001 - raised where it is awaited
             future.set_exception(error)
         return future
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        """Keep what was raised where nobody could catch it."""
+        self.errors.append(context.get("exception") or RuntimeError(str(context["message"])))
+
+    def create_task(  # type: ignore[override]  # there is no other way to make one here
+        self, coro: Coroutine[Any, Any, T], *, name: object = None, context: Context | None = None
+    ) -> "NumberedTask[T]":
+        """Return a task whose process is known."""
+        self._made += 1
+        task = NumberedTask(self._made, coro, self, context or copy_context())
+        task.set_name(name or f"task {self._made}")
+        return task
 
     def _run_once(self) -> None:
         """Run what is ready, after the time has jumped if nothing was."""
@@ -143,13 +160,6 @@ class VirtualLoop(asyncio.BaseEventLoop):
         timer = heappop(self._scheduled)
         timer._scheduled = False
         return timer
-
-    def _note_error(self, context: dict[str, Any]) -> None:
-        self.errors.append(context.get("exception") or RuntimeError(str(context["message"])))
-
-    def _make_task(self, work: Coroutine[Any, Any, T], *, context: Context | None = None) -> "NumberedTask[T]":
-        self._made += 1
-        return NumberedTask(self._made, work, self, context or copy_context())
 
 
 class NumberedTask(asyncio.Task[T]):
@@ -251,7 +261,7 @@ def run(case: Callable[[VirtualLoop], Coroutine[Any, Any, T]]) -> T:
     gc.disable()  # it would come at another moment each time
     try:
         asyncio.set_event_loop(loop)
-        with patch.object(AsyncIOBackend, "run_sync_in_worker_thread", classmethod(_in_thread)):
+        with patch.object(AsyncIOBackend, "run_sync_in_worker_thread", INLINE):
             result = loop.run_until_complete(case(loop))
         left = [*asyncio.all_tasks(loop), *loop.timers]
     finally:
@@ -265,8 +275,11 @@ def run(case: Callable[[VirtualLoop], Coroutine[Any, Any, T]]) -> T:
     return result
 
 
-async def _in_thread(_: object, function: Callable[..., T], arguments: tuple[Any, ...], *__: object, **___: object) -> T:
+async def _in_thread(_: type, function: Callable[..., Any], arguments: tuple[Any, ...], *__: Any, **___: Any) -> Any:
     """Stand in for what anyio does in a worker thread."""
     loop = asyncio.get_running_loop()
     assert isinstance(loop, VirtualLoop)
     return await loop.in_thread(partial(function, *arguments))
+
+
+INLINE: Final = cast("Any", classmethod(_in_thread))
