@@ -154,6 +154,13 @@ from .outcomes import (
     SyncFailed as SyncFailed,
     TooManyMappings as TooManyMappings,
 )
+from .sessions import (
+    ConnectionLost as ConnectionLost,
+    DaemonStopping as DaemonStopping,
+    LimitReached as LimitReached,
+    NotYours as NotYours,
+    OldEpoch as OldEpoch,
+)
 from .subscribing import (
     BadCapacity as BadCapacity,
     BadContract as BadContract,

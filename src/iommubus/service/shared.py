@@ -1,0 +1,106 @@
+"""What all connections of a daemon share."""
+
+from collections.abc import Iterable
+from random import Random
+from typing import Final, Protocol
+
+from anyio.abc import TaskGroup
+
+from ..bus.bus import Bus
+from ..bus.logs import Lines
+from ..errors import RuleMissing
+from ..transport.clock import Clock
+from ..transport.credentials import Peer
+from .config import Config
+from .counts import Counts
+from .proof import Proof
+from .rules import Action, Rules
+
+INCARNATION_BITS: Final = 31
+"""Random bits in front of every number: two daemons in a row have the same ones once in 2^31 restarts."""
+
+COUNTER_BITS: Final = 32
+"""Bits of the counter behind them: as many numbers as one daemon can give."""
+
+
+class Client(Protocol):
+    """A connection, to those who look through all of them.
+
+    Attributes:
+        number: Number of the client.
+        name: What it calls itself.
+        peer: Who it is.
+    """
+
+    number: int
+    name: str
+    peer: Peer
+
+    def close(self, reason: str) -> None:
+        """Say `Bye` and close it."""
+        ...
+
+
+class Shared:
+    """What all connections of a daemon share.
+
+    Args:
+        config: Its settings.
+        clock: Tells seconds for leases.
+        random: Where numbers come from that nobody else may have.
+        own_uid: The user that it runs as.
+
+    Attributes:
+        config: The same.
+        clock: The same.
+        random: The same.
+        bus: The bus that it serves.
+        rules: Who may do what; replaced as a whole.
+        counts: What it counts.
+        lines: Rate-limited log lines.
+        clients: The connections that were let in, by number.
+        incarnation: What tells this daemon from those before.
+        proof: What proves subscribers stopped.
+        tasks: Where requests wait.
+        draining: Why nothing new is begun; empty as long as it is.
+    """
+
+    tasks: TaskGroup
+
+    def __init__(self, config: Config, *, clock: Clock, random: Random, own_uid: int) -> None:
+        self.config = config
+        self.clock = clock
+        self.random = random
+        self.bus = Bus()
+        self.rules = Rules(config.rules, own_uid)
+        self.counts = Counts()
+        self.lines = Lines(clock)
+        self.clients: dict[int, Client] = {}
+        self.incarnation = random.getrandbits(INCARNATION_BITS)
+        self.draining = ""
+        self.proof = Proof()
+        self._own_uid = own_uid
+        self._last_id = self.incarnation << COUNTER_BITS
+
+    def new_id(self) -> int:
+        """Return a number that nothing else has, also not of a daemon before: for subscriptions, epochs, clients."""
+        self._last_id += 1
+        return self._last_id
+
+    def allow(self, peer: Peer, action: Action, names: Iterable[str]) -> None:
+        """Check that a peer may do this to all of these.
+
+        Raises:
+            RuleMissing: A rule is missing; it was counted and logged.
+        """
+        for name in names:
+            try:
+                self.rules.check(peer, action, name)
+            except RuleMissing as refusal:
+                self.refused(refusal)
+                raise
+
+    def refused(self, refusal: RuleMissing) -> None:
+        """Count and log a missing rule."""
+        self.counts.refusals[refusal.action] += 1
+        self.lines.warn("rule", "refused", str(refusal))
