@@ -27,7 +27,7 @@ FLOORS: Final[list[list[str]]] = [
 INSIDE: Final[dict[str, list[str]]] = {
     "errors": [
         "base", "mapping", "subscribing", "names", "moments", "outcomes", "device", "foreign", "wire", "trials",
-        "hosts", "daemon", "sessions",
+        "hosts", "daemon", "remote",
     ],
     "wire": ["framing", "messages", "failures", "runs", "negotiation", "codec", "connection"],
     "wire.messages": [
@@ -51,13 +51,13 @@ INSIDE: Final[dict[str, list[str]]] = {
     ],
     "bus.abc": ["terms", "consumer", "producer", "bus"],
     "consumers": ["pins", "views", "mirror", "iotlb"],
-    "transport": ["clock", "address", "lock", "credentials", "descriptors", "listeners", "activation", "tls", "stream"],
+    "transport": ["clock", "address", "lock", "credentials", "descriptors", "listeners", "activation", "tls"],
     "bridges": [],
     "service": [
-        "rules", "config", "settings", "logs", "leases", "record", "systemd", "http", "counts", "metrics", "proof", "shared",
-        "session", "following", "memories", "publishing", "watching", "answering", "daemon", "serve",
+        "rules", "config", "settings", "logs", "leases", "record", "systemd", "http", "counts", "metrics",
+        "proof", "shared", "session", "following", "memories", "publishing", "watching", "answering", "daemon", "serve",
     ],
-    "client": ["link", "remote", "reconnect"],
+    "client": [],
     "testing": ["oracle", "streams", "passing", "conformance", "plugin"],
     "testing.conformance": [
         "case", "demands", "follower", "scene", "failures", "keeping", "moving", "script",
