@@ -55,8 +55,8 @@ INSIDE: Final[dict[str, list[str]]] = {
     "bridges": [],
     "service": [
         "rules", "config", "settings", "logs", "leases", "record", "systemd", "http", "counts", "metrics",
-        "proof", "verdicts", "spaces", "shared", "requests", "session",
-        "following", "memories", "publishing", "syncing", "watching", "answering", "daemon", "serve",
+        "proof", "clients", "demand", "applying", "closed", "spaces", "shared", "requests", "session",
+        "following", "memories", "publishing", "outcomes", "syncing", "watching", "answering", "daemon", "serve",
     ],
     "client": [],
     "testing": ["oracle", "streams", "passing", "conformance", "plugin"],

@@ -13,10 +13,12 @@ import anyio
 from ..transport.clock import Clock, boot_clock
 from ..transport.credentials import Peer, Process
 from .config import Config
+from .publishing import Publishing
 from .session import Part, Session
 from .shared import Shared
+from .syncing import Syncing
 
-PARTS: Final[Sequence[Callable[[Session], Part]]] = ()
+PARTS: Final[Sequence[Callable[[Session], Part]]] = (Publishing, Syncing)
 """What handles the messages of a connection."""
 
 
@@ -51,7 +53,7 @@ class Daemon(Shared):
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self.bus)
-            self.tasks = await stack.enter_async_context(anyio.create_task_group())
+            self.tasks = self.spaces.tasks = await stack.enter_async_context(anyio.create_task_group())
             self._stack = stack.pop_all()
         return self
 
