@@ -55,7 +55,7 @@ INSIDE: Final[dict[str, list[str]]] = {
     "bridges": [],
     "service": [
         "rules", "config", "settings", "logs", "leases", "record", "systemd", "http", "counts", "metrics",
-        "proof", "clients", "demand", "applying", "closed", "spaces", "shared", "requests", "session",
+        "proof", "tasks", "clients", "demand", "applying", "closed", "spaces", "shared", "requests", "session",
         "following", "memories", "publishing", "outcomes", "syncing", "watching", "answering", "daemon", "serve",
     ],
     "client": [],

@@ -8,8 +8,6 @@ from random import Random, SystemRandom
 from types import TracebackType
 from typing import Final, Self
 
-import anyio
-
 from ..transport.clock import Clock, boot_clock
 from ..transport.credentials import Peer, Process
 from .config import Config
@@ -17,6 +15,7 @@ from .publishing import Publishing
 from .session import Part, Session
 from .shared import Shared
 from .syncing import Syncing
+from .tasks import Tasks
 
 PARTS: Final[Sequence[Callable[[Session], Part]]] = (Publishing, Syncing)
 """What handles the messages of a connection."""
@@ -53,14 +52,13 @@ class Daemon(Shared):
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self.bus)
-            self.tasks = self.spaces.tasks = await stack.enter_async_context(anyio.create_task_group())
+            self.tasks = self.spaces.tasks = await stack.enter_async_context(Tasks())
             self._stack = stack.pop_all()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
-        self.tasks.cancel_scope.cancel()
         return await self._stack.__aexit__(kind, error, trace)
 
     def session(self, peer: Peer, process: Process | None = None) -> Session:

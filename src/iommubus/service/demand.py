@@ -10,7 +10,6 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 import anyio
-from anyio.abc import TaskGroup
 
 from ..bus.space import LocalSpace
 from ..caps import Cap
@@ -18,6 +17,7 @@ from ..errors import ConnectionLost, DemandRefused
 from ..wire.messages import Message
 from ..wire.messages.publishing import DemandChanged
 from .clients import Client
+from .tasks import Tasks
 
 NOTHING: Final = Cap(0)
 
@@ -32,7 +32,7 @@ class Demand:
         told: What the producer was told last.
     """
 
-    def __init__(self, tasks: TaskGroup) -> None:
+    def __init__(self, tasks: Tasks) -> None:
         self.told = NOTHING
         self._tasks = tasks
         self._lock = anyio.Lock()

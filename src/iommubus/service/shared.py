@@ -4,8 +4,6 @@ from collections.abc import Iterable
 from random import Random
 from typing import Final, Protocol
 
-from anyio.abc import TaskGroup
-
 from ..bus.attachment import Occupant
 from ..bus.bus import Bus
 from ..bus.logs import Lines
@@ -20,6 +18,7 @@ from .counts import Counts
 from .proof import Proof
 from .rules import Action, Rules
 from .spaces import Held, Spaces
+from .tasks import Tasks
 
 INCARNATION_BITS: Final = 31
 """Random bits in front of every number: two daemons in a row have the same ones once in 2^31 restarts."""
@@ -38,10 +37,6 @@ class Followed(Protocol):
     @property
     def info(self) -> SubscriberInfo:
         """What it is, with its counters."""
-        ...
-
-    def want_ack(self) -> None:
-        """Have it acknowledged at once what can be: somebody has begun to wait."""
         ...
 
 
@@ -72,7 +67,7 @@ class Shared:
         draining: Why nothing new is begun; empty as long as it is.
     """
 
-    tasks: TaskGroup
+    tasks: Tasks
 
     def __init__(self, config: Config, *, clock: Clock, random: Random, own_uid: int) -> None:
         self.config = config
@@ -130,13 +125,6 @@ class Shared:
         """
         if held.producer is not client:
             self.allow(client.peer, Action.ADMIN, [held.name])
-
-    def want_acks(self, members: Iterable[Occupant]) -> None:
-        """Have the subscribers of other processes acknowledge at once what they can: a `sync` waits for it."""
-        for member in dict.fromkeys(members):
-            followed = self.followed.get(member)
-            if followed is not None:
-                followed.want_ack()
 
     def refused(self, refusal: RuleMissing) -> None:
         """Count and log a missing rule."""

@@ -10,7 +10,6 @@ from enum import Enum
 from typing import Final, Protocol, TypeVar
 
 import anyio
-from anyio.abc import TaskGroup
 
 from ..bus.bus import Bus
 from ..bus.endpoint import LocalEndpoint
@@ -39,6 +38,7 @@ from .clients import Client, same_user
 from .closed import Closed
 from .config import Config
 from .demand import Demand
+from .tasks import Tasks
 
 Thing = TypeVar("Thing")
 
@@ -81,7 +81,7 @@ class Held:
 
     space: LocalSpace
 
-    def __init__(self, making: CreateSpace, producer: Client, epoch: int, tasks: TaskGroup) -> None:
+    def __init__(self, making: CreateSpace, producer: Client, epoch: int, tasks: Tasks) -> None:
         self.making = making
         self.producer: Client | None = producer
         self.peer = producer.peer
@@ -253,7 +253,7 @@ class Spaces:
         followers: Who is told of spaces.
     """
 
-    tasks: TaskGroup
+    tasks: Tasks
 
     def __init__(self, bus: Bus, config: Config, new_id: Callable[[], int]) -> None:
         self._bus = bus

@@ -142,16 +142,21 @@ class Syncing:
             SyncFailed: Not all of it came to an end in time.
         """
         start = anyio.current_time()
-        with anyio.move_on_after(timeout):
-            await self._daemon.proof.wait_recovered()
-            for held in covered.held:
-                await held.settled.wait()
-        self._check_before(covered)
-        left = max(timeout - (anyio.current_time() - start), 0.0)
-        spaces = covered.all()
-        self._daemon.want_acks(attachment.member for space in spaces for attachment in space.counting())
-        report = await sync_spaces(spaces, left)
+        left = timeout
+        if self._stands_in_the_way(covered):
+            with anyio.move_on_after(timeout):
+                await self._daemon.proof.wait_recovered()
+                for held in covered.held:
+                    await held.settled.wait()
+            self._check_before(covered)
+            left = max(timeout - (anyio.current_time() - start), 0.0)
+        report = await sync_spaces(covered.all(), left)
         return SyncReport(report.outcomes, anyio.current_time() - start)
+
+    def _stands_in_the_way(self, covered: Covered) -> bool:
+        """Say whether there is anything to be waited for before the subscribers."""
+        resuming = any(not held.settled.is_set() for held in covered.held)
+        return resuming or bool(self._daemon.proof.reasons(self._daemon.clock()))
 
     def _check_before(self, covered: Covered) -> None:
         """Check that nothing stands in the way of a `sync` that is no subscriber.
