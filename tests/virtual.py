@@ -133,7 +133,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
             if handle._cancelled:
                 continue
             if self._parked:
-                process = handle._context.get(PROCESS)
+                process = process_of(handle)
                 if process in self._parked:
                     self._parked[process].append(handle)
                     continue
@@ -247,6 +247,10 @@ class VirtualProcess:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self._loop.park(self)
+        for timer in self._loop.timers:
+            if process_of(timer) is self:
+                timer.cancel()
 
     def unfinished(self) -> list[asyncio.Task[Any]]:
         """Return its tasks that have not ended."""
@@ -259,6 +263,12 @@ class VirtualProcess:
 
 PROCESS: Final[ContextVar[VirtualProcess | None]] = ContextVar("PROCESS", default=None)
 """Whose callback runs, or whose a context is."""
+
+
+def process_of(handle: asyncio.Handle) -> VirtualProcess | None:
+    """Return whose callback it is."""
+    context: Context = getattr(handle, "_context")  # noqa: B009 - asyncio's own, of which no type is known
+    return context.get(PROCESS)
 
 
 def run(case: Callable[[VirtualLoop], Coroutine[Any, Any, T]]) -> T:
@@ -275,7 +285,7 @@ def run(case: Callable[[VirtualLoop], Coroutine[Any, Any, T]]) -> T:
         asyncio.set_event_loop(loop)
         with patch.object(AsyncIOBackend, "run_sync_in_worker_thread", INLINE):
             result = loop.run_until_complete(case(loop))
-        left = [*asyncio.all_tasks(loop), *loop.timers]
+        left = [*asyncio.all_tasks(loop), *((process_of(timer), timer) for timer in loop.timers)]
     finally:
         asyncio.set_event_loop(None)
         loop.close()

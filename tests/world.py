@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager
 from random import Random
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, Self
 
 import anyio
 
@@ -43,16 +43,16 @@ class Watched:
 
     Args:
         process: The process.
-        count: Told when it is opened, and when it is closed.
+        watches: Where it is while it is open.
     """
 
-    def __init__(self, process: VirtualProcess, count: Callable[[int], object]) -> None:
+    def __init__(self, process: VirtualProcess, watches: "dict[Watched, None]") -> None:
         self.pid = process.pid
         self.start = process.pid
+        self.owner = PROCESS.get()
         self._process = process
-        self._count = count
-        self._open = True
-        count(1)
+        self._watches = watches
+        watches[self] = None
 
     @property
     def ended(self) -> bool:
@@ -63,15 +63,23 @@ class Watched:
         """Wait until it has."""
         await self._process.ended.wait()
 
+    def another(self) -> "Watched":
+        """Return another watch of the same process."""
+        return Watched(self._process, self._watches)
+
     def kill(self) -> None:
         """Kill it."""
         self._process.kill()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def close(self) -> None:
         """Stop watching it."""
-        if self._open:
-            self._open = False
-            self._count(-1)
+        self._watches.pop(self, None)
 
 
 class Machine:
@@ -87,7 +95,7 @@ class Machine:
         network: How processes meet.
         players: Whoever may hold something.
         suspended: Seconds that the machine has slept, which the loop does not know of.
-        watched: How many watches of processes are open.
+        watches: The watches of processes that are open.
         judged: How many `sync` were judged.
     """
 
@@ -98,7 +106,7 @@ class Machine:
         self.network = Network(loop, dice, Quality())
         self.players: list[Player] = []
         self.suspended = 0.0
-        self.watched = 0
+        self.watches: dict[Watched, None] = {}
         self.judged = 0
         self.processes: list[VirtualProcess] = []
         self._note = note
@@ -136,7 +144,7 @@ class Machine:
 
     def watch(self, process: VirtualProcess) -> Watched:
         """Return a watch of a process."""
-        return Watched(process, self._count)
+        return Watched(process, self.watches)
 
     def watch_again(self, pid: int, start: int) -> Watched | None:
         """Return a watch of the process that had a number, if it has not ended."""
@@ -148,8 +156,9 @@ class Machine:
         """Return who a process is."""
         return Peer(process.pid, UID, (UID,))
 
-    def _count(self, change: int) -> None:
-        self.watched += change
+    def watched(self) -> list[Watched]:
+        """Return the watches of processes that are open, and whose owner was not killed."""
+        return [watch for watch in self.watches if watch.owner is None or not watch.owner.killed]
 
 
 Connect = Callable[[str], AbstractAsyncContextManager[EventBus]]
