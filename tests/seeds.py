@@ -101,7 +101,7 @@ class DaemonHost:
         assert daemon is not None
         await anyio.sleep(2 * LEASE)
         assert not daemon.clients, daemon.clients
-        assert daemon.bus.spaces() == ()
+        assert daemon.bus.spaces() == (), daemon.bus.spaces()
         self._over.set()
         await self._task
         assert not self._machine.watched(), "watches of processes are left"

@@ -27,6 +27,10 @@ LONG: Final = 4.0
 """Most seconds that somebody is stopped, or a link stalled: longer than a lease."""
 
 
+QUIET: Final = 2.5
+"""Seconds after which everybody has learnt of what befell them: more than a lease."""
+
+
 class Host(Protocol):
     """Whoever has the bus."""
 
@@ -212,7 +216,7 @@ class Story:
                 self._enter(name)
         for player in self.cast.values():
             player.calm = True
-        await anyio.sleep(0)
+        await anyio.sleep(QUIET)
 
     async def _settle(self) -> None:
         """Wait until everybody has everything."""
