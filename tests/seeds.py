@@ -75,7 +75,6 @@ class DaemonHost:
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
         self._disk = [Granted("this boot")]
-        self._seen = machine.dice.random() < 0.8
         fence: Any = machine.dice.choice(["fail", "fail", "kill"])
         everything = ("*",)
         rule = Rule(
@@ -131,7 +130,7 @@ class DaemonHost:
 
     def _accept(self, daemon: Daemon, process: VirtualProcess | None) -> Any:
         assert process is not None
-        if self._seen:
+        if self._machine.seen:
             return daemon.session(self._machine.peer(process), self._machine.watch(process))  # type: ignore[arg-type]
         return daemon.session(Peer(names=(process.name,)), None)
 

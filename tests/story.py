@@ -105,7 +105,8 @@ class Story:
             self.makers[f"producer {number}"] = lambda number=number, names=names, pull=pull: Producer(
                 machine, f"producer {number}", connect, names, pull=pull
             )
-            kinds = [Cacher] if pull else [Shadower, Shadower, Device, Cacher]
+            copying = [Shadower, Shadower, Device if machine.seen else Shadower]
+            kinds = [Cacher] if pull else [*copying, Cacher]
             for place in range(dice.randint(1, 2)):
                 kind, name = dice.choice(kinds), f"consumer {number}{place}"
                 seen = [names[0], f"{names[0]}-device"]
@@ -211,18 +212,24 @@ class Story:
         self.machine.note("all is calm")
         self._do_due(all_of_it=True)
         self.machine.network.quality = Quality()
-        for name, player in list(self.cast.items()):
-            if player.process.killed:  # by the daemon, too
-                self._enter(name)
+        self._revive()
         for player in self.cast.values():
             player.calm = True
         await anyio.sleep(QUIET)
+
+    def _revive(self) -> None:
+        """Have everybody enter again who was killed, by the daemon perhaps."""
+        for name, player in list(self.cast.items()):
+            if player.process.killed:
+                self._enter(name)
+                self.cast[name].calm = True
 
     async def _settle(self) -> None:
         """Wait until everybody has everything."""
         deadline = self.machine.loop.time() + PEACE
         while problems := self._problems():
             self._check()
+            self._revive()
             assert self.machine.loop.time() < deadline, f"it does not become well again: {'; '.join(problems)}"
             await anyio.sleep(0.2)
         self.machine.note("all is well")
