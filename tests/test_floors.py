@@ -55,7 +55,7 @@ INSIDE: Final[dict[str, list[str]]] = {
     "bridges": [],
     "service": [
         "rules", "config", "settings", "logs", "leases", "record", "systemd", "http", "counts", "metrics",
-        "proof", "shared", "session", "following", "memories", "publishing", "watching", "answering", "daemon", "serve",
+        "recorder", "recovering", "verdict", "watch", "proof", "shared", "session", "following", "memories", "publishing", "watching", "answering", "daemon", "serve",
     ],
     "client": [],
     "testing": ["oracle", "streams", "passing", "conformance", "plugin"],
