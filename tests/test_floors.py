@@ -55,7 +55,8 @@ INSIDE: Final[dict[str, list[str]]] = {
     "bridges": [],
     "service": [
         "rules", "config", "settings", "logs", "leases", "record", "systemd", "http", "counts", "metrics",
-        "recorder", "recovering", "verdict", "watch", "proof", "shared", "session", "following", "memories", "publishing", "watching", "answering", "daemon", "serve",
+        "recorder", "recovering", "evidence", "watch", "proof", "verdicts", "spaces", "shared", "requests", "session",
+        "following", "memories", "publishing", "syncing", "watching", "answering", "daemon", "serve",
     ],
     "client": [],
     "testing": ["oracle", "streams", "passing", "conformance", "plugin"],

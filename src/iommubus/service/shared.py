@@ -11,6 +11,7 @@ from ..bus.logs import Lines
 from ..errors import RuleMissing
 from ..transport.clock import Clock
 from ..transport.credentials import Peer
+from ..transport.descriptors import Tokens
 from .config import Config
 from .counts import Counts
 from .proof import Proof
@@ -36,8 +37,8 @@ class Client(Protocol):
     name: str
     peer: Peer
 
-    def close(self, reason: str) -> None:
-        """Say `Bye` and close it."""
+    def close(self, reason: str, failure: BaseException | None = None) -> None:
+        """Say `Bye`, and close the connection; its client is lost at once."""
         ...
 
 
@@ -62,6 +63,7 @@ class Shared:
         incarnation: What tells this daemon from those before.
         proof: What proves subscribers stopped.
         tasks: Where requests wait.
+        tokens: What opens second connections, by the number of the client.
         draining: Why nothing new is begun; empty as long as it is.
     """
 
@@ -77,6 +79,7 @@ class Shared:
         self.lines = Lines(clock)
         self.clients: dict[int, Client] = {}
         self.incarnation = random.getrandbits(INCARNATION_BITS)
+        self.tokens: Tokens[int] = Tokens()
         self.draining = ""
         self.proof = Proof()
         self._own_uid = own_uid

@@ -18,7 +18,7 @@ from ..errors import ConnectionLost, IommubusError, StopUnproven
 from ..transport.credentials import Peer, Process
 from ..wire.messages import Message
 from ..wire.messages.subscribing import RunFence
-from .verdict import Evidence, verdict
+from .evidence import Evidence, verdict
 
 
 class Holder(Protocol):
