@@ -137,7 +137,7 @@ class Proof:
         self._over(watch)
 
     def lost(self, holder: Holder) -> None:
-        """Take it that a connection is gone; what it has in use is proven by its lease, or by the end of its process."""
+        """Take it that a connection is gone: its lease runs out, and its subscriptions are in nobody's hands."""
         holding = self._holdings.pop(holder, None)
         if holding is None:
             return

@@ -257,9 +257,7 @@ class Watch:
             await holder.ask(lambda request: RunFence(request, self.number))
         except ConnectionLost as failure:
             return self._unproven(str(failure))
-        except IommubusError as failure:
-            return failure
-        except OSError as failure:
+        except (IommubusError, OSError) as failure:  # what its client could not stop it for
             return failure
         return None
 
