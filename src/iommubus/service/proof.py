@@ -47,6 +47,7 @@ class Proof:
     Attributes:
         tasks: Where it waits, from `begin` on.
         lines, may_kill: The same.
+        names: Those of all subscriptions that are watched.
     """
 
     tasks: TaskGroup
@@ -69,6 +70,7 @@ class Proof:
         self._holdings: dict[Holder, Holding] = {}
         self._lost: dict[Holding, Peer] = {}
         self._watches: dict[int, Watch] = {}
+        self.names: set[str] = set()
         self._leases = Leases[Holding]()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -119,6 +121,7 @@ class Proof:
         watch.enter(holding, self, self._over)
         holding.watches[watch.number] = watch
         self._watches[watch.number] = watch
+        self.names.add(watch.name)
 
     async def grant(self, watch: Watch, seconds: float) -> None:
         """Return once the record says that a subscription is about to be confirmed.
@@ -161,9 +164,17 @@ class Proof:
             watch.member.leave()
             watch.look()
 
-    def lingering(self, peer: Peer) -> int:
-        """Return how many subscriptions of lost connections of a peer are not proven stopped."""
-        return sum(len(holding.watches) for holding, whose in self._lost.items() if whose == peer)
+    def watch_of(self, holder: Holder, number: int) -> Watch | None:
+        """Return what is kept of a subscription, if it is one of this connection."""
+        watch = self._watches.get(number)
+        return watch if watch is not None and watch.holding.holder is holder else None
+
+    def count(self, holder: Holder) -> int:
+        """Return how many subscriptions a connection has, and lost ones of its peer that are not proven stopped."""
+        holdings = [holding for holding, peer in self._lost.items() if peer == holder.peer]
+        if holder in self._holdings:
+            holdings.append(self._holdings[holder])
+        return sum(len(holding.watches) for holding in holdings)
 
     # -- inside ------------------------------------------------------------------
 
@@ -177,6 +188,7 @@ class Proof:
     def _over(self, watch: Watch) -> None:
         if self._watches.pop(watch.number, None) is None:
             return
+        self.names.discard(watch.name)
         holding = watch.holding
         del holding.watches[watch.number]
         member = member_of(watch)

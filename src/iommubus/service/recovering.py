@@ -87,9 +87,8 @@ class Recovering:
                 self._lines.info("recovery", "the daemon", "nothing of before its restart is in use any more")
 
     async def _await_leases(self) -> None:
-        while not self._recovery.leases_over(self._clock()):  # a machine that was suspended runs late
-            await anyio.sleep(  # noqa: ASYNC110 - a clock sets no event
-                self._recovery.leases_end(self._clock()) + GRAIN)
+        while (left := self._recovery.leases_end(self._clock())) or not self._recovery.leases_over(self._clock()):
+            await anyio.sleep(left + GRAIN)
         self._recorder.settle()
         self._look()
 

@@ -14,7 +14,9 @@ from ..transport.credentials import Peer
 from ..transport.descriptors import Tokens
 from .config import Config
 from .counts import Counts
+from .packing import Packer
 from .proof import Proof
+from .record import Record
 from .rules import Action, Rules
 
 INCARNATION_BITS: Final = 31
@@ -50,6 +52,7 @@ class Shared:
         clock: Tells seconds for leases.
         random: Where numbers come from that nobody else may have.
         own_uid: The user that it runs as.
+        record: What outlives the daemon; `None` where none follows.
 
     Attributes:
         config: The same.
@@ -61,6 +64,7 @@ class Shared:
         lines: Rate-limited log lines.
         clients: The connections that were let in, by number.
         incarnation: What tells this daemon from those before.
+        packer: Encodes hand-overs.
         proof: What proves subscribers stopped.
         tasks: Where requests wait.
         tokens: What opens second connections, by the number of the client.
@@ -69,7 +73,9 @@ class Shared:
 
     tasks: TaskGroup
 
-    def __init__(self, config: Config, *, clock: Clock, random: Random, own_uid: int) -> None:
+    def __init__(
+        self, config: Config, *, clock: Clock, random: Random, own_uid: int, record: Record | None = None
+    ) -> None:
         self.config = config
         self.clock = clock
         self.random = random
@@ -81,7 +87,8 @@ class Shared:
         self.incarnation = random.getrandbits(INCARNATION_BITS)
         self.tokens: Tokens[int] = Tokens()
         self.draining = ""
-        self.proof = Proof()
+        self.packer = Packer()
+        self.proof = Proof(clock, self.lines, record=record, may_kill=self._may_kill)
         self._own_uid = own_uid
         self._last_id = self.incarnation << COUNTER_BITS
 
@@ -107,3 +114,8 @@ class Shared:
         """Count and log a missing rule."""
         self.counts.refusals[refusal.action] += 1
         self.lines.warn("rule", "refused", str(refusal))
+
+    # -- inside ------------------------------------------------------------------
+
+    def _may_kill(self, peer: Peer) -> bool:
+        return self.rules.may_kill(peer)  # those of now: they are replaced as a whole
