@@ -87,8 +87,8 @@ class Recovering:
                 self._lines.info("recovery", "the daemon", "nothing of before its restart is in use any more")
 
     async def _await_leases(self) -> None:
-        while (left := self._recovery.leases_end(self._clock())) or not self._recovery.leases_over(self._clock()):
-            await anyio.sleep(left + GRAIN)
+        while not self._recovery.leases_over(self._clock()):  # noqa: ASYNC110 - no clock sets an event
+            await anyio.sleep(self._recovery.leases_end(self._clock()) + GRAIN)
         self._recorder.settle()
         self._look()
 
