@@ -6,6 +6,7 @@ ends at once.  What comes together while the disk is busy is written together.
 """
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, Final
 
 import anyio
@@ -70,6 +71,8 @@ class Recorder:
     async def close(self) -> None:
         """Write what is left; nothing is granted any more."""
         self._tasks = None
+        if self._late != NOTHING:
+            self._put(NOTHING)
         await self._write_all()
 
     async def grant(self, seconds: float, member: ExitMember | None = None) -> None:
@@ -117,9 +120,17 @@ class Recorder:
             self._late = NOTHING
         self._next.change = joined(self._next.change, change)
         if self._tasks is not None and not self._busy:
-            self._busy = True
-            self._tasks.start_soon(self._write_all)
+            with suppress(RuntimeError):  # the tasks have ended: `close` writes it
+                self._tasks.start_soon(self._write_all)
+                self._busy = True
         return self._next
+
+    def _write_later(self, change: Change) -> None:
+        """Write it with whatever is written next."""
+        if self._next is not None:
+            self._next.change = joined(self._next.change, change)
+        else:
+            self._late = joined(self._late, change)
 
     async def _write_all(self) -> None:
         try:
@@ -136,8 +147,12 @@ class Recorder:
                 await self._in_thread(record.change, structs.replace(batch.change, grant=self._longest))
         except LeasesUnwritable as failure:
             self.failure = batch.failure = failure
-            self._late = joined(late(batch.change), self._late)
+            self._write_later(late(batch.change))
             self._lines.warn("record", "the record of leases", str(failure))
+        except BaseException:  # the daemon stops
+            batch.failure = LeasesUnwritable("the record of leases", "the daemon stops")
+            self._write_later(late(batch.change))
+            raise
         else:
             self.failure = None
         finally:
