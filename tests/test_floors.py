@@ -55,8 +55,9 @@ INSIDE: Final[dict[str, list[str]]] = {
     "bridges": [],
     "service": [
         "rules", "config", "settings", "logs", "leases", "record", "systemd", "http", "counts", "metrics",
-        "recorder", "recovering", "evidence", "watch", "proof", "packing", "verdicts", "spaces", "shared",
-        "requests", "session", "stream", "following", "memories", "publishing", "syncing", "watching", "answering", "daemon", "serve",
+        "tasks", "requests", "recorder", "recovering", "evidence", "watch", "proof", "packing", "clients", "demand",
+        "applying", "closed", "spaces", "shared", "session", "stream", "following", "memories", "publishing",
+        "outcomes", "syncing", "watching", "answering", "daemon", "serve",
     ],
     "client": [],
     "testing": ["oracle", "streams", "passing", "conformance", "plugin"],

@@ -6,7 +6,6 @@ from typing import Any, Final
 
 import anyio
 import pytest
-from anyio.abc import TaskGroup
 
 from iommubus import Bus, Perm, SyncFailed
 from iommubus.bus.attachment import State
@@ -19,6 +18,7 @@ from iommubus.errors import ConnectionLost, ExitRefused, IommubusError, LeasesUn
 from iommubus.service.leases import ExitMember
 from iommubus.service.proof import Proof
 from iommubus.service.record import Disk, Granted, Record, encode, load
+from iommubus.service.tasks import Tasks
 from iommubus.service.watch import Watch
 from iommubus.transport.credentials import Peer, Process
 from iommubus.wire.messages import Message
@@ -53,9 +53,12 @@ class FakeProcess(Process):
 class Watcher(Process):
     """One watch of a `FakeProcess`."""
 
+    __slots__ = ("_closed", "_process")
+
     def __init__(self, process: FakeProcess) -> None:
         super().__init__(process.pid, process.start, -1)
         self._process = process
+        self._closed = False
 
     async def wait_exit(self) -> None:
         await self._process.end.wait()
@@ -67,7 +70,9 @@ class Watcher(Process):
         self._process.end.set()
 
     def close(self) -> None:
-        self._process.watchers -= 1
+        if not self._closed:
+            self._closed = True
+            self._process.watchers -= 1
 
 
 class Connection:
@@ -106,7 +111,7 @@ class Connection:
 class Scene:
     """A space, a daemon's proof, and what happens to the connections of its subscribers."""
 
-    def __init__(self, loop: VirtualLoop, bus: Bus, proof: Proof, space: LocalSpace, tasks: TaskGroup) -> None:
+    def __init__(self, loop: VirtualLoop, bus: Bus, proof: Proof, space: LocalSpace, tasks: Tasks) -> None:
         self.loop = loop
         self.bus = bus
         self.proof = proof
@@ -168,10 +173,9 @@ def play(
 
     async def whole(loop: VirtualLoop) -> None:
         proof = Proof(loop.time, Lines(loop.time), record=record, may_kill=may_kill)
-        async with Bus() as bus, anyio.create_task_group() as tasks:
+        async with Bus() as bus, Tasks() as tasks:
             proof.begin(tasks)
             await case(Scene(loop, bus, proof, await bus.create_space("vtd0"), tasks))
-            tasks.cancel_scope.cancel()
         await proof.close()
 
     run(whole)

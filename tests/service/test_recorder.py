@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from errno import ENOSPC
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from iommubus.errors import LeasesUnwritable
 from iommubus.service.leases import ExitMember
 from iommubus.service.record import Disk, Granted, Record, encode, load
 from iommubus.service.recorder import Recorder
-from tests.loops import every_loop
+from iommubus.service.tasks import Tasks
 
 BOOT = "b6e1b2d2-0000-4000-8000-000000000000"
 MEMBERS = [ExitMember(4711 + number, 123456, str(number)) for number in range(8)]
@@ -66,21 +66,12 @@ async def settled(condition: Callable[[], bool]) -> None:
             await anyio.sleep(0.001)
 
 
-async def together(*works: Callable[[], Awaitable[object]]) -> None:
-    async def one(work: Callable[[], Awaitable[object]]) -> None:
-        await work()
-
-    async with anyio.create_task_group() as tasks:
-        for work in works:
-            tasks.start_soon(one, work)
-
-
-@every_loop
+@pytest.mark.asyncio
 async def test_it_is_on_the_disk_before_anybody_is_confirmed(path: str) -> None:
     disk = ShakyDisk()
     record = Record(path, BOOT, disk)
     recorder = Recorder(record, Lines())
-    async with anyio.create_task_group() as tasks:
+    async with Tasks() as tasks:
         recorder.begin(tasks)
         await recorder.grant(10.0)
         assert load(path, BOOT) == Granted(BOOT, 10.0)
@@ -96,30 +87,31 @@ async def test_it_is_on_the_disk_before_anybody_is_confirmed(path: str) -> None:
     record.close()
 
 
-@every_loop
+@pytest.mark.asyncio
 async def test_what_comes_while_the_disk_is_busy_is_written_at_once(path: str) -> None:
     disk, gate = ShakyDisk(), Gate()
     record = Record(path, BOOT, disk)
     recorder = Recorder(record, Lines(), gate.run)
-    async with anyio.create_task_group() as tasks:
+    async with Tasks() as tasks:
         recorder.begin(tasks)
-        for member in MEMBERS:
-            tasks.start_soon(recorder.grant, 10.0, member)
-        await gate.waiting.wait()
-        assert not Path(path).exists()
-        gate.open.set()
+        async with anyio.create_task_group() as clients:
+            for member in MEMBERS:
+                clients.start_soon(recorder.grant, 10.0, member)
+            await gate.waiting.wait()
+            assert not Path(path).exists()
+            gate.open.set()
     assert set(load(path, BOOT).exits) == set(MEMBERS)
     assert disk.writes <= 2
     record.close()
 
 
-@every_loop
+@pytest.mark.asyncio
 async def test_a_disk_that_says_no_refuses_everybody_who_waits_and_is_asked_again(path: str) -> None:
     """What is over is written when it works again."""
     disk = ShakyDisk()
     record = Record(path, BOOT, disk)
     recorder = Recorder(record, Lines())
-    async with anyio.create_task_group() as tasks:
+    async with Tasks() as tasks:
         recorder.begin(tasks)
         await recorder.grant(10.0, MEMBERS[0])
         disk.full = True
@@ -136,12 +128,12 @@ async def test_a_disk_that_says_no_refuses_everybody_who_waits_and_is_asked_agai
     record.close()
 
 
-@every_loop
+@pytest.mark.asyncio
 async def test_who_is_cancelled_meanwhile_is_forgotten_again(path: str) -> None:
     gate = Gate()
     record = Record(path, BOOT, ShakyDisk())
     recorder = Recorder(record, Lines(), gate.run)
-    async with anyio.create_task_group() as tasks:
+    async with Tasks() as tasks:
         recorder.begin(tasks)
         async with anyio.create_task_group() as clients:
             clients.start_soon(recorder.grant, 10.0, MEMBERS[0])
@@ -152,14 +144,14 @@ async def test_who_is_cancelled_meanwhile_is_forgotten_again(path: str) -> None:
     record.close()
 
 
-@every_loop
+@pytest.mark.asyncio
 async def test_what_is_left_is_written_at_the_end(path: str) -> None:
     Path(path).write_bytes(encode(Granted(BOOT, 10.0, tuple(MEMBERS))))
     record = Record(path, BOOT, ShakyDisk())
     recorder = Recorder(record, Lines())
-    async with anyio.create_task_group() as tasks:
+    async with Tasks() as tasks:
         recorder.begin(tasks)
-        tasks.cancel_scope.cancel()
+        recorder.forget(MEMBERS[7])
     for member in MEMBERS[1:]:
         recorder.forget(member)
     await recorder.close()
@@ -167,14 +159,14 @@ async def test_what_is_left_is_written_at_the_end(path: str) -> None:
     record.close()
 
 
-@every_loop
+@pytest.mark.asyncio
 async def test_longer_leases_of_before_are_settled_and_never_those_of_this_daemon(path: str) -> None:
     """Also if that could not be written before this daemon granted one itself."""
     Path(path).write_bytes(encode(Granted(BOOT, 60.0)))
     disk = ShakyDisk()
     record = Record(path, BOOT, disk)
     recorder = Recorder(record, Lines())
-    async with anyio.create_task_group() as tasks:
+    async with Tasks() as tasks:
         recorder.begin(tasks)
         disk.full = True
         recorder.settle()
@@ -188,7 +180,7 @@ async def test_longer_leases_of_before_are_settled_and_never_those_of_this_daemo
     record.close()
 
 
-@every_loop
+@pytest.mark.asyncio
 async def test_without_a_record_nothing_is_written() -> None:
     recorder = Recorder(None, Lines())
     await recorder.grant(10.0, MEMBERS[0])

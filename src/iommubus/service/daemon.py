@@ -8,17 +8,18 @@ from random import Random, SystemRandom
 from types import TracebackType
 from typing import Final, Self
 
-import anyio
-
 from ..transport.clock import Clock, boot_clock
 from ..transport.credentials import Peer, Process
 from .config import Config
 from .following import Following
+from .publishing import Publishing
 from .record import Record
 from .session import Part, Session
 from .shared import Shared
+from .syncing import Syncing
+from .tasks import Tasks
 
-PARTS: Final[Sequence[Callable[[Session], Part]]] = (Following,)
+PARTS: Final[Sequence[Callable[[Session], Part]]] = (Publishing, Following, Syncing)
 """What handles the messages of a connection."""
 
 
@@ -57,7 +58,7 @@ class Daemon(Shared):
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self.bus)
             stack.push_async_callback(self.proof.close)
-            self.tasks = await stack.enter_async_context(anyio.create_task_group())
+            self.tasks = self.spaces.tasks = await stack.enter_async_context(Tasks())
             self.proof.begin(self.tasks)
             self._stack = stack.pop_all()
         return self
@@ -65,7 +66,6 @@ class Daemon(Shared):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
-        self.tasks.cancel_scope.cancel()
         return await self._stack.__aexit__(kind, error, trace)
 
     def session(self, peer: Peer, process: Process | None = None) -> Session:

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Final
 
 import anyio
-from anyio.abc import TaskGroup
 
 from ..bus.logs import Lines
 from ..errors import ExitRefused
@@ -20,6 +19,7 @@ from .leases import ExitMember, Leases
 from .record import Granted, Record
 from .recorder import InThread, Recorder
 from .recovering import GRAIN, Recovering
+from .tasks import Tasks
 from .watch import Holder, Holding, Watch
 
 LAST_WORDS: Final = 0.05
@@ -50,7 +50,7 @@ class Proof:
         names: Those of all subscriptions that are watched.
     """
 
-    tasks: TaskGroup
+    tasks: Tasks
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class Proof:
         self._leases = Leases[Holding]()
         self._timer: asyncio.TimerHandle | None = None
 
-    def begin(self, tasks: TaskGroup) -> None:
+    def begin(self, tasks: Tasks) -> None:
         """Wait for processes and for the disk in these tasks from now on."""
         self.tasks = tasks
         self._recorder.begin(tasks)
@@ -84,6 +84,9 @@ class Proof:
         """Write what is left to be written; the tasks have ended."""
         if self._timer is not None:
             self._timer.cancel()
+        for holding in [*self._holdings.values(), *self._lost]:
+            if holding.process is not None:  # a task that was ended before it began has not done that
+                holding.process.close()
         await self._recorder.close()
 
     # -- after a restart -----------------------------------------------------------------
@@ -199,14 +202,14 @@ class Proof:
 
     def _drop(self, holding: Holding) -> None:
         """Forget a connection that holds nothing any more."""
-        holding.scope.cancel()
+        holding.waiting.cancel()
         self._leases.drop(holding)
         self._lost.pop(holding, None)
         if self._holdings.get(holding.holder) is holding:
             del self._holdings[holding.holder]
 
     async def _await_end(self, holding: Holding, process: Process) -> None:
-        with process, holding.scope:
+        with process, holding.waiting.begin():
             await process.wait_exit()
             with anyio.move_on_after(LAST_WORDS):
                 await holding.lost.wait()

@@ -5,18 +5,18 @@ at the next opportunity; until then a restart waits for somebody who is gone, wh
 ends at once.  What comes together while the disk is busy is written together.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from typing import Any, Final
 
 import anyio
-from anyio.abc import TaskGroup
 from msgspec import structs
 
 from ..bus.logs import Lines
 from ..errors import LeasesUnwritable
 from .leases import ExitMember
 from .record import Change, Record
+from .tasks import Tasks
 
 InThread = Callable[..., Awaitable[Any]]
 """Runs a function that waits for the disk, with its arguments."""
@@ -37,7 +37,7 @@ class Batch:
 
     def __init__(self, change: Change) -> None:
         self.change = change
-        self.over = anyio.Event()
+        self.over = asyncio.Event()
         self.failure: LeasesUnwritable | None = None
 
 
@@ -58,13 +58,13 @@ class Recorder:
         self._record = record
         self._lines = lines
         self._in_thread = in_thread
-        self._tasks: TaskGroup | None = None
+        self._tasks: Tasks | None = None
         self._next: Batch | None = None
         self._late = NOTHING  # what was over and could not be written
         self._longest = 0.0  # that was granted here: whatever is written says so
         self._busy = False
 
-    def begin(self, tasks: TaskGroup) -> None:
+    def begin(self, tasks: Tasks) -> None:
         """Write from now on, in tasks of these."""
         self._tasks = tasks
 
@@ -120,9 +120,8 @@ class Recorder:
             self._late = NOTHING
         self._next.change = joined(self._next.change, change)
         if self._tasks is not None and not self._busy:
-            with suppress(RuntimeError):  # the tasks have ended: `close` writes it
-                self._tasks.start_soon(self._write_all)
-                self._busy = True
+            self._busy = True
+            self._tasks.start_soon(self._write_all)
         return self._next
 
     def _write_later(self, change: Change) -> None:

@@ -4,10 +4,10 @@ It makes of a `Recovery`, which knows no clock and no process, something that
 others can wait for.
 """
 
+import asyncio
 from typing import Final
 
 import anyio
-from anyio.abc import TaskGroup
 
 from ..bus.logs import Lines
 from ..transport.clock import Clock
@@ -15,6 +15,7 @@ from ..transport.credentials import Process, process_again
 from .leases import ExitMember, Recovery
 from .record import Granted
 from .recorder import Recorder
+from .tasks import Tasks
 
 GRAIN: Final = 0.001
 """Seconds that are waited beyond the end of a lease, at which it still holds."""
@@ -40,9 +41,9 @@ class Recovering:
         self._recorder = recorder
         self._lines = lines
         self._recovery = Recovery(before.longest, before.exits, clock())
-        self._over = anyio.Event()
+        self._over = asyncio.Event()
 
-    def begin(self, tasks: TaskGroup) -> None:
+    def begin(self, tasks: Tasks) -> None:
         """Watch from now on, in tasks of these."""
         processes: dict[tuple[int, int], list[ExitMember]] = {}
         for member in self._recovery.waiting:

@@ -10,10 +10,10 @@ from logging import getLogger
 from typing import Any, Final
 
 from anyio import CancelScope
-from anyio.abc import TaskGroup
 
 from ..errors import BadMessage, IommubusError, LimitReached
 from ..wire.messages import Message
+from .tasks import Tasks
 
 LIMIT: Final = 1024
 """Most requests of one connection that wait at once: each has a task of some 5 KiB, and
@@ -25,6 +25,29 @@ Work = Callable[..., Awaitable[object]]
 Refuse = Callable[[int, BaseException], None]
 
 
+class Waiting:
+    """One request that waits; it can be cancelled before its task has begun."""
+
+    __slots__ = ("cancelled", "scope")
+
+    def __init__(self) -> None:
+        self.cancelled = False
+        self.scope: CancelScope | None = None  # made in the task: a callback of the loop cannot make one
+
+    def begin(self) -> CancelScope:
+        """Return the scope of its task."""
+        self.scope = CancelScope()
+        if self.cancelled:
+            self.scope.cancel()
+        return self.scope
+
+    def cancel(self) -> None:
+        """End it."""
+        self.cancelled = True
+        if self.scope is not None:
+            self.scope.cancel()
+
+
 class Running:
     """The requests of a client that wait.
 
@@ -33,15 +56,15 @@ class Running:
         refuse: Answers one that failed.
     """
 
-    __slots__ = ("_refuse", "_scopes", "_tasks")
+    __slots__ = ("_refuse", "_tasks", "_waiting")
 
-    def __init__(self, tasks: TaskGroup, refuse: Refuse) -> None:
+    def __init__(self, tasks: Tasks, refuse: Refuse) -> None:
         self._tasks = tasks
         self._refuse = refuse
-        self._scopes: dict[int, CancelScope] = {}
+        self._waiting: dict[int, Waiting] = {}
 
     def __len__(self) -> int:
-        return len(self._scopes)
+        return len(self._waiting)
 
     def start(self, request: int, work: Work, *args: Any) -> None:
         """Begin one.
@@ -50,26 +73,26 @@ class Running:
             LimitReached: Too many wait already.
             BadMessage: One of this number does.
         """
-        if request in self._scopes:
+        if request in self._waiting:
             raise BadMessage("a request", "request", str(request), "another one of this number waits")
-        if len(self._scopes) >= LIMIT:
+        if len(self._waiting) >= LIMIT:
             raise LimitReached("requests that wait on one connection", LIMIT)
-        scope = self._scopes[request] = CancelScope()
-        self._tasks.start_soon(self._run, request, scope, work, args)
+        waiting = self._waiting[request] = Waiting()
+        self._tasks.start_soon(self._run, request, waiting, work, args)
 
     def cancel(self, request: int) -> None:
         """End one whose answer nobody waits for; one that is over is left alone."""
-        if request in self._scopes:
-            self._scopes[request].cancel()
+        if request in self._waiting:
+            self._waiting[request].cancel()
 
     def end(self) -> None:
         """End all of them."""
-        for scope in self._scopes.values():
-            scope.cancel()
+        for waiting in self._waiting.values():
+            waiting.cancel()
 
-    async def _run(self, request: int, scope: CancelScope, work: Work, args: tuple[Any, ...]) -> None:
+    async def _run(self, request: int, waiting: Waiting, work: Work, args: tuple[Any, ...]) -> None:
         try:
-            with scope:
+            with waiting.begin():
                 await work(*args)
         except IommubusError as failure:
             self._refuse(request, failure)
@@ -77,7 +100,7 @@ class Running:
             LOGGER.exception("a request failed in a way that it should not")
             self._refuse(request, failure)
         finally:
-            del self._scopes[request]
+            del self._waiting[request]
 
 
 class Asked:

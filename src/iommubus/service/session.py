@@ -229,6 +229,12 @@ class Session(asyncio.Protocol):
             raise to_error(message.failure)
         return message
 
+    def tell(self, make: Make) -> None:
+        """Ask the client something whose answer does not matter."""
+        number, _ = self._asked.begin()
+        self._asked.forget(number)
+        self.send(make(number))
+
     # -- requests of the client ------------------------------------------------------
 
     def spawn(self, request: int, work: Work, *args: Any) -> None:

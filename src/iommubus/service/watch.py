@@ -4,11 +4,11 @@ A subscription that was fenced is asked to stop (`RunFence`), once at a time for
 all who need the proof.  What proves it otherwise, and earlier perhaps, ends that.
 """
 
+import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
 import anyio
-from anyio.abc import TaskGroup
 
 from ..bus.abc import Stops
 from ..bus.attachment import State
@@ -19,6 +19,8 @@ from ..transport.credentials import Peer, Process
 from ..wire.messages import Message
 from ..wire.messages.subscribing import RunFence
 from .evidence import Evidence, verdict
+from .requests import Waiting
+from .tasks import Tasks
 
 
 class Holder(Protocol):
@@ -53,7 +55,7 @@ class Means(Protocol):
         lines: Where it is logged what it had to do.
     """
 
-    tasks: TaskGroup
+    tasks: Tasks
     lines: Lines
 
     def may_kill(self, peer: Peer) -> bool:
@@ -66,7 +68,7 @@ class Holding:
 
     Args:
         holder: The connection.
-        process: Its process, which is watched by `watch_process`; `None` if it cannot be seen.
+        process: Its process, which somebody watches; `None` if it cannot be seen.
 
     Attributes:
         holder, process: The same.
@@ -75,17 +77,18 @@ class Holding:
         lease_over: Set once its lease has run out after that.
         ended: Whether its process has ended.
         inherited: Whether its connection was still there then.
+        waiting: Ends the watch of its process.
     """
 
     def __init__(self, holder: Holder, process: Process | None) -> None:
         self.holder = holder
         self.process = process
         self.watches: dict[int, Watch] = {}
-        self.lost = anyio.Event()
-        self.lease_over = anyio.Event()
+        self.lost = asyncio.Event()
+        self.lease_over = asyncio.Event()
         self.ended = False
         self.inherited = False
-        self.scope = anyio.CancelScope()
+        self.waiting = Waiting()
 
     def look(self) -> None:
         """Look at everybody again: something became known."""
@@ -97,14 +100,14 @@ class Attempt:
     """One attempt to stop a subscription, for all who wait for it.
 
     Attributes:
-        scope: Ends it.
+        waiting: Ends it.
         over: Set at its end.
         failure: Why it proved nothing, if it did not.
     """
 
     def __init__(self) -> None:
-        self.scope = anyio.CancelScope()
-        self.over = anyio.Event()
+        self.waiting = Waiting()
+        self.over = asyncio.Event()
         self.failure: Exception | None = None
 
 
@@ -213,7 +216,7 @@ class Watch:
 
     def _end(self) -> None:
         if self._attempt is not None:
-            self._attempt.scope.cancel()
+            self._attempt.waiting.cancel()
             self._attempt.over.set()
         self._on_over(self)
 
@@ -225,7 +228,7 @@ class Watch:
 
     async def _try(self, attempt: Attempt) -> None:
         try:
-            with attempt.scope:
+            with attempt.waiting.begin():
                 await self._stop()
                 self.member.stop("its client has stopped it")
                 self.look()
