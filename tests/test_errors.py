@@ -36,6 +36,7 @@ from iommubus.errors import (
     ConfigError,
     ConfigUnreadable,
     ConformanceFailed,
+    ConnectionLost,
     DemandRefused,
     DescriptorsRefused,
     Disconnected,
@@ -94,6 +95,7 @@ from iommubus.errors import (
     SpaceClosed,
     StateError,
     Stopping,
+    StopUnproven,
     Straddle,
     SubscribeError,
     SubscriptionClosed,
@@ -436,6 +438,11 @@ EXAMPLES: Final[list[tuple[IommubusError, tuple[type[Exception], ...], str]]] = 
         "vfio#1 cannot be proven stopped by the end of its process: it came over TCP",
     ),
     (
+        ConnectionLost("qemu", "it said nothing for 10 s"),
+        (IommubusError,),
+        "the client 'qemu' is gone: it said nothing for 10 s",
+    ),
+    (
         Disconnected("unix:/run/bus.sock", "nobody listens"),
         (IommubusError,),
         "there is no connection to the daemon at unix:/run/bus.sock: nobody listens",
@@ -458,6 +465,16 @@ EXAMPLES: Final[list[tuple[IommubusError, tuple[type[Exception], ...], str]]] = 
         "the daemon's setting limits.spaces allows 256, and no more",
     ),
     (Stopping("SIGTERM"), (IommubusError,), "the daemon is about to stop: SIGTERM"),
+    (
+        StopUnproven("vfio", 4711, "it has no on_fence"),
+        (IommubusError,),
+        "vfio is not proven stopped before process 4711 has ended: it has no on_fence",
+    ),
+    (
+        StopUnproven("vfio", 0, "it has no on_fence"),
+        (IommubusError,),
+        "vfio is not proven stopped before its process has ended: it has no on_fence",
+    ),
     (
         LeasesUnreadable("/run/l", "it is cut"),
         (IommubusError,),

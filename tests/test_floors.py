@@ -54,7 +54,10 @@ INSIDE: Final[dict[str, list[str]]] = {
     "transport": ["clock", "address", "lock", "credentials", "descriptors", "listeners", "activation", "tls"],
     "bridges": [],
     "service": [
-        "rules", "config", "settings", "logs", "leases", "record", "systemd", "http", "metrics",
+        "rules", "config", "settings", "logs", "leases", "record", "systemd", "http", "counts", "metrics",
+        "tasks", "requests", "recorder", "recovering", "evidence", "watch", "proof", "packing", "clients", "demand",
+        "applying", "closed", "spaces", "store", "shared", "session", "memories", "stream", "following", "publishing",
+        "outcomes", "syncing", "watching", "answering", "daemon", "accepting", "serve",
     ],
     "client": [],
     "testing": ["oracle", "streams", "passing", "conformance", "plugin"],
