@@ -22,6 +22,8 @@
         * `AlreadyIterated`, `WrongThread`, `WrongMode`, `ForeignBatch`
         * `MemoryInUse`
         * `PublisherClosed`, `LoopThread`
+        * `Disconnected` (also `TranslationFault`) -- the *connection* to the daemon is
+          lost for now
     * `Fenced` -- this subscription was fenced; what it holds must not be used
     * `MappingFailed` -- this subscriber could not apply part of its first replay
     * `TooManyMappings` -- this *subscriber* said that it has room for no more
@@ -54,6 +56,7 @@
     * `ConfigError` (also `ValueError`) -- the *administrator* wrote a setting
       that cannot be
         * `UnknownSetting`, `BadSetting`, `ConfigUnreadable`
+    * `CannotConnect` -- the *daemon* cannot be reached, or did not let the client in
     * `RuleMissing` -- this *peer* may not do that: no rule allows it
     * `LeasesUnreadable`, `LeasesUnwritable` -- the *disk* does not give, or
       take, the record of who may still hold something
@@ -65,6 +68,10 @@ Addresses are printed in hexadecimal, ranges with both ends inclusive.
 from .base import (
     IommubusError as IommubusError,
     span as span,
+)
+from .connection import (
+    CannotConnect as CannotConnect,
+    Disconnected as Disconnected,
 )
 from .daemon import (
     BadSetting as BadSetting,
