@@ -12,17 +12,15 @@ so that everything is dropped in time.
 
 import asyncio
 from collections.abc import Callable, Mapping
-from functools import partial
-from itertools import count
 from math import inf
 from typing import Any, Final, Protocol, cast
 
-from ..errors import BadMessage, Disconnected, IommubusError, ProtocolError
+from ..errors import BadMessage, Disconnected, ProtocolError
 from ..transport.clock import Clock, boot_clock
-from ..wire.connection import ClientConnection
+from ..wire.connection import TRANSITIONS, ClientConnection
 from ..wire.failures import to_error, to_failure
-from ..wire.messages import ClientMessage, Message
-from ..wire.messages.greeting import Bye, Hello, Ping, Pong, Welcome
+from ..wire.messages import ClientMessage, Message, Side
+from ..wire.messages.greeting import Bye, Draining, Feature, Hello, Ping, Pong, Welcome
 from ..wire.messages.queries import Counters, Found, SpaceFound, Spaces, Subscribers
 from ..wire.messages.replies import Cancel, Done, Refused
 from ..wire.messages.spaces import MemoryAdded, SpaceCreated
@@ -122,31 +120,67 @@ class Channel(asyncio.Protocol):
         self._handlers = handlers
         self._clock = clock
         self._connection = ClientConnection()
-        self._numbers = count(1)
-        self._answers: dict[int, tuple[Answered, float]] = {}
+        self._transport: asyncio.Transport | None = None
+        self._requests = 0
+        self._answers: dict[int, tuple[Answered, float]] = {}  # and when the request was said
+        self._pings: dict[int, float] = {}  # those without a `Pong`, and when they were said
+        self._pinged = 0
         self._out: list[bytes] = []
         self._sources: dict[Source, None] = {}
+        self._flushing = False
+        self._paused = False
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._greeted = -inf
         self._over = False
+        self._gone = asyncio.get_running_loop().create_future()
 
     # -- for participants ----------------------------------------------------------
 
+    @property
+    def features(self) -> Feature:
+        """What both ends use beyond what every end can do."""
+        return self.agreement.features
+
+    @property
+    def writable(self) -> bool:
+        """Whether what is said now leaves soon; otherwise sources of much should wait for `flush`."""
+        return not self._paused
+
     def send(self, message: ClientMessage) -> None:
         """Have something said at the end of this iteration of the loop; on a lost connection it is lost too."""
+        if self._over:
+            return
+        self._out.append(self._connection.send(message))
+        self._flush_once()
 
     def flush_soon(self, source: Source) -> None:
-        """Have a source asked for its words once, at the end of this iteration of the loop."""
+        """Have a source asked for its words once, at the end of this iteration of the loop.
+
+        While the daemon reads slower than is written, that is when it has caught up.
+        """
+        if not self._over:
+            self._sources[source] = None
+            self._flush_once()
 
     def ask(self, make: Callable[[int], ClientMessage], answered: Answered) -> int:
         """Say a request; its answer is given to a callback at the moment it arrives.
 
         Args:
             make: Makes the request of its number.
-            answered: Takes each part of the answer, or the error of a `Refused`, or `Disconnected`.
+            answered: Takes each part of the answer, or the error of a `Refused`, or
+                `Disconnected`, then or at once.
 
         Returns:
             The number of the request.
         """
-        raise NotImplementedError
+        self._requests += 1
+        number = self._requests
+        if self._over:
+            answered(Disconnected("it was lost"))
+            return number
+        self.send(make(number))
+        self._answers[number] = answered, self._clock()
+        return number
 
     async def request(self, make: Callable[[int], ClientMessage]) -> Message:
         """Say a request, and wait for its answer; one that is cancelled says `Cancel`.
@@ -158,10 +192,246 @@ class Channel(asyncio.Protocol):
             Disconnected: The connection was lost before the answer came.
             IommubusError, OSError: That of the `Refused` that answered.
         """
-        raise NotImplementedError
+        return (await self.request_all(make))[-1]
+
+    async def request_all(self, make: Callable[[int], ClientMessage]) -> list[Message]:
+        """Do `request`, and return all parts of the answer."""
+        parts: list[Message] = []
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def take(answer: Message | Exception) -> None:
+            if isinstance(answer, Exception):
+                if not done.done():
+                    done.set_exception(answer)
+                return
+            parts.append(answer)
+            if not has_more(answer) and not done.done():
+                done.set_result(None)
+
+        number = self.ask(make, take)
+        try:
+            await done
+        except asyncio.CancelledError:
+            self.forget(number)
+            raise
+        return parts
 
     def forget(self, request: int) -> None:
         """Take it that nobody waits for the answer of a request any more."""
+        if self._answers.pop(request, None) is not None:
+            self.send(Cancel(request))
+
+    # -- for the owner ---------------------------------------------------------------
 
     def lose(self, error: Exception) -> None:
         """Take it that the connection is lost; nothing more is said or heard on it."""
+        self._end(error)
+        if self._transport is not None:
+            self._transport.abort()
+
+    def leave(self, reason: str = "") -> None:
+        """Say `Bye`, and end the connection."""
+        if self._over:
+            return
+        self._run_sources()
+        self._out.append(self._connection.send(Bye(clip_text(reason))))
+        self._write()
+        self._end(Disconnected(reason or "the client left"))
+        if self._transport is not None:
+            self._transport.close()
+
+    async def wait_closed(self) -> None:
+        """Wait until the transport is closed."""
+        if self._transport is not None:
+            await asyncio.shield(self._gone)
+
+    # -- the transport's calls ---------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Greet the daemon."""
+        self._transport = cast("asyncio.Transport", transport)
+        if self._over:  # it was given up meanwhile
+            self._transport.abort()
+            return
+        self._greeted = self._clock()
+        self.send(self._hello)
+
+    def data_received(self, data: bytes) -> None:
+        """Take what the daemon said."""
+        self._connection.receive_data(data)
+        try:
+            while not self._over and (message := self._connection.next_message()) is not None:
+                self._take(message)
+        except ProtocolError as error:
+            self._blame(error)
+
+    def pause_writing(self) -> None:
+        """Have sources wait."""
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        """Have sources go on."""
+        self._paused = False
+        if self._sources:
+            self._flush_once()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Take it that the transport is closed."""
+        self._end(Disconnected(str(exc) if exc else "the daemon closed it"))
+        if not self._gone.done():
+            self._gone.set_result(None)
+
+    def __repr__(self) -> str:
+        state = "open" if self.open else "lost" if self._over else "greeting"
+        return f"<connection to the daemon, {state}, {len(self._answers)} requests>"
+
+    # -- inside: what arrives ------------------------------------------------------------
+
+    def _take(self, message: Message) -> None:
+        kind = type(message)
+        if kind in ANSWERS:
+            self._answer(message)
+        elif kind in OWN_WORDS:
+            OWN_WORDS[kind](self, message)
+        elif kind in self._handlers:
+            self._handlers[kind](self, message)
+
+    def _answer(self, message: Any) -> None:
+        number = message.request
+        if number > self._requests:
+            raise BadMessage(type(message).__name__, "request", str(number), "nothing was asked by this number")
+        answered, asked = self._answers.get(number, (None, -inf))
+        if isinstance(message, Subscribed):
+            self._renew(asked)
+        if answered is None or self._over:  # nobody waits any more, or it came too late
+            return
+        if not has_more(message):
+            del self._answers[number]
+        answered(to_error(message.failure) if isinstance(message, Refused) else message)
+
+    def _welcomed(self, message: Welcome) -> None:
+        self.agreement = accept(self._hello, message)
+        self.welcome = message
+        self.open = True
+        self.lease_end = self._greeted + self._lease
+        self._look_at_lease()
+        if message.heartbeat_us:
+            self._after("heartbeat", self._heartbeat, self._beat)
+        if self.open:
+            self._owner.opened(self)
+
+    def _pinged_by_daemon(self, message: Ping) -> None:
+        self.send(Pong(message.number))
+
+    def _ponged(self, message: Pong) -> None:
+        said = self._pings.pop(message.number, None)
+        if said is not None:
+            self._renew(said)
+
+    def _dismissed(self, message: Bye) -> None:
+        error = Disconnected(message.reason or "the daemon ended it")
+        self.lose(error if message.failure is None else to_error(message.failure))
+
+    def _told_of_end(self, message: Draining) -> None:
+        self.draining = message.reason
+
+    # -- inside: time ----------------------------------------------------------------------
+
+    @property
+    def _lease(self) -> float:
+        return self.welcome.lease_us / MICROSECONDS or inf
+
+    @property
+    def _heartbeat(self) -> float:
+        return self.welcome.heartbeat_us / MICROSECONDS
+
+    def _beat(self) -> None:
+        self._pinged += 1
+        self._pings[self._pinged] = self._clock()
+        self.send(Ping(self._pinged))
+        self._after("heartbeat", self._heartbeat, self._beat)
+
+    def _renew(self, since: float) -> None:
+        """Take it that the lease was granted anew at a moment, unless it is too late for that."""
+        if not self._over and not self._look_at_lease():
+            self.lease_end = max(self.lease_end, since + self._lease)
+            self._look_at_lease()
+
+    def _look_at_lease(self) -> bool:
+        """Give the connection up if the end of its lease is near; say whether it was."""
+        left = self.lease_end - self._heartbeat / 2 - self._clock()
+        if left <= 0:
+            self.lose(Disconnected(f"the daemon has not answered, and its lease of {self._lease:g} s ends"))
+        elif left < inf:
+            self._after("lease", left, self._look_at_lease)
+        return left <= 0
+
+    def _after(self, name: str, seconds: float, act: Callable[[], object]) -> None:
+        """Have something done later, in the place of what was to be done under the same name."""
+        if name in self._timers:
+            self._timers[name].cancel()
+        self._timers[name] = asyncio.get_running_loop().call_later(seconds, act)
+
+    # -- inside: what leaves -----------------------------------------------------------------
+
+    def _flush_once(self) -> None:
+        if not self._flushing:
+            self._flushing = True
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        if not self._paused:
+            self._run_sources()
+        self._write()
+        self._flushing = False
+        if self._transport is not None and self._transport.get_write_buffer_size() > WRITE_LIMIT:
+            self.lose(Disconnected(f"the daemon reads nothing, {WRITE_LIMIT} bytes wait"))
+
+    def _run_sources(self) -> None:
+        sources, self._sources = self._sources, {}
+        for source in sources:
+            source.flush(self)
+
+    def _write(self) -> None:
+        out, self._out = self._out, []
+        if out and self._transport is not None and not self._over:
+            self._transport.write(b"".join(out))
+
+    # -- inside: the end -----------------------------------------------------------------------
+
+    def _blame(self, error: ProtocolError) -> None:
+        """Tell the daemon what it did wrong, and end the connection."""
+        if Bye in TRANSITIONS[self._connection.state][Side.CLIENT]:
+            self._out.append(self._connection.send(Bye(clip_text(str(error)), to_failure(error))))
+            self._write()
+        self._end(error)
+        if self._transport is not None:
+            self._transport.close()
+
+    def _end(self, error: Exception) -> None:
+        if self._over:
+            return
+        self._over, self.open = True, False
+        for timer in self._timers.values():
+            timer.cancel()
+        answers, self._answers = self._answers, {}
+        self._sources.clear()
+        why = Disconnected(str(error))
+        for answered, _ in answers.values():
+            answered(why)
+        self._owner.closed(self, error)
+
+
+OWN_WORDS: Final[dict[type[Message], Callable[[Channel, Any], None]]] = {
+    Welcome: Channel._welcomed,  # noqa: SLF001 - a table of its own methods
+    Ping: Channel._pinged_by_daemon,  # noqa: SLF001
+    Pong: Channel._ponged,  # noqa: SLF001
+    Bye: Channel._dismissed,  # noqa: SLF001
+    Draining: Channel._told_of_end,  # noqa: SLF001
+}
+"""What the connection itself takes of the daemon's words."""
+
+
+def has_more(answer: Message) -> bool:
+    """Say whether another part of the answer follows."""
+    return bool(getattr(answer, "more", False))
