@@ -27,7 +27,7 @@ FLOORS: Final[list[list[str]]] = [
 INSIDE: Final[dict[str, list[str]]] = {
     "errors": [
         "base", "mapping", "subscribing", "names", "moments", "outcomes", "device", "foreign", "wire", "trials",
-        "hosts", "daemon", "connection",
+        "hosts", "daemon", "remote",
     ],
     "wire": ["framing", "messages", "failures", "runs", "negotiation", "codec", "connection"],
     "wire.messages": [
@@ -51,12 +51,12 @@ INSIDE: Final[dict[str, list[str]]] = {
     ],
     "bus.abc": ["terms", "consumer", "producer", "bus"],
     "consumers": ["pins", "views", "mirror", "iotlb"],
-    "transport": ["clock", "address", "lock", "credentials", "descriptors", "listeners", "activation", "tls", "stream"],
+    "transport": ["clock", "address", "lock", "credentials", "descriptors", "listeners", "activation", "tls"],
     "bridges": [],
     "service": [
-        "rules", "config", "settings", "logs", "leases", "record", "systemd", "http", "metrics", "sessions",
+        "rules", "config", "settings", "logs", "leases", "record", "systemd", "http", "metrics",
     ],
-    "client": ["channel", "reconnect", "link", "spaces", "remote"],
+    "client": ["channel", "reconnect", "memories", "link", "spaces", "following", "watching", "remote"],
     "testing": ["oracle", "streams", "passing", "conformance", "plugin"],
     "testing.conformance": [
         "case", "demands", "follower", "scene", "failures", "keeping", "moving", "script",

@@ -51,12 +51,15 @@ LOCAL: Final = {
     errors.BadSetting,
     errors.ConfigUnreadable,
     errors.LeasesUnreadable,
-    errors.LeasesUnwritable,
+    errors.LeaseRunOut,
     errors.MappingFailed,
     errors.SyncFailed,
     errors.NotifierFailed,
     errors.TraceError,
     errors.RemoteError,
+    errors.Disconnected,
+    errors.Unreachable,
+    errors.WrongLoop,
 }
 """What does not travel as itself: it is of one process, or its parts have messages of their own."""
 
@@ -81,7 +84,11 @@ def families() -> set[type]:
     """Return the classes of errors that others derive from, and other interfaces' own."""
     kinds = {kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, IommubusError)}
     parents = {parent for kind in kinds for parent in kind.__mro__[1:]}
-    return {kind for kind in kinds if kind in parents - {NameTaken} or issubclass(kind, errors.AbiError)}
+    return {
+        kind
+        for kind in kinds
+        if kind in parents - {NameTaken, errors.RuleMissing, Fenced} or issubclass(kind, errors.AbiError)
+    }
 
 
 def test_every_error_travels_or_is_known_not_to() -> None:

@@ -57,6 +57,7 @@ from iommubus.wire.messages.spaces import (
 )
 from iommubus.wire.messages.subscribing import (
     Ack,
+    AckWanted,
     Deliver,
     Ended,
     Fail,
@@ -97,8 +98,8 @@ VECTORS: Final[list[tuple[Side, Message, str]]] = [
     (CLIENT, Hello(1, 1), "07000000 96010101a00000"),
     (
         DAEMON,
-        Welcome(1, 3, 7, 12, 500_000, bytes(range(16))),
-        "1d000000 97020103070cce0007a120c410000102030405060708090a0b0c0d0e0f",
+        Welcome(1, 3, 7, 12, 500_000, bytes(range(16)), 1_500_000),
+        "22000000 98020103070cce0007a120c410000102030405060708090a0b0c0d0e0fce0016e360",
     ),
     (CLIENT, Ping(1), "03000000 920301"),
     (DAEMON, Ping(LAST), "0b000000 9203cfffffffffffffffff"),
@@ -237,8 +238,8 @@ VECTORS: Final[list[tuple[Side, Message, str]]] = [
         Subscribe(15, ["vtd0"], 1, [Range(0, LAST)]),
         "24000000 9e3c0f91a47674643001919200cfffffffffffffffff00a56c65617365c201c2c2c0a000",
     ),
-    (DAEMON, Subscribed(15, 22, "vfio", 2_000_000), "0e000000 953d0f16a47666696fce001e8480"),
-    (DAEMON, Subscribed(15, 22, "vfio"), "0a000000 953d0f16a47666696fc0"),
+    (DAEMON, Subscribed(15, 22, "vfio", 2_000_000, 1 << 22), "13000000 963d0f16a47666696fce001e8480ce00400000"),
+    (DAEMON, Subscribed(15, 22, "vfio"), "0b000000 963d0f16a47666696fc000"),
     (
         DAEMON,
         Deliver(
@@ -251,13 +252,16 @@ VECTORS: Final[list[tuple[Side, Message, str]]] = [
             more=False,
             current=True,
             end=True,
+            prompt=True,
+            fails=3,
         ),
         (
-            "47000000 973e16019293a4767464309194012a00cfffffffffffffffff9093a47674643192970207cd1000cd1fffcd30000"
-            "201940408cd1000cd1fff9193a372616d01ce40000000c2c3c3"
+            "49000000 993e16019293a4767464309194012a00cfffffffffffffffff9093a47674643192970207cd1000cd1fffcd30000"
+            "201940408cd1000cd1fff9193a372616d01ce40000000c2c3c3c303"
         ),
     ),
-    (DAEMON, Deliver(22, 2, []), "08000000 973e160290c2c2c2"),
+    (DAEMON, Deliver(22, 2, []), "0a000000 993e160290c2c2c2c200"),
+    (DAEMON, AckWanted(22), "03000000 924916"),
     (CLIENT, Ack(22, 1), "04000000 933f1601"),
     (
         CLIENT,

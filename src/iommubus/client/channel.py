@@ -92,6 +92,7 @@ class Channel(asyncio.Protocol):
         hello: What the client says first.
         owner: What is told when it opens, and when it is lost.
         handlers: What takes what the daemon says by itself, by type of message; what has none is passed over.
+        address: Where the daemon is, for people.
         clock: By which the lease runs.
 
     Attributes:
@@ -110,6 +111,7 @@ class Channel(asyncio.Protocol):
         hello: Hello,
         owner: Owner,
         handlers: Mapping[type[Message], Handler],
+        address: str = "",
         clock: Clock = boot_clock,
     ) -> None:
         self.open = False
@@ -118,6 +120,7 @@ class Channel(asyncio.Protocol):
         self._hello = hello
         self._owner = owner
         self._handlers = handlers
+        self._address = address
         self._clock = clock
         self._connection = ClientConnection()
         self._transport: asyncio.Transport | None = None
@@ -176,7 +179,7 @@ class Channel(asyncio.Protocol):
         self._requests += 1
         number = self._requests
         if self._over:
-            answered(Disconnected("it was lost"))
+            answered(self._disconnected("it was lost"))
             return number
         self.send(make(number))
         self._answers[number] = answered, self._clock()
@@ -236,7 +239,7 @@ class Channel(asyncio.Protocol):
         self._run_sources()
         self._out.append(self._connection.send(Bye(clip_text(reason))))
         self._write()
-        self._end(Disconnected(reason or "the client left"))
+        self._end(self._disconnected(reason or "the client left"))
         if self._transport is not None:
             self._transport.close()
 
@@ -277,7 +280,7 @@ class Channel(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Take it that the transport is closed."""
-        self._end(Disconnected(str(exc) if exc else "the daemon closed it"))
+        self._end(self._disconnected(str(exc) if exc else "the daemon closed it"))
         if not self._gone.done():
             self._gone.set_result(None)
 
@@ -329,7 +332,7 @@ class Channel(asyncio.Protocol):
             self._renew(said)
 
     def _dismissed(self, message: Bye) -> None:
-        error = Disconnected(message.reason or "the daemon ended it")
+        error = self._disconnected(message.reason or "the daemon ended it")
         self.lose(error if message.failure is None else to_error(message.failure))
 
     def _told_of_end(self, message: Draining) -> None:
@@ -361,7 +364,7 @@ class Channel(asyncio.Protocol):
         """Give the connection up if the end of its lease is near; say whether it was."""
         left = self.lease_end - self._heartbeat / 2 - self._clock()
         if left <= 0:
-            self.lose(Disconnected(f"the daemon has not answered, and its lease of {self._lease:g} s ends"))
+            self.lose(self._disconnected(f"the daemon has not answered, and its lease of {self._lease:g} s ends"))
         elif left < inf:
             self._after("lease", left, self._look_at_lease)
         return left <= 0
@@ -385,7 +388,7 @@ class Channel(asyncio.Protocol):
         self._write()
         self._flushing = False
         if self._transport is not None and self._transport.get_write_buffer_size() > WRITE_LIMIT:
-            self.lose(Disconnected(f"the daemon reads nothing, {WRITE_LIMIT} bytes wait"))
+            self.lose(self._disconnected(f"the daemon reads nothing, {WRITE_LIMIT} bytes wait"))
 
     def _run_sources(self) -> None:
         sources, self._sources = self._sources, {}
@@ -408,6 +411,9 @@ class Channel(asyncio.Protocol):
         if self._transport is not None:
             self._transport.close()
 
+    def _disconnected(self, reason: str) -> Disconnected:
+        return Disconnected(self._address, reason)
+
     def _end(self, error: Exception) -> None:
         if self._over:
             return
@@ -416,7 +422,7 @@ class Channel(asyncio.Protocol):
             timer.cancel()
         answers, self._answers = self._answers, {}
         self._sources.clear()
-        why = Disconnected(str(error))
+        why = error if isinstance(error, Disconnected) else self._disconnected(str(error))
         for answered, _ in answers.values():
             answered(why)
         self._owner.closed(self, error)

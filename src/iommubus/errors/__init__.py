@@ -12,6 +12,7 @@
         * `EmptyMask`, `MapAlone`, `UnknownCapability`
         * `CapabilityRefused`, `DemandRefused`, `OutsideRanges`, `BadCapacity`
         * `BadContract`, `GranuleRefused`, `MustShare`
+        * `ExitRefused`, `MayNotSubscribe` (also `RuleMissing`) -- in a daemon
     * `BadName`, `NameTaken`, `MemoryNameTaken` (also `ValueError`),
       `UnknownName` (also `LookupError`) -- a name is wrong
     * `BadMemory` (also `ValueError`) -- a *descriptor* or a size that can be no
@@ -22,9 +23,9 @@
         * `AlreadyIterated`, `WrongThread`, `WrongMode`, `ForeignBatch`
         * `MemoryInUse`
         * `PublisherClosed`, `LoopThread`
-        * `Disconnected` (also `TranslationFault`) -- the *connection* to the daemon is
-          lost for now
+        * `NotProducer`, `WrongLoop`
     * `Fenced` -- this subscription was fenced; what it holds must not be used
+        * `LeaseRunOut` -- for now: the daemon is away
     * `MappingFailed` -- this subscriber could not apply part of its first replay
     * `TooManyMappings` -- this *subscriber* said that it has room for no more
     * `SyncFailed` -- *subscribers* did not finish in time, or could not
@@ -32,6 +33,7 @@
         * `NotMapped`, `AccessDenied`, `NoTranslator`
         * `NoAnswer`, `TranslatorFailed` -- the *producer* gave none, or a wrong one
         * `NotContiguous`, `NoBacking`
+        * `Unreachable` -- the daemon is away
     * `NotifierFailed` -- the *producer's own* callbacks raised
     * `AbiError` (also `ValueError`) -- a *peer* sent bytes, or a caller made a
       value, that another system's interface does not have
@@ -56,8 +58,9 @@
     * `ConfigError` (also `ValueError`) -- the *administrator* wrote a setting
       that cannot be
         * `UnknownSetting`, `BadSetting`, `ConfigUnreadable`
-    * `CannotConnect` -- the *daemon* cannot be reached, or did not let the client in
     * `RuleMissing` -- this *peer* may not do that: no rule allows it
+    * `LimitReached` -- this *peer* wants more than the daemon gives to one
+    * `Disconnected`, `Stopping` -- the *daemon* is away, or about to go
     * `LeasesUnreadable`, `LeasesUnwritable` -- the *disk* does not give, or
       take, the record of who may still hold something
 
@@ -68,10 +71,6 @@ Addresses are printed in hexadecimal, ranges with both ends inclusive.
 from .base import (
     IommubusError as IommubusError,
     span as span,
-)
-from .connection import (
-    CannotConnect as CannotConnect,
-    Disconnected as Disconnected,
 )
 from .daemon import (
     BadSetting as BadSetting,
@@ -160,6 +159,17 @@ from .outcomes import (
     NotifierFailed as NotifierFailed,
     SyncFailed as SyncFailed,
     TooManyMappings as TooManyMappings,
+)
+from .remote import (
+    Disconnected as Disconnected,
+    ExitRefused as ExitRefused,
+    LeaseRunOut as LeaseRunOut,
+    LimitReached as LimitReached,
+    MayNotSubscribe as MayNotSubscribe,
+    NotProducer as NotProducer,
+    Stopping as Stopping,
+    Unreachable as Unreachable,
+    WrongLoop as WrongLoop,
 )
 from .subscribing import (
     BadCapacity as BadCapacity,

@@ -78,6 +78,12 @@ CLASSES: Final[tuple[type[IommubusError], ...]] = (
     errors.VersionRefused,
     errors.FeatureRefused,
     errors.RuleMissing,
+    errors.MayNotSubscribe,
+    errors.ExitRefused,
+    errors.LimitReached,
+    errors.NotProducer,
+    errors.Stopping,
+    errors.LeasesUnwritable,
 )
 """The errors that may travel.  Not among them: those of one process alone (threads,
 notifiers, traces, other interfaces), and those whose parts have messages of their own

@@ -74,6 +74,7 @@ DaemonMessage = (
     | publishing.Ask
     | subscribing.Subscribed
     | subscribing.Deliver
+    | subscribing.AckWanted
     | subscribing.Translated
     | subscribing.RunFence
     | subscribing.Fenced

@@ -53,6 +53,8 @@ class Welcome(Struct, frozen=True, array_like=True, tag=2):
         heartbeat_us: Longest time that either end may say nothing, in microseconds;
             who has nothing to say sends a `Ping`.  0 for no limit.
         token: Opens the second connection, once; empty where there is none.
+        lease_us: Length of a lease, in microseconds: a connection on which nothing
+            has renewed it for so long counts as lost.  0 for no limit.
     """
 
     version: U64
@@ -61,6 +63,7 @@ class Welcome(Struct, frozen=True, array_like=True, tag=2):
     client: U64
     heartbeat_us: U64 = 0
     token: Token = b""
+    lease_us: U64 = 0
 
 
 class Ping(Struct, frozen=True, array_like=True, tag=3, gc=False):
@@ -68,6 +71,7 @@ class Ping(Struct, frozen=True, array_like=True, tag=3, gc=False):
 
     The `Pong` to a client's `Ping` renews its leases: by the daemon's clock from
     when the `Ping` arrived, by the client's from when it was sent, which is earlier.
+    So do `Welcome`, and `Subscribed`, by what they answer.
 
     Attributes:
         number: Repeated in the `Pong`.

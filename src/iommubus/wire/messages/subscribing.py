@@ -59,12 +59,15 @@ class Subscribed(Struct, frozen=True, array_like=True, tag=61):
         name: How reports call it.
         lease_us: Time after the last renewal during which what it holds may be used,
             in microseconds; nil if it is proven stopped otherwise.
+        window: Bytes of `Deliver` that are sent before some have to be acknowledged;
+            0 if that is not known.
     """
 
     request: U64
     subscription: U64
     name: Name
     lease_us: U64 | None = None
+    window: U64 = 0
 
 
 class Deliver(Struct, frozen=True, array_like=True, tag=62):
@@ -77,6 +80,10 @@ class Deliver(Struct, frozen=True, array_like=True, tag=62):
         more: Whether the hand-over goes on in the next `Deliver`; nothing of it is acknowledged before.
         current: Whether the first replay is through once this is acknowledged.
         end: Whether nothing comes behind it.
+        prompt: Whether somebody waits for it to be acknowledged; other
+            acknowledgements may wait until half the window is used.
+        fails: How many `Fail` of the subscription had arrived when it was made;
+            what a later one takes back may be in it.
     """
 
     subscription: U64
@@ -85,6 +92,8 @@ class Deliver(Struct, frozen=True, array_like=True, tag=62):
     more: bool = False
     current: bool = False
     end: bool = False
+    prompt: bool = False
+    fails: U64 = 0
 
 
 class DeliverPacked(Struct, frozen=True, array_like=True, tag=62):
@@ -96,6 +105,8 @@ class DeliverPacked(Struct, frozen=True, array_like=True, tag=62):
     more: bool = False
     current: bool = False
     end: bool = False
+    prompt: bool = False
+    fails: U64 = 0
 
 
 class Ack(Struct, frozen=True, array_like=True, tag=63, gc=False):
@@ -110,11 +121,23 @@ class Ack(Struct, frozen=True, array_like=True, tag=63, gc=False):
     number: U64
 
 
+class AckWanted(Struct, frozen=True, array_like=True, tag=73, gc=False):
+    """Ask a subscriber to acknowledge what it can at once, and what it has in hand as soon as it can.
+
+    Attributes:
+        subscription: Number of the subscription.
+    """
+
+    subscription: U64
+
+
 class Fail(Struct, frozen=True, array_like=True, tag=64):
     """Say that an event could not be applied.
 
     After a MAP, the subscriber goes on without it.  After an UNMAP, it has to
-    forget what came behind it in the hand-over and overlaps: all that comes again.
+    forget what came behind it and overlaps it, or overlaps what is forgotten: in
+    that hand-over, and in every later one whose ``fails`` does not count this one
+    yet.  All that comes again.
 
     Attributes:
         subscription: Number of the subscription.
