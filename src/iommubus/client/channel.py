@@ -146,7 +146,8 @@ class Channel(asyncio.Protocol):
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._greeted = -inf
         self._over = False
-        self._gone = asyncio.get_running_loop().create_future()
+        self._lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     # -- for participants ----------------------------------------------------------
 
@@ -260,6 +261,11 @@ class Channel(asyncio.Protocol):
         self._end(self._disconnected(reason or "the client left"))
         if self._transport is not None:
             self._transport.close()
+
+    async def wait_lost(self) -> None:
+        """Wait until the connection is lost."""
+        if not self._over:
+            await asyncio.shield(self._lost)
 
     async def wait_closed(self) -> None:
         """Wait until the transport is closed."""
@@ -444,6 +450,7 @@ class Channel(asyncio.Protocol):
         if self._over:
             return
         self._over, self.open = True, False
+        self._lost.set_result(None)
         for timer in self._timers.values():
             timer.cancel()
         answers, self._answers = self._answers, {}

@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
+import anyio
 from msgspec import Struct
 
 from ..bus.buried import Buried
@@ -35,10 +36,11 @@ from ..wire.messages import Message
 from ..wire.messages.greeting import Feature
 from ..wire.messages.publishing import BeginResume, DemandChanged, EndResume, Publish, Published, PublishFailed
 from ..wire.messages.replies import Done, Refused
+from ..wire.messages.rows import EVENT_LIMIT
 from ..wire.messages.spaces import CloseSpace, CreateSpace, SpaceCreated
 from ..wire.messages.syncing import SpaceEpoch
 from ..wire.messages.values import Range
-from ..wire.runs import portions, to_rows
+from ..wire.runs import to_rows
 from .channel import MICROSECONDS, Channel
 from .reconnect import Keeper
 
@@ -112,7 +114,8 @@ class Link:
         demand: OR of the masks of all subscriptions, as far as the daemon has said it.
         error: Why the daemon does not take it any more.
         closed: Whether it was closed here.
-        gone: Set once the daemon has closed it, too.
+        gone: Whether the daemon has closed it, too.
+        on_gone: Called when that is so.
     """
 
     def __init__(self, making: Making, keeper: Keeper, on_created: Callable[["Link"], None]) -> None:
@@ -136,6 +139,11 @@ class Link:
         self._end: Turn | None = None  # the turn after which it is to remove what is still marked
         self._ending = False  # it does
         self._overran = False
+        self._changed = anyio.Event()
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else "connected" if self.channel is not None else "not connected"
+        return f"{state}, {len(self._said)} hand-overs not taken in"
 
     # -- its beginning and its end -----------------------------------------------------
 
@@ -179,6 +187,11 @@ class Link:
         elif not self.epoch:
             self._finish()
 
+    async def wait_closed(self) -> None:
+        """Wait until the daemon has closed it, too, or there is no connection on which it could say so."""
+        while not self.gone and self.channel is not None:
+            await self._changed.wait()
+
     @property
     def words(self) -> SpaceEpoch:
         """What names the space in a `Sync`."""
@@ -199,6 +212,7 @@ class Link:
         self._said.clear()
         self._open_bytes = 0
         self._read_anew()  # now: what changes until then needs no room
+        self._change()
         if self._keeper.error is not None:
             self._give_up(self._keeper.error)
 
@@ -216,18 +230,12 @@ class Link:
             return
         if self.closed or (self._overran and self._ending):
             return
-        if self._overran:
-            self._start_over(channel)
-        if self._begin:
-            self._begin = False
-            channel.send(BeginResume(self.name, self.epoch))
+        self._begin_anew(channel)
         while member.ready and self._open_bytes < LINK_WINDOW:
             events = member.take()
             if events:
                 self._publish(channel, member.handed, events)
-        if self._end is not None and member.mailbox.reached(self._end):
-            self._end, self._ending = None, True
-            channel.ask(lambda number: EndResume(number, self.name, self.epoch), self._resumed)
+        self._end_anew(channel)
         self._look()
         if not member.ready:
             member.tell_ready(self._flush_soon)
@@ -359,6 +367,11 @@ class Link:
         if not self.gone:
             self.gone = True
             self.on_gone()
+            self._change()
+
+    def _change(self) -> None:
+        changed, self._changed = self._changed, anyio.Event()
+        changed.set()
 
     # -- inside: the mailbox -----------------------------------------------------------------------
 
@@ -368,10 +381,9 @@ class Link:
 
     def _publish(self, channel: Channel, number: int, events: list[Event]) -> None:
         size = 0
-        parts = list(portions(events))
-        for part in parts:
-            rows, memories = to_rows(part)
-            more = part is not parts[-1]
+        for at in range(0, len(events), EVENT_LIMIT):
+            rows, memories = to_rows(events[at : at + EVENT_LIMIT])
+            more = at + EVENT_LIMIT < len(events)
             size += channel.send(Publish(self.name, self.epoch, number, rows, memories, more))
         self._said.append(Said(number, size, events))
         self._open_bytes += size
@@ -394,6 +406,20 @@ class Link:
     def _overrun(self) -> None:
         self._overran = True
         self._flush_soon()
+
+    def _begin_anew(self, channel: Channel) -> None:
+        """Say what comes before the table, if all of it is going to be said."""
+        if self._overran:
+            self._start_over(channel)
+        if self._begin:
+            self._begin = False
+            channel.send(BeginResume(self.name, self.epoch))
+
+    def _end_anew(self, channel: Channel) -> None:
+        """Say what comes behind the table, if all of it was said."""
+        if self._end is not None and self.member.mailbox.reached(self._end):
+            self._end, self._ending = None, True
+            channel.ask(lambda number: EndResume(number, self.name, self.epoch), self._resumed)
 
     def _start_over(self, channel: Channel) -> None:
         """Have everything said anew on the connection that there is: more changed than could be remembered."""
