@@ -238,6 +238,35 @@ class Channel(asyncio.Protocol):
             raise
         return parts
 
+    async def make(
+        self, words: Callable[[int], ClientMessage], take: Callable[[Any], object], undo: Callable[[Any], object]
+    ) -> None:
+        """Have the daemon make something; what nobody waits for any more when it is made is undone.
+
+        Args:
+            words: Make the request of its number.
+            take: Takes the answer at the moment it arrives.
+            undo: Takes it if the caller was cancelled meanwhile.
+
+        Raises:
+            Disconnected: The connection was lost before the answer came.
+            IommubusError, OSError: That of the `Refused` that answered.
+        """
+        made: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def answered(answer: Message | Exception) -> None:
+            if isinstance(answer, Exception):
+                if not made.done():
+                    made.set_exception(answer)
+            elif made.cancelled():
+                undo(answer)
+            else:
+                take(answer)
+                made.set_result(None)
+
+        self.ask(words, answered)
+        await made
+
     def forget(self, request: int) -> None:
         """Take it that nobody waits for the answer of a request any more."""
         if self._answers.pop(request, None) is not None:

@@ -154,23 +154,18 @@ class Link:
             Disconnected: There is no connection.
             IommubusError: The daemon refuses; why.
         """
-        if self._keeper.channel is None:
-            raise self._keeper.disconnected()
-        created: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         channel = self._keeper.channel
+        if channel is None:
+            raise self._keeper.disconnected()
 
-        def answered(answer: Message | Exception) -> None:
-            if isinstance(answer, SpaceCreated):
-                self.epoch, self.channel = answer.epoch, channel
-            if created.cancelled():  # nobody will use it
-                self.close()
-            elif isinstance(answer, Exception):
-                created.set_exception(answer)
-            else:
-                created.set_result(None)
+        def take(answer: SpaceCreated) -> None:
+            self.epoch, self.channel = answer.epoch, channel
 
-        channel.ask(self._create_words, answered)
-        await created
+        def undo(answer: SpaceCreated) -> None:
+            take(answer)
+            self.close()
+
+        await channel.make(self._create_words, take, undo)
 
     def join(self, space: LocalSpace) -> None:
         """Begin to say what is published in a space that the daemon has."""

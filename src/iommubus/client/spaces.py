@@ -57,9 +57,9 @@ class RemoteSpace(LocalSpace):
         self.link = link
         self._keeper = keeper
 
-    async def sync(self, timeout: float = SYNC_TIMEOUT) -> SyncReport:  # noqa: ASYNC109
+    async def sync(self, timeout: float = SYNC_TIMEOUT) -> SyncReport:
         self._check_thread()
-        return await sync_spaces(self._keeper, (self,), lambda request, left: self._words(request, left), timeout)
+        return await sync_spaces(self._keeper, (self,), self._words, timeout)
 
     async def drain(self) -> None:
         self._check_thread()
@@ -138,7 +138,7 @@ class ForeignSpace(AddressSpace):
     def invalidate_device(self, iova: int, size: int) -> NoReturn:
         raise self._refusal()
 
-    async def sync(self, timeout: float = SYNC_TIMEOUT) -> SyncReport:  # noqa: ASYNC109
+    async def sync(self, timeout: float = SYNC_TIMEOUT) -> SyncReport:
         self._check_thread()
         spaces = [SpaceEpoch(self.name, self.info.epoch)]
         return await sync_over(self._keeper, (), lambda number, left: Sync(number, left, [], spaces), timeout)
@@ -316,7 +316,7 @@ async def sync_spaces(
     keeper: Keeper,
     spaces: Sequence[RemoteSpace],
     words: Callable[[int, int], Sync],
-    timeout: float,  # noqa: ASYNC109 - a deadline of the bus
+    timeout: float,
 ) -> SyncReport:
     """Do `sync_over` for spaces of this client, which count how it ended."""
     try:

@@ -34,7 +34,7 @@ Words = Callable[[int, int], syncing.Sync]
 """Makes the request of its number and the microseconds that it may take."""
 
 
-async def sync_over(keeper: Keeper, links: Sequence[Link], words: Words, timeout: float) -> SyncReport:  # noqa: ASYNC109
+async def sync_over(keeper: Keeper, links: Sequence[Link], words: Words, timeout: float) -> SyncReport:
     """Wait until nobody uses what was unmapped before.
 
     Args:
