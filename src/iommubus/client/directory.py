@@ -59,9 +59,7 @@ class Directory:
             own: Names of spaces of this client.
         """
         return {
-            name: space
-            for name, space in self._spaces.items()
-            if name not in own and space.info.epoch not in self._own
+            name: space for name, space in self._spaces.items() if name not in own and space.info.epoch not in self._own
         }
 
     def retire(self, epoch: int) -> None:
@@ -87,6 +85,7 @@ class Directory:
     def ended(self, error: Exception) -> None:  # noqa: ARG002 - nobody needs the list any more
         """Let nobody wait for it."""
         self._listed.set()
+        self._on_change()
 
     # -- inside ----------------------------------------------------------------------------
 

@@ -42,7 +42,7 @@ from ..wire.messages.syncing import SpaceEpoch
 from ..wire.messages.values import Range
 from ..wire.runs import to_rows
 from .channel import MICROSECONDS, Channel
-from .reconnect import Keeper
+from .reconnect import Keeper, Rank
 
 LINK_WINDOW: Final = 1 << 19
 """Bytes of `Publish` that a daemon may have to take in before a space says more: some
@@ -147,45 +147,54 @@ class Link:
 
     # -- its beginning and its end -----------------------------------------------------
 
-    async def create(self) -> None:
+    async def create(self, make: Callable[[], LocalSpace]) -> LocalSpace:
         """Have the daemon make the space.
 
+        Args:
+            make: Makes it here, at the moment at which the daemon has it.
+
         Raises:
-            Disconnected: There is no connection.
+            Disconnected: There is no connection, or it was lost.
             IommubusError: The daemon refuses; why.
         """
         channel = self._keeper.channel
         if channel is None:
+            self._finish()
             raise self._keeper.disconnected()
+        made: asyncio.Future[LocalSpace] = asyncio.get_running_loop().create_future()
 
-        def take(answer: SpaceCreated) -> None:
-            self.epoch, self.channel = answer.epoch, channel
+        def answered(answer: Message | Exception) -> None:
+            if isinstance(answer, SpaceCreated):
+                self.epoch, self.channel = answer.epoch, channel
+                self._keeper.join(Rank.LINKS, self)
+            else:
+                self._finish()
+            if made.cancelled():  # nobody will use it
+                self.close()
+            elif isinstance(answer, Exception):
+                made.set_exception(answer)
+            else:
+                space = make()
+                self._join(space)
+                made.set_result(space)
 
-        def undo(answer: SpaceCreated) -> None:
-            take(answer)
-            self.close()
-
-        await channel.make(self._create_words, take, undo)
-
-    def join(self, space: LocalSpace) -> None:
-        """Begin to say what is published in a space that the daemon has."""
-        self.member.join(space)
-        if self.channel is not self._keeper.channel:  # that one was lost since
-            self.lost("")
-        self._flush_soon()
+        channel.ask(self._create_words, answered)
+        return await made
 
     def close(self) -> None:
         """Take it that the space was closed here, and have the daemon close it."""
         self.closed = True
-        if self.channel is not None:
+        if self.channel is not None and not self.gone:
             self._say_close(self.channel)
-        elif not self.epoch:
-            self._finish()
 
     async def wait_closed(self) -> None:
         """Wait until the daemon has closed it, too, or there is no connection on which it could say so."""
         while not self.gone and self.channel is not None:
             await self._changed.wait()
+
+    async def wait_change(self) -> None:
+        """Wait until the daemon has made it, closed it, or was lost."""
+        await self._changed.wait()
 
     @property
     def words(self) -> SpaceEpoch:
@@ -302,6 +311,12 @@ class Link:
 
     # -- inside: connections -------------------------------------------------------------------
 
+    def _join(self, space: LocalSpace) -> None:
+        """Begin to say what is published in a space that the daemon has."""
+        self.member.join(space)
+        self.member.tell_ready(self._flush_soon)
+        self._change()
+
     def _create_words(self, request: int) -> CreateSpace:
         making, shape = self._making, self._making.shape
         return CreateSpace(
@@ -361,6 +376,7 @@ class Link:
     def _finish(self) -> None:
         if not self.gone:
             self.gone = True
+            self._keeper.part(self)
             self.on_gone()
             self._change()
 

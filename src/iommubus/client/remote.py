@@ -2,15 +2,12 @@
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack
 from fnmatch import fnmatchcase
 from logging import getLogger
-from operator import index
 from os import getpid
 from pathlib import Path
-from random import Random
-from threading import get_ident
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -23,15 +20,14 @@ from ..bus.abc import (
     Acknowledge,
     AddressSpace,
     DemandChanged,
-    Endpoint,
     EventBus,
+    Observer,
     OnFence,
     Stops,
     Straddling,
     Subscription,
     Translate,
 )
-from ..bus.abc import Observer
 from ..bus.bus import EVERYTHING
 from ..bus.logs import Lines
 from ..bus.member import Terms
@@ -42,13 +38,12 @@ from ..bus.reports import BusStatistics, SyncReport
 from ..bus.threads import ThreadPublisher
 from ..caps import Cap, check_mask
 from ..contract import Contract
-from ..errors import AddressError, BusClosed, IommubusError, MustShare, UnknownName, WrongLoop
+from ..errors import AddressError, BusClosed, IommubusError, WrongLoop
 from ..events import Memory
 from ..mailbox import CAPACITY
 from ..ranges import LAST, IovaRange
 from ..shape import Shape
 from ..transport.address import Address, TlsAddress, UnixAddress, default_address, parse_address
-from ..transport.clock import Clock, boot_clock
 from ..transport.tls import Identity
 from ..wire.failures import to_failure
 from ..wire.messages import Message
@@ -90,7 +85,9 @@ def connect(
     if isinstance(place, TlsAddress) and identity is None:
         raise AddressError(str(place), "over TLS a client shows a certificate; give it an identity")
     features = Feature.RESUME | Feature.DESCRIPTORS if isinstance(place, UnixAddress) else Feature.RESUME
-    keeper = Keeper(connector_to(place, identity), str(place), name=default_name() if name is None else name, features=features)
+    keeper = Keeper(
+        connector_to(place, identity), str(place), name=default_name() if name is None else name, features=features
+    )
     return RemoteBus(keeper, patience=patience)
 
 
@@ -131,17 +128,21 @@ class RemoteBus(EventBus):
         self._arrival = anyio.Event()
         self._directory = Directory(self._keeper, self._own.check_thread, self._lines, self._arrive)
         self._memories = AddedMemories(self._keeper, self._own, self._all_links, self._lend)
-        self._keeper.handlers.update(self._handlers() | self._directory.handlers)
+        self._keeper.handlers.update(self._handlers | self._directory.handlers)
         self._keeper.join(Rank.MEMORIES, self._memories)
         self._keeper.join(Rank.SEATS, self._directory)
-        async with AsyncExitStack() as stack:
+        stack = self._stack = AsyncExitStack()
+        try:
             await stack.enter_async_context(self._own)
             self._tasks = await stack.enter_async_context(anyio.create_task_group())
             stack.push_async_callback(self._leave)
             await self._keeper.begin(self._patience)
             self._tasks.start_soon(self._keeper.keep)
             await self._directory.wait_listed()
-            self._stack = stack.pop_all()
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await stack.aclose()
+            raise
         self._open = True
         return self
 
@@ -151,7 +152,7 @@ class RemoteBus(EventBus):
         try:
             self._shut()
         finally:
-            await self._stack.__aexit__(None, None, None)  # told of the error, it would wrap it into a group
+            await self._stack.aclose()  # told of the error, it would wrap it into a group
 
     async def close(self) -> None:
         if self._open:
@@ -190,9 +191,15 @@ class RemoteBus(EventBus):
             answer_timeout=answer_timeout,
         )
         while name in self._links:  # one of this name is being closed, or made
-            await self._links[name].wait_settled()
+            if self._keeper.channel is None:
+                raise self._keeper.disconnected()
+            await self._links[name].wait_change()
             self._own.check_new(name)
-        return await self._make_space(making)
+        link = self._links[name] = Link(making, self._keeper, self._created)
+        link.on_gone = lambda: self._drop_link(link)
+        space = await link.create(lambda: self._own.make_space(making))
+        assert isinstance(space, RemoteSpace)  # noqa: S101 - what this bus makes
+        return space
 
     async def create_endpoint(self, name: str) -> RemoteEndpoint:
         self._check_open()
@@ -227,3 +234,214 @@ class RemoteBus(EventBus):
     def memory_view(self, memory: Memory) -> memoryview:
         self._check_open()
         return self._own.memory_view(memory)
+
+    # -- following -------------------------------------------------------------------------
+
+    def subscribe(
+        self,
+        endpoint: str | Iterable[str],
+        caps: Cap,
+        *,
+        first: int = 0,
+        last: int = LAST,
+        ranges: Iterable[tuple[int, int]] | None = None,
+        capacity: int = CAPACITY,
+        ack: Acknowledge = "next",
+        stops: Stops = "lease",
+        on_fence: OnFence | None = None,
+        granule: int = 1,
+        pow2: bool = False,
+        exact: bool = False,
+        limit: int | None = None,
+        name: str | None = None,
+    ) -> Subscription:
+        self._check_open()
+        terms = Terms(
+            name or "",
+            caps,
+            ((first, last),) if ranges is None else tuple(ranges),
+            capacity,
+            Contract(granule, pow2, exact, limit),
+            stops,
+            on_fence,
+        )
+        endpoints, checked = self._own.plan_subscription(endpoint, terms)
+        raise NotImplementedError(endpoints, checked, ack)
+
+    def observe(self, *patterns: str, capacity: int = OBSERVER_CAPACITY) -> Observer:
+        self._check_open()
+        raise NotImplementedError
+
+    # -- all spaces ------------------------------------------------------------------------
+
+    async def sync(self, *patterns: str, timeout: float = SYNC_TIMEOUT) -> SyncReport:
+        self._check_open()
+        spaces = [
+            space
+            for space in self._own.spaces()
+            if isinstance(space, RemoteSpace)
+            and any(fnmatchcase(space.name, pattern) for pattern in patterns or EVERYTHING)
+        ]
+        wanted = list(patterns)
+        return await sync_spaces(self._keeper, spaces, lambda number, left: Sync(number, left, wanted), timeout)
+
+    def spaces(self) -> tuple[AddressSpace, ...]:
+        own = {space.name: space for space in self._own.spaces()}
+        every: dict[str, AddressSpace] = {**self._directory.foreign(self._links), **own}
+        places = {name: place for place, name in enumerate(self._directory.names)}
+        return tuple(sorted(every.values(), key=lambda space: places.get(space.name, len(places))))
+
+    async def wait_space(self, name: str) -> AddressSpace:
+        self._check_open()
+        await checkpoint()
+        while True:
+            self._check_open()
+            found = [space for space in self.spaces() if space.name == name]
+            if found:
+                return found[0]
+            await self._arrival.wait()
+
+    def in_thread(self) -> ThreadPublisher:
+        """Return what other threads publish with, once it is entered in this one.
+
+        Raises:
+            BusClosed, WrongThread: The bus cannot be used.
+        """
+        self._check_open()
+        return ThreadPublisher(self)
+
+    def statistics(self) -> BusStatistics:
+        """Return what is known here: counters of what this client publishes, and what the daemon said of other spaces."""
+        own = self._own.statistics()
+        return own._replace(spaces={space.name: space.statistics() for space in self.spaces()})
+
+    def __repr__(self) -> str:
+        state = "closed" if not self._open else "connected" if self._keeper.channel is not None else "not connected"
+        return f"<bus of the daemon at {self._keeper.address}, {state}, {len(self._links)} own spaces>"
+
+    # -- inside: what the daemon says ------------------------------------------------------
+
+    @property
+    def _handlers(self) -> dict[type[Message], Handler]:
+        return {
+            Published: lambda _, message: self._tell_link(message, Link.published),
+            PublishFailed: lambda _, message: self._tell_link(message, Link.failed),
+            DemandWords: self._change_demand,
+            Ask: self._ask,
+            Cancel: self._cancel,
+        }
+
+    def _link(self, message: Any) -> Link | None:
+        """Return the link that a message is about; what it says of an older space of the name is passed over."""
+        link = self._links.get(message.space)
+        return link if link is not None and link.epoch == message.epoch else None
+
+    def _tell_link(self, message: Any, tell: Callable[[Link, Any], None]) -> None:
+        link = self._link(message)
+        if link is not None:
+            tell(link, message)
+
+    def _change_demand(self, channel: Channel, message: DemandWords) -> None:
+        link = self._link(message)
+        if link is None:
+            channel.send(Done(message.request))
+        else:
+            link.demand_changed(channel, message)
+
+    def _ask(self, channel: Channel, message: Ask) -> None:
+        scope = self._asked[channel, message.request] = anyio.CancelScope()
+        self._tasks.start_soon(self._answer, channel, message, scope)
+
+    async def _answer(self, channel: Channel, message: Ask, scope: anyio.CancelScope) -> None:
+        try:
+            with scope:
+                space = self._own.space(message.space)
+                assert isinstance(space, RemoteSpace)  # noqa: S101 - what this bus makes
+                await space.answer(channel, message)
+        except IommubusError as failure:
+            channel.send(Refused(message.request, to_failure(failure)))
+        finally:
+            del self._asked[channel, message.request]
+
+    def _cancel(self, channel: Channel, message: Cancel) -> None:
+        scope = self._asked.get((channel, message.request))
+        if scope is not None:
+            scope.cancel()
+
+    # -- inside: what is published ---------------------------------------------------------
+
+    def _all_links(self) -> tuple[Link, ...]:
+        return tuple(self._links.values())
+
+    def _created(self, link: Link) -> None:
+        """Have the endpoints attached that are in a space which the daemon has again."""
+        for endpoint in self._endpoints.values():
+            if endpoint.place is not None and endpoint.place.link is link:
+                endpoint.say_place()
+
+    def _drop_link(self, link: Link) -> None:
+        if self._links.get(link.name) is link:
+            del self._links[link.name]
+        self._directory.retire(link.epoch)
+
+    def _make_endpoint(self, name: str, channel: Channel) -> RemoteEndpoint:
+        endpoint = RemoteEndpoint(self._own.make_endpoint(name), self._keeper, self._check_shared, self._drop_endpoint)
+        self._endpoints[name] = endpoint
+        self._keeper.join(Rank.ENDPOINTS, endpoint)
+        return endpoint
+
+    def _check_shared(self, endpoint: RemoteEndpoint, space: RemoteSpace) -> None:
+        """Raise `MustShare` if a subscription of this client needs an endpoint in another space."""
+
+    def _drop_endpoint(self, endpoint: RemoteEndpoint) -> None:
+        self._keeper.part(endpoint)
+        if self._endpoints.get(endpoint.name) is endpoint:
+            del self._endpoints[endpoint.name]
+
+    def _lend(self, memory: Memory, file: int) -> None:
+        """Give the daemon the descriptor of a memory."""
+
+    # -- inside: beginning and end ---------------------------------------------------------
+
+    def _check_open(self) -> None:
+        if not self._open:
+            raise BusClosed
+        self._own.check_thread()
+        if self._keeper.error is not None:
+            raise self._keeper.error
+
+    def _arrive(self) -> None:
+        arrival, self._arrival = self._arrival, anyio.Event()
+        arrival.set()
+
+    def _shut(self) -> None:
+        """Close what is published, and end every stream."""
+        if not self._open:
+            return
+        self._open = False
+        for endpoint in list(self._endpoints.values()):
+            endpoint.shut()
+        try:
+            self._own.shut()
+        finally:
+            self._keeper.tell_ended()
+            self._arrive()
+
+    async def _leave(self) -> None:
+        """Say goodbye."""
+        try:
+            await self._keeper.end()
+        finally:
+            self._tasks.cancel_scope.cancel()
+
+
+def check_loop() -> None:
+    """Check that this runs on asyncio.
+
+    Raises:
+        WrongLoop: It does not.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        raise WrongLoop from None

@@ -208,6 +208,17 @@ class OwnSpaces(Bus):
         """Check a name for a space or an endpoint that is going to be made."""
         self._check_new(name)
 
+    def shut(self) -> None:
+        """Close without waiting; raises as `Bus.close`."""
+        self._shut()
+
+    def make_endpoint(self, name: str) -> LocalEndpoint:
+        """Do `create_endpoint` without waiting, for those who have asked the daemon."""
+        self._check_new(name)
+        endpoint = self._endpoint(name)
+        endpoint.made = True
+        return endpoint
+
     def _build_space(self, making: Making) -> RemoteSpace:
         return RemoteSpace(making, self._around, self._forget, self._links[making.name], self._keeper)
 
@@ -285,7 +296,7 @@ class RemoteEndpoint(Endpoint):
         channel.ask(lambda number: CreateEndpoint(number, self.name, resume=True), self._answered)
         self.say_place()
 
-    def lost(self, reason: str) -> None:  # noqa: ARG002 - the keeper has it
+    def lost(self, reason: str) -> None:
         """Wait for the next connection."""
         self._channel = None
 
