@@ -174,9 +174,7 @@ class Link:
             elif isinstance(answer, Exception):
                 made.set_exception(answer)
             else:
-                space = make()
-                self._join(space)
-                made.set_result(space)
+                made.set_result(self._begin_with(make()))
 
         channel.ask(self._create_words, answered)
         return await made
@@ -311,11 +309,12 @@ class Link:
 
     # -- inside: connections -------------------------------------------------------------------
 
-    def _join(self, space: LocalSpace) -> None:
+    def _begin_with(self, space: LocalSpace) -> LocalSpace:
         """Begin to say what is published in a space that the daemon has."""
         self.member.join(space)
         self.member.tell_ready(self._flush_soon)
         self._change()
+        return space
 
     def _create_words(self, request: int) -> CreateSpace:
         making, shape = self._making, self._making.shape

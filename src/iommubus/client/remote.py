@@ -85,10 +85,10 @@ def connect(
     if isinstance(place, TlsAddress) and identity is None:
         raise AddressError(str(place), "over TLS a client shows a certificate; give it an identity")
     features = Feature.RESUME | Feature.DESCRIPTORS if isinstance(place, UnixAddress) else Feature.RESUME
-    keeper = Keeper(
-        connector_to(place, identity), str(place), name=default_name() if name is None else name, features=features
+    called = default_name() if name is None else name
+    return RemoteBus(
+        Keeper(connector_to(place, identity), str(place), name=called, features=features), patience=patience
     )
-    return RemoteBus(keeper, patience=patience)
 
 
 def default_name() -> str:
@@ -212,7 +212,7 @@ class RemoteBus(EventBus):
         made: list[RemoteEndpoint] = []
 
         def take(_: Done) -> None:
-            made.append(self._make_endpoint(name, channel))
+            made.append(self._make_endpoint(name))
 
         def undo(_: Done) -> None:
             channel.ask(lambda number: CloseEndpoint(number, name), lambda _: None)
@@ -311,7 +311,7 @@ class RemoteBus(EventBus):
         return ThreadPublisher(self)
 
     def statistics(self) -> BusStatistics:
-        """Return what is known here: counters of what this client publishes, and what the daemon said of other spaces."""
+        """Return what is known here: of what this client publishes, and what the daemon said of other spaces."""
         own = self._own.statistics()
         return own._replace(spaces={space.name: space.statistics() for space in self.spaces()})
 
@@ -384,7 +384,7 @@ class RemoteBus(EventBus):
             del self._links[link.name]
         self._directory.retire(link.epoch)
 
-    def _make_endpoint(self, name: str, channel: Channel) -> RemoteEndpoint:
+    def _make_endpoint(self, name: str) -> RemoteEndpoint:
         endpoint = RemoteEndpoint(self._own.make_endpoint(name), self._keeper, self._check_shared, self._drop_endpoint)
         self._endpoints[name] = endpoint
         self._keeper.join(Rank.ENDPOINTS, endpoint)
