@@ -11,8 +11,9 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from iommubus import Bus, Cap, MapFailure, Mapping, Missing, Perm
+from iommubus.bus.member import Member
 from iommubus.bus.space import LocalSpace
-from iommubus.bus.subscription import LocalSubscription
+from iommubus.bus.subscription import StreamSubscription
 from iommubus.errors import SyncFailed
 
 T = TypeVar("T")
@@ -36,6 +37,13 @@ async def open_space(name: str = "space", **options: Any) -> AsyncGenerator[tupl
     """Give a bus with one space."""
     async with Bus() as bus:
         yield bus, await bus.create_space(name, **options)
+
+
+def member_of(subscription: StreamSubscription) -> Member:
+    """Return what the bus keeps of a subscription; nobody outside can see it."""
+    member = subscription._seat  # pyright: ignore[reportPrivateUsage]
+    assert isinstance(member, Member)
+    return member
 
 
 def map_page(space: LocalSpace, page: int, count: int = 1, *, perm: Perm = Perm.RW) -> Mapping:
@@ -109,7 +117,7 @@ async def failing_sync(space: LocalSpace, timeout: float = SOON) -> Verdict:  # 
     return verdict(caught.value)
 
 
-async def forget(bus: Bus, step: Callable[[LocalSubscription], Coroutine[Any, Any, None]], **options: Any) -> None:
+async def forget(bus: Bus, step: Callable[[StreamSubscription], Coroutine[Any, Any, None]], **options: Any) -> None:
     """Enter a subscription, do something with it, and lose it to the garbage collector."""
     subscription = bus.subscribe("space", options.pop("caps", Cap.IOTLB), **options)
     await subscription.__aenter__()

@@ -46,8 +46,8 @@ INSIDE: Final[dict[str, list[str]]] = {
     "abi.qemu_trace": ["records", "families", "trace"],
     "bus": [
         "reports", "abc", "logs", "memory", "notifier", "translation", "failures", "soon", "buried", "uses", "given",
-        "hand", "attachment", "whereabouts", "member", "subscription", "observer", "routes", "questions", "removed",
-        "publisher", "sync", "space", "endpoint", "threads", "bus",
+        "hand", "attachment", "whereabouts", "seat", "member", "subscription", "observer", "routes", "questions",
+        "removed", "publisher", "sync", "space", "endpoint", "threads", "bus",
     ],
     "bus.abc": ["terms", "consumer", "producer", "bus"],
     "consumers": ["pins", "views", "mirror", "iotlb"],

@@ -93,11 +93,13 @@ class Completion:
         acked: Number of the last one acknowledged.
         current: Whether the first turn of the table was acknowledged.
         removing: Number of the last hand-over that took something away.
+        on_wait: Called when somebody begins to wait.
     """
 
-    __slots__ = ("_waits", "acked", "current", "handed", "removing")
+    __slots__ = ("_waits", "acked", "current", "handed", "on_wait", "removing")
 
     def __init__(self) -> None:
+        self.on_wait: Callable[[], object] | None = None
         self.handed = self.removing = 0
         self.acked = 0
         self.current = False
@@ -159,6 +161,11 @@ class Completion:
         """Return a wait that no acknowledgement settles, only `finish`."""
         return self._wait(Wait(None, None, changed))
 
+    @property
+    def waits(self) -> int:
+        """How many wait."""
+        return len(self._waits)
+
     def poke(self) -> None:
         """Tell everybody who waits to look again."""
         for wait in list(self._waits):
@@ -180,6 +187,8 @@ class Completion:
     def _wait(self, wait: Wait) -> Wait:
         self._waits.append(wait)
         self._settle()
+        if self.on_wait is not None and wait.how is None:
+            self.on_wait()
         return wait
 
     def _settle(self) -> None:

@@ -7,15 +7,15 @@ import pytest
 from iommubus import AddressSpace, Batch, Bus, Event, EventBus, Observer, Subscription, Translation, Unmap
 from iommubus.bus.observer import LocalObserver
 from iommubus.bus.space import LocalSpace
-from iommubus.bus.subscription import LocalSubscription
-from iommubus.bus.translation import LocalTranslation
+from iommubus.bus.subscription import StreamSubscription
+from iommubus.bus.translation import StampedTranslation
 
 IMPLEMENTED: list[tuple[type, type]] = [
     (EventBus, Bus),
     (AddressSpace, LocalSpace),
-    (Subscription, LocalSubscription),
+    (Subscription, StreamSubscription),
     (Observer, LocalObserver),
-    (Translation, LocalTranslation),
+    (Translation, StampedTranslation),
 ]
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from iommubus import LAST, Batch, Bus, Cap, Event, IovaRange, Map, Mapping, Notifier, Perm
 from iommubus.bus.space import LocalSpace
-from iommubus.bus.subscription import LocalSubscription
+from iommubus.bus.subscription import StreamSubscription
 from iommubus.errors import (
     AlreadyIterated,
     BadCapacity,
@@ -64,8 +64,8 @@ class World:
     bus: Bus
     table: LocalSpace
     pull: LocalSpace
-    shadower: LocalSubscription
-    manual: LocalSubscription
+    shadower: StreamSubscription
+    manual: StreamSubscription
     batch: Batch
     told: list[Event] = field(default_factory=list[Event])
 

@@ -9,7 +9,7 @@ import pytest
 
 from iommubus import Bus, Cap, Event, Map, Perm, Unmap
 from iommubus.bus.space import LocalSpace
-from iommubus.bus.subscription import LocalSubscription
+from iommubus.bus.subscription import StreamSubscription
 from iommubus.errors import MappingFailed, SyncFailed, TooManyMappings
 from tests.actors import BackendError, apply_all, ask, failing_sync, map_page, open_space, take, unmap_page
 from tests.loops import every_loop
@@ -83,7 +83,7 @@ async def test_a_cacher_with_a_large_granule_forgets_enough() -> None:
 class Strict:
     """A consumer whose back end refuses whatever its contract excludes, and fails now and then besides."""
 
-    def __init__(self, events: LocalSubscription, dice: random.Random, *, pow2: bool, exact: bool, limit: int) -> None:
+    def __init__(self, events: StreamSubscription, dice: random.Random, *, pow2: bool, exact: bool, limit: int) -> None:
         self.events = events
         self.stream = aiter(events)
         self.held: dict[tuple[int, int], int] = {}

@@ -13,7 +13,7 @@ from iommubus.bus.abc import Stops
 from iommubus.bus.attachment import clip
 from iommubus.bus.endpoint import LocalEndpoint, join_ranges
 from iommubus.bus.space import LocalSpace
-from iommubus.bus.subscription import LocalSubscription
+from iommubus.bus.subscription import StreamSubscription
 from iommubus.errors import Fenced, InvertedRange, MustShare, NotMapped, OutsideRanges, RangeWraps, SyncFailed
 from tests.actors import (
     PAGE,
@@ -544,7 +544,7 @@ async def sync_and_check(
 class Device:
     """A shadower or a cacher that does one thing at a time."""
 
-    def __init__(self, events: LocalSubscription, *, shadows: bool) -> None:
+    def __init__(self, events: StreamSubscription, *, shadows: bool) -> None:
         self.events = events
         self.stream = aiter(events)
         self.mirror = Mirror(events) if shadows else None

@@ -22,7 +22,7 @@ from iommubus import LAST, Bus, Cap, DevIotlbUnmap, Event, IovaRange, Map, Mappi
 from iommubus.bus.abc import Acknowledge, Use
 from iommubus.bus.endpoint import LocalEndpoint
 from iommubus.bus.space import LocalSpace
-from iommubus.bus.subscription import LocalSubscription
+from iommubus.bus.subscription import StreamSubscription
 from iommubus.errors import Fenced, IommubusError, SubscribeError, SyncFailed
 from tests.actors import PAGE, BackendError, mappings, verdict
 
@@ -88,7 +88,7 @@ class Actor:
     leave: str = "unclean"
     fence_fails: bool = False
     stopped: bool = False
-    events: LocalSubscription | None = None
+    events: StreamSubscription | None = None
 
     @property
     def exit(self) -> bool:
@@ -145,7 +145,7 @@ class Actor:
             self.held.clear()
             await events.close()
 
-    async def follow(self, events: LocalSubscription) -> None:
+    async def follow(self, events: StreamSubscription) -> None:
         if self.ack == "next":
             async for event in events:
                 await self.world.dawdle(self.slow)

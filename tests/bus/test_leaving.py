@@ -21,7 +21,7 @@ from anyio.lowlevel import checkpoint
 from iommubus import LAST, Bus, Cap, How, Iotlb, IovaRange, Map, Mapping, Mirror, Perm, SyncReport, Unmap
 from iommubus.bus.abc import OnFence, Stops
 from iommubus.bus.space import LocalSpace
-from iommubus.bus.subscription import LocalSubscription
+from iommubus.bus.subscription import StreamSubscription
 from iommubus.errors import Fenced, SubscriptionClosed, SyncFailed, UnknownName
 from iommubus.events import KINDS
 from tests.actors import (
@@ -64,7 +64,7 @@ class Story:
     left: anyio.Event = field(default_factory=anyio.Event)
     stopped: int = 0
 
-    def subscription(self) -> LocalSubscription:
+    def subscription(self) -> StreamSubscription:
         async def stop() -> None:
             self.stopped += 1
 
@@ -92,7 +92,7 @@ class Story:
             del events
             gc.collect()
 
-    async def come_to(self, events: LocalSubscription) -> None:
+    async def come_to(self, events: StreamSubscription) -> None:
         """Come to the moment, and wait there to be told to leave."""
         stream = aiter(events)
         if self.moment != "before":
@@ -103,7 +103,7 @@ class Story:
         self.ready.set()
         await self.leave.wait()
 
-    async def go(self, events: LocalSubscription) -> None:
+    async def go(self, events: StreamSubscription) -> None:
         if self.way == "break":
             async for _ in events:
                 break
@@ -208,7 +208,7 @@ def test_the_table_of_stories_is_complete() -> None:
 # -- what stops it -----------------------------------------------------------------
 
 
-async def leave_unclean(bus: Bus, *, on_fence: OnFence | None = None, stops: Stops = "exit") -> LocalSubscription:
+async def leave_unclean(bus: Bus, *, on_fence: OnFence | None = None, stops: Stops = "exit") -> StreamSubscription:
     """Take what is mapped, and leave by an exception."""
     subscription = bus.subscribe("space", Cap.IOTLB, stops=stops, on_fence=on_fence, name="leaver")
     with suppress(BackendError):
@@ -541,7 +541,7 @@ async def test_wait_current_ends_when_it_is_fenced() -> None:
 # -- the garbage collector ---------------------------------------------------------
 
 
-async def hold(subscription: LocalSubscription) -> None:
+async def hold(subscription: StreamSubscription) -> None:
     await anext(aiter(subscription))
 
 
@@ -582,7 +582,7 @@ async def test_a_subscription_collected_in_another_thread_is_abandoned_in_ours()
 async def test_collected_before_anything_was_handed_over_is_no_harm() -> None:
     """Law 8: unless nothing live was ever handed to it."""
 
-    async def nothing(_: LocalSubscription) -> None:
+    async def nothing(_: StreamSubscription) -> None:
         await checkpoint()
 
     async with open_space() as (bus, space):
@@ -596,7 +596,7 @@ async def test_collected_before_anything_was_handed_over_is_no_harm() -> None:
 async def test_translations_count_as_handed_over() -> None:
     """Law 8: a cacher is handed translations by asking; leaving unclean it is not forgotten."""
 
-    async def translate(subscription: LocalSubscription) -> None:
+    async def translate(subscription: StreamSubscription) -> None:
         await subscription.translate(0)
 
     async with open_space() as (bus, space):
@@ -774,7 +774,7 @@ async def test_a_sync_knows_at_once_who_was_collected() -> None:
     async with open_space() as (bus, space):
         map_page(space, 0)
 
-        async def hold_what_goes(subscription: LocalSubscription) -> None:
+        async def hold_what_goes(subscription: StreamSubscription) -> None:
             await hold(subscription)
             unmap_page(space, 0)
 

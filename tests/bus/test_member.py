@@ -1,8 +1,16 @@
 """What the bus keeps of a subscription."""
 
-from iommubus import Cap
+from collections.abc import Callable
+
+import anyio
+import pytest
+
+from iommubus import LAST, Bus, Cap, DevIotlbUnmap, Map, Unmap
 from iommubus.bus.bus import NUMBERS
-from tests.actors import BackendError, ask, failing_sync, map_page, open_space, settle, take, unmap_page
+from iommubus.bus.member import Member, Terms
+from iommubus.contract import Contract
+from iommubus.errors import MayNotSubscribe, MustShare
+from tests.actors import BackendError, ask, failing_sync, map_page, member_of, open_space, settle, take, unmap_page
 from tests.loops import every_loop
 
 
@@ -119,6 +127,108 @@ async def test_nothing_piles_up_in_a_long_life() -> None:
                     events.ack(batch)
                 unmap_page(space, page)
                 await failing_sync(space, timeout=0)
-            member = events._member  # pyright: ignore[reportPrivateUsage] - nobody outside can see it
+            member = member_of(events)
             assert len(member.hand) <= 1
             assert member.completion._waits == []  # pyright: ignore[reportPrivateUsage]
+
+
+def forbid(space: str) -> None:
+    """Stand in for a rule about a space."""
+    if space == "secret":
+        raise MayNotSubscribe("somebody", "subscribe", space, "a rule")
+
+
+def enlist(bus: Bus, endpoint: str, *, watched: bool = False) -> tuple[Member, Callable[[], None]]:
+    terms = Terms("remote", Cap.IOTLB, ((0, LAST),), 16, Contract(), "exit", None, watched, forbid)
+    return bus.enlist(endpoint, terms)
+
+
+@every_loop
+async def test_who_must_not_see_a_space_is_refused_there_and_fenced_when_moved_there() -> None:
+    async with open_space("secret") as (bus, secret):
+        _, register = enlist(bus, "secret")
+        with pytest.raises(MayNotSubscribe):
+            register()
+        assert secret.statistics().subscriptions == {}
+        device = await bus.create_endpoint("device")
+        member, register = enlist(bus, "device")
+        register()
+        device.attach(secret)
+        assert member.fenced
+        assert "secret" in member.reason
+        await secret.sync()
+
+
+@every_loop
+async def test_a_sync_waits_for_one_that_somebody_watches() -> None:
+    async with open_space() as (bus, space), anyio.create_task_group() as tasks:
+        member, register = enlist(bus, "space", watched=True)
+        register()
+        map_page(space, 0)
+        member.take()
+        member.abandon("its connection was lost")
+        await failing_sync(space)
+        tasks.start_soon(space.sync)
+        await settle()
+        assert member.hopeful
+        member.stop("its process is gone")
+        report = await space.sync()
+        assert report.outcomes == ()
+        member.stop("again")
+        assert member.reason == "its connection was lost"
+
+
+@every_loop
+async def test_a_member_tells_when_it_is_ready_and_when_it_is_waited_for() -> None:
+    async with open_space() as (bus, space), anyio.create_task_group() as tasks:
+        member, register = enlist(bus, "space")
+        told: list[str] = []
+        map_page(space, 0)
+        register()
+        assert member.ready
+        assert not member.waited_for
+        member.take()
+        assert member.turned_by(member.handed)
+        member.acknowledge(member.handed)
+        member.tell_ready(lambda: told.append("ready"))
+        member.completion.on_wait = lambda: told.append("waited for")
+        unmap_page(space, 0)
+        assert told == ["ready"]
+        tasks.start_soon(space.sync)
+        await settle()
+        assert told == ["ready", "waited for"]
+        waiting = [member.waited_for]
+        member.take()
+        member.acknowledge(member.handed)
+        waiting.append(member.waited_for)
+        assert waiting == [True, False]
+        member.leave()
+
+
+@every_loop
+async def test_a_container_elsewhere_keeps_no_endpoint_from_moving() -> None:
+    async with open_space() as (bus, space):
+        other = await bus.create_space("other")
+        first, second = await bus.create_endpoint("first"), await bus.create_endpoint("second")
+        first.attach(space)
+        async with bus.subscribe(("first", "second"), Cap.IOTLB) as events:
+            with pytest.raises(MustShare):
+                second.attach(other)
+            second.displace(other)
+            assert second.space is other
+            assert events.fenced
+
+
+@every_loop
+async def test_what_a_lost_producer_had_is_taken_from_everybody() -> None:
+    async with (
+        open_space(offers=Cap.ALL) as (bus, space),
+        bus.subscribe("space", Cap.DEVIOTLB_UNMAP) as device,
+        bus.subscribe("space", Cap.IOTLB) as events,
+    ):
+        map_page(space, 0)
+        space.take_all()
+        assert [type(event) for event in await take(aiter(events), 2)] == [Map, Unmap]
+        told = await anext(aiter(device))
+        assert (type(told), told.first, told.last) == (DevIotlbUnmap, 0, LAST)
+        map_page(space, 1)

@@ -73,6 +73,7 @@ def test_what_the_bus_makes_can_neither_shrink_nor_grow() -> None:
     """A view past the end of a file kills its process; and nobody whom it is sent to can add a seal."""
     memories = Memories()
     fd = memories.find(memories.add("ram", SIZE, None)).fd
+    assert fd is not None
 
     assert fcntl(fd, F_GET_SEALS) == F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL
     for size in (SIZE - 1, SIZE + 1):
@@ -410,6 +411,31 @@ def test_a_backing_can_be_closed_while_it_is_looked_at() -> None:
         view = backing.view()
         backing.close()
         with pytest.raises(OSError, match="Bad file descriptor"):
-            os.fstat(backing.fd)
+            os.fstat(backing.fd or -1)
         view[0] = 3
         assert os.pread(fd, 1, 0) == b"\3"
+
+
+def test_a_memory_of_another_process_gets_its_descriptor_later() -> None:
+    memories = Memories()
+    ram = memories.announce("ram", SIZE, generation=3)
+    assert ram == Memory("ram", 3, SIZE)
+    with pytest.raises(BadMemory, match="not in this process"):
+        memories.view(ram)
+    with pytest.raises(MemoryNameTaken):
+        memories.announce("ram", SIZE)
+    fd = os.memfd_create("test")
+    with pytest.raises(BadMemory, match="its file has 0x0"):
+        memories.supply(ram, fd)
+    os.ftruncate(fd, SIZE)
+    memories.supply(ram, fd)
+    os.pwrite(fd, b"there", 0)
+    os.close(fd)
+    assert bytes(memories.view(ram)[:5]) == b"there"
+    with pytest.raises(BadMemory, match="already"):
+        memories.supply(ram, 0)
+    memories.remove(ram)
+    with pytest.raises(UnknownMemory):
+        memories.supply(ram, 0)
+    assert memories.announce("ram", SIZE).generation == 4
+    memories.close()

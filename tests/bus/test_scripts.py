@@ -34,7 +34,7 @@ from iommubus import (
 )
 from iommubus.bus.abc import Acknowledge, Straddling
 from iommubus.bus.space import LocalSpace
-from iommubus.bus.subscription import LocalSubscription
+from iommubus.bus.subscription import StreamSubscription
 from iommubus.errors import AccessDenied, Fenced, NotMapped, Overlap, Straddle, SyncFailed, UnknownName
 from iommubus.events import KINDS
 from tests.actors import PAGE, BackendError, Verdict, verdict
@@ -169,7 +169,7 @@ class Consumer:
                 pass
         script.consumers.pop(self.name, None)
 
-    async def follow(self, events: LocalSubscription) -> None:
+    async def follow(self, events: StreamSubscription) -> None:
         async with anyio.create_task_group() as tasks:
             if self.caps == Cap.UNMAP:
                 tasks.start_soon(self.miss)
@@ -181,7 +181,7 @@ class Consumer:
                     self.apply(event)
             tasks.cancel_scope.cancel()
 
-    async def follow_batches(self, events: LocalSubscription, tasks: TaskGroup) -> None:
+    async def follow_batches(self, events: StreamSubscription, tasks: TaskGroup) -> None:
         async for batch in events.batches():
             await self.script.dawdle(self.slow)
             for event in batch:

@@ -8,10 +8,10 @@ from anyio.lowlevel import checkpoint
 
 from iommubus import LAST, Batch, Cap, Event, Map, Mirror, Perm, Unmap
 from iommubus.bus.space import LocalSpace
-from iommubus.bus.subscription import LocalSubscription
+from iommubus.bus.subscription import StreamSubscription
 from iommubus.errors import AlreadyIterated
 from iommubus.mailbox import PIECE
-from tests.actors import PAGE, ask, failing_sync, map_page, mappings, open_space, settle, take, unmap_page
+from tests.actors import PAGE, ask, failing_sync, map_page, mappings, member_of, open_space, settle, take, unmap_page
 from tests.loops import every_loop
 
 
@@ -359,7 +359,7 @@ def fill_and_empty(space: LocalSpace, count: int) -> None:
         unmap_page(space, 2 * page)
 
 
-async def cancel_when_idle(events: LocalSubscription, scope: anyio.CancelScope) -> None:
+async def cancel_when_idle(events: StreamSubscription, scope: anyio.CancelScope) -> None:
     while events.statistics().lag:
         await checkpoint()
     scope.cancel()
@@ -369,7 +369,7 @@ async def cancel_when_idle(events: LocalSubscription, scope: anyio.CancelScope) 
 async def test_a_subscriber_past_its_limit_is_fenced() -> None:
     """Section 3: the dirty set is bounded; past the limit the subscriber is fenced, and the publisher goes on."""
     async with open_space() as (bus, space), bus.subscribe("space", Cap.IOTLB, capacity=1, name="slow") as slow:
-        slow._member.mailbox._limit = 10  # pyright: ignore[reportPrivateUsage] - a small one
+        member_of(slow).mailbox._limit = 10  # pyright: ignore[reportPrivateUsage] - a small one
         for page in range(30):
             map_page(space, 2 * page)
         assert slow.fenced

@@ -8,7 +8,7 @@ import pytest
 from iommubus import LAST, Bus, Cap, DevIotlbUnmap, Event, How, Map, Mapping, Perm, SyncReport, Unmap
 from iommubus.bus.abc import Straddling
 from iommubus.bus.space import LocalSpace
-from iommubus.bus.subscription import LocalSubscription
+from iommubus.bus.subscription import StreamSubscription
 from iommubus.errors import MappingFailed, SyncFailed, UnknownName
 from iommubus.ledger import TRIM_EVERY
 from iommubus.mailbox import PIECE
@@ -717,7 +717,7 @@ async def test_acknowledging_twice_and_backwards_is_no_harm() -> None:
         assert events.statistics().acked == 3
 
 
-async def lost_consumer(subscription: LocalSubscription) -> None:
+async def lost_consumer(subscription: StreamSubscription) -> None:
     await anext(aiter(subscription))
 
 

@@ -80,20 +80,29 @@ async def test_a_device_invalidation_ends_it_too() -> None:
 def test_what_is_no_longer_remembered_counts_as_invalid() -> None:
     """Section 3: forgetting costs one more miss, never a stale entry."""
     removals = RecentRemovals()
-    removals.note([Unmap("space", 1, 0, LAST)])
-    stamp = removals.stamp()
-    assert not removals.any_since(stamp, 0, 0xFFF)
-    for seq in range(RECENT):
-        removals.note([Unmap("space", seq, 0x1000, 0x1FFF)])
-    assert not removals.any_since(stamp, 0, 0xFFF)
-    assert removals.any_since(stamp, 0, 0x1000)
-    removals.note([Unmap("space", 0, 0x1000, 0x1FFF)])
-    assert removals.any_since(stamp, 0, 0xFFF)
-    assert not removals.any_since(removals.stamp(), 0x1000, 0x1FFF)
+    removals.watch()
+    removals.note(1, [Unmap("space", 1, 0, LAST)])
+    assert not removals.any_since(1, 0, 0xFFF)
+    for number in range(2, RECENT + 2):
+        removals.note(number, [Unmap("space", number, 0x1000, 0x1FFF)])
+    assert not removals.any_since(1, 0, 0xFFF)
+    assert removals.any_since(1, 0, 0x1000)
+    removals.note(RECENT + 2, [Unmap("space", 0, 0x1000, 0x1FFF)])
+    assert removals.any_since(1, 0, 0xFFF)
+    assert not removals.any_since(RECENT + 2, 0x1000, 0x1FFF)
+
+
+def test_removals_of_one_hand_over_count_as_one() -> None:
+    """Section 3: an answer is as old as the last hand-over before the question."""
+    removals = RecentRemovals()
+    removals.watch()
+    removals.note(7, [Unmap("space", 1, 0, 0xFFF), Unmap("space", 2, 0x1000, 0x1FFF)])
+    assert removals.any_since(6, 0, 0)
+    assert removals.any_since(6, 0x1000, 0x1000)
+    assert not removals.any_since(7, 0, LAST)
 
 
 def test_a_fence_ends_every_answer() -> None:
     removals = RecentRemovals()
-    stamp = removals.stamp()
     removals.stop()
-    assert removals.any_since(stamp, 0, 0)
+    assert removals.any_since(0, 0, 0)

@@ -6,7 +6,7 @@ import anyio
 import pytest
 
 from iommubus import Bus, Cap, DevIotlbUnmap, Iotlb, Map, Mapping, Perm, Translation, Unmap
-from iommubus.bus.subscription import LocalSubscription
+from iommubus.bus.subscription import StreamSubscription
 from iommubus.errors import AccessDenied, Fenced, NotMapped, SubscriptionClosed
 from tests.actors import PAGE, ask, map_page, open_space, settle, unmap_page
 from tests.loops import every_loop
@@ -65,12 +65,12 @@ async def test_it_follows_the_stream() -> None:
         assert (await iotlb.translate(0)).perm == Perm.R
 
 
-class Slow(LocalSubscription):
+class Slow(StreamSubscription):
     """A subscription whose answers take their time: something happens before they arrive."""
 
     meanwhile: Callable[[], object] | None = None
 
-    async def translate(self, iova: int, perm: Perm = Perm.R) -> Translation:  # type: ignore[override]
+    async def translate(self, iova: int, perm: Perm = Perm.R) -> Translation:
         answer = await super().translate(iova, perm)
         if self.meanwhile is not None:
             meanwhile, self.meanwhile = self.meanwhile, None
@@ -80,7 +80,7 @@ class Slow(LocalSubscription):
 
 def slow_subscription(bus: Bus) -> Slow:
     plain = bus.subscribe("space", Cap.UNMAP)
-    return Slow(plain._member, plain._register, lambda: None, "next", plain.backing)  # pyright: ignore[reportPrivateUsage]
+    return Slow(plain._seat, plain._register, lambda: None, "next", plain.backing)  # pyright: ignore[reportPrivateUsage]
 
 
 @every_loop
@@ -92,7 +92,7 @@ async def test_a_stale_answer_is_not_installed() -> None:
 
         def overtake() -> None:
             space.remap(0, PAGE, 0x5000, Perm.R)
-            for event in events._member.take():  # pyright: ignore[reportPrivateUsage] - what the iterator does
+            for event in events._seat.take():  # pyright: ignore[reportPrivateUsage] - what the iterator does
                 iotlb.apply(event)
 
         events.meanwhile = overtake
@@ -107,7 +107,7 @@ async def test_an_answer_that_outlives_its_subscription_is_not_installed() -> No
         async with open_space() as (bus, space), slow_subscription(bus) as events:
             iotlb = Iotlb(events)
             map_page(space, 0)
-            member = events._member  # pyright: ignore[reportPrivateUsage]
+            member = events._seat  # pyright: ignore[reportPrivateUsage]
             events.meanwhile = member.leave if leave == "close" else lambda: member.abandon("gone")  # noqa: B023 - at once
             with pytest.raises(SubscriptionClosed if leave == "close" else Fenced):
                 await iotlb.translate(0)

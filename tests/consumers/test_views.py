@@ -12,11 +12,11 @@ from typing import Any, Final
 import pytest
 
 from iommubus import Cap, Mapping, Memory, Perm
-from iommubus.bus.subscription import LocalSubscription
+from iommubus.bus.subscription import StreamSubscription
 from iommubus.consumers.views import SWEEP, Views
 from iommubus.errors import AccessDenied, EmptyRange, NoBacking, NotContiguous, UnknownMemory
 from iommubus.table import Table
-from tests.actors import open_space
+from tests.actors import member_of, open_space
 from tests.loops import every_loop
 
 SIZE: Final = 0x100
@@ -45,8 +45,8 @@ async def views_of(*mappings: Mapping) -> AsyncGenerator[tuple[Views, Callable[.
 def holding(views: Views) -> int:
     """Return how many views hold back an acknowledgement."""
     subscription = views._subscription  # pyright: ignore[reportPrivateUsage] - nobody outside can see it
-    assert isinstance(subscription, LocalSubscription)
-    return subscription._member.uses.holding  # pyright: ignore[reportPrivateUsage]
+    assert isinstance(subscription, StreamSubscription)
+    return member_of(subscription).uses.holding
 
 
 RAM: Final = Memory("ram", 1, SIZE)

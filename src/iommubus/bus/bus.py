@@ -10,6 +10,7 @@ from typing import Final, Self
 
 import anyio
 from anyio.lowlevel import checkpoint
+from msgspec.structs import replace
 
 from ..caps import Cap, check_mask
 from ..contract import Contract
@@ -30,7 +31,7 @@ from .questions import ANSWER_TIMEOUT
 from .reports import BusStatistics, SyncReport
 from .soon import soon_in_this_loop
 from .space import LocalSpace, sync_spaces
-from .subscription import LocalSubscription
+from .subscription import StreamSubscription
 from .threads import ThreadPublisher
 
 PATTERN_CHARACTERS: Final = frozenset("*?[]")
@@ -55,17 +56,17 @@ class Bus(EventBus):
         self._joined: dict[Member, tuple[LocalEndpoint, ...]] = {}
         self._observers: list[LocalObserver] = []
         self._arrival: anyio.Event | None = None  # what everybody waits for who waits for a space
-        self._memories = Memories()
+        self.memories = Memories()
         self._lines = Lines()
         self._buried = Buried(do_nothing)
-        self._around = Surroundings(self._memories, self._lines, self._buried)
+        self._around = Surroundings(self.memories, self._lines, self._buried)
         self._open = False
 
     async def __aenter__(self) -> Self:
         await checkpoint()
         self._owner = get_ident()
         self._buried = Buried(soon_in_this_loop())
-        self._around = Surroundings(self._memories, self._lines, self._buried)
+        self._around = Surroundings(self.memories, self._lines, self._buried)
         self._open = True
         return self
 
@@ -106,7 +107,7 @@ class Bus(EventBus):
             translate=translate,
             answer_timeout=answer_timeout,
         )
-        space = self._spaces[name] = LocalSpace(making, self._around, self._forget)
+        space = self._spaces[name] = self._build_space(making)
         for observer in self._observers:
             if observer.matches(name):
                 space.routes.add_observer(observer.put)
@@ -127,20 +128,20 @@ class Bus(EventBus):
         self._check_open()
         await checkpoint()
         self._check_open()
-        return self._memories.add(name, size, fd)
+        return self.memories.add(name, size, fd)
 
     def remove_memory(self, memory: Memory) -> None:
         self._check_open()
-        self._memories.find(memory)
+        self.memories.find(memory)
         for space in self._spaces.values():
             mapping = space.leading_to(memory)
             if mapping is not None:
                 raise MemoryInUse(str(memory), space.name, mapping.first, mapping.last)
-        self._memories.remove(memory)
+        self.memories.remove(memory)
 
     def memory_view(self, memory: Memory) -> memoryview:
         self._check_open()
-        return self._memories.view(memory)
+        return self.memories.view(memory)
 
     def subscribe(
         self,
@@ -159,28 +160,39 @@ class Bus(EventBus):
         exact: bool = False,
         limit: int | None = None,
         name: str | None = None,
-    ) -> LocalSubscription:
+    ) -> StreamSubscription:
+        terms = Terms(
+            name or "",
+            caps,
+            ((first, last),) if ranges is None else tuple(ranges),
+            capacity,
+            Contract(granule, pow2, exact, limit),
+            stops,
+            on_fence,
+        )
+        member, enroll = self.enlist(endpoint, terms)
+
+        async def register() -> None:
+            enroll()
+
+        return StreamSubscription(member, register, self._check_thread, ack, self.memories.view)
+
+    def enlist(self, endpoint: str | Iterable[str], terms: Terms) -> tuple[Member, Callable[[], None]]:
+        """Return what the bus keeps of a subscription, and what registers it: for those who subscribe for others.
+
+        Args:
+            endpoint: As for `EventBus.subscribe`.
+            terms: What is asked for, not checked yet; a name is made up where there is none.
+
+        Raises:
+            SubscribeError, BadName, BusClosed, WrongThread: As `EventBus.subscribe`; and so does what registers it.
+        """
         self._check_open()
-        mask = check_mask(caps)
-        if capacity < 1:
-            raise BadCapacity(capacity)
         endpoints = (endpoint,) if isinstance(endpoint, str) else tuple(dict.fromkeys(endpoint))
         for each in endpoints or ("",):
             check_name(each)
-        wanted = join_ranges([(first, last)] if ranges is None else ranges, endpoints[0])
-        contract = Contract(granule, pow2, exact, limit)
-        contract.check_mask(mask)
-        contract.check_ranges(wanted)
-        for each in endpoints:
-            if each in self._spaces:
-                check_inside(wanted, self._spaces[each])
-        terms = Terms(
-            name or f"{endpoints[0]}#{next(NUMBERS)}", mask, wanted, index(capacity), contract, stops, on_fence
-        )
-        member = Member(terms, self._buried, self._part)
-        return LocalSubscription(
-            member, lambda: self._enroll(member, endpoints), self._check_thread, ack, self._memories.view
-        )
+        member = Member(self._checked(terms, endpoints), self._buried, self._part)
+        return member, lambda: self._enroll(member, endpoints)
 
     def observe(self, *patterns: str, capacity: int = OBSERVER_CAPACITY) -> LocalObserver:
         self._check_open()
@@ -235,6 +247,10 @@ class Bus(EventBus):
 
     # -- inside ----------------------------------------------------------------
 
+    def _build_space(self, making: Making) -> LocalSpace:
+        """Return a new space; a bus whose spaces do more has another."""
+        return LocalSpace(making, self._around, self._forget)
+
     def _check_thread(self) -> None:
         if get_ident() != self._owner:
             raise WrongThread(self._owner, get_ident())
@@ -260,6 +276,20 @@ class Bus(EventBus):
         check_name(name)
         if name in self._endpoints and self._endpoints[name].made:
             raise NameTaken(name)
+
+    def _checked(self, terms: Terms, endpoints: tuple[str, ...]) -> Terms:
+        """Return what a subscription asks for, if it can be had."""
+        mask = check_mask(terms.caps)
+        if terms.capacity < 1:
+            raise BadCapacity(terms.capacity)
+        wanted = join_ranges(terms.wanted, endpoints[0])
+        terms.contract.check_mask(mask)
+        terms.contract.check_ranges(wanted)
+        for each in endpoints:
+            if each in self._spaces:
+                check_inside(wanted, self._spaces[each])
+        name = terms.name or f"{endpoints[0]}#{next(NUMBERS)}"
+        return replace(terms, name=name, caps=mask, wanted=wanted, capacity=index(terms.capacity))
 
     def _owns(self, space: LocalSpace) -> bool:
         """Say whether a space is one of this bus; one that is closed says so itself."""
@@ -351,7 +381,7 @@ class Bus(EventBus):
             endpoint.shut()
         for observer in self._observers:
             observer.end()
-        self._memories.close()
+        self.memories.close()
         self._open = False
         self._tell_arrival()
         if interrupts:

@@ -58,6 +58,21 @@ class LocalEndpoint(Endpoint):
             self._check_shared(member, endpoints, space)
         self._move(space)
 
+    def displace(self, space: LocalSpace) -> None:
+        """Move it to a space; a subscriber that needs it elsewhere is fenced, and does not keep it there.
+
+        Raises:
+            EndpointClosed, SpaceClosed: It is closed, or the space is.
+        """
+        self._check_made()
+        space.check_open()
+        for member, endpoints in self.members.copy():
+            try:
+                self._check_shared(member, endpoints, space)
+            except MustShare as contradiction:
+                member.abandon(str(contradiction))
+        self._move(space)
+
     def detach(self) -> None:
         self._check_made()
         self._move(None)

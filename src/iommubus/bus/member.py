@@ -26,22 +26,25 @@ from .failures import MapFailures, Setback
 from .given import Given
 from .hand import Hand
 from .reports import SubscriptionStatistics
-from .translation import LocalTranslation, RecentRemovals
-from .uses import Uses
+from .translation import RecentRemovals, StampedTranslation
+from .uses import LocalUse, Uses
 from .whereabouts import Whereabouts
 
 
 class Terms(Struct, frozen=True):
-    """What a subscription asked for, checked.
+    """What a subscription asks for.
 
     Attributes:
         name: Its name in reports.
         caps: The kinds of event it gets.
-        wanted: Disjoint ranges it wants them in, in order.
+        wanted: Ranges it wants them in; once they are checked, disjoint and in order.
         capacity: Most events that wait one by one.
         contract: What it can take.
         stops: How it is proven stopped.
         on_fence: Stops it, if anything does.
+        watched: Whether somebody will say so when it has stopped (`Member.stop`),
+            so that it is worth waiting for.
+        check_space: Raises `SubscribeError` if it must not be told of the space of a name.
     """
 
     name: str
@@ -51,6 +54,8 @@ class Terms(Struct, frozen=True):
     contract: Contract
     stops: Stops
     on_fence: OnFence | None
+    watched: bool = False
+    check_space: Callable[[str], None] | None = None
 
 
 class Member:
@@ -69,7 +74,7 @@ class Member:
         self.fenced = False
         self.reason = ""
         self.ended = False
-        self.where = Whereabouts(self, terms.wanted, terms.contract)
+        self.where = Whereabouts(self, terms.wanted, terms.contract, terms.check_space)
         self.completion = Completion()
         self.mailbox = Mailbox(
             self.where.walk if terms.caps & Cap.MAP else None,
@@ -92,7 +97,7 @@ class Member:
         self._fitting = None if terms.contract.plain else Fitting(terms.contract)
         self._proving = anyio.Lock()
         self._stop = How.STOPPED  # how it will have stopped once nothing is in use
-        self._arrival: anyio.Event | None = None
+        self._on_ready: Callable[[], object] | None = None
         self._first_wait: Wait | None = None
 
     # -- where it is -------------------------------------------------------------
@@ -158,9 +163,9 @@ class Member:
         if not events:
             self.completion.look(self.mailbox)
             return events
-        self.removals.note(events)
         maps = self._given.maps_in(events)
         number = self.completion.hand_over(self.mailbox, removes=maps < len(events))
+        self.removals.note(number, events)
         if present is not None:
             present.coverage.hand_over(number, present.home.seq)
         if self.setback and not self.mailbox.refused:
@@ -191,16 +196,22 @@ class Member:
 
     async def wait_ready(self) -> None:
         """Wait until there is something to hand over, or the end."""
-        arrival = self._arrival = type(self.first_turn)()  # spares looking for the event loop's kind
-        self.mailbox.expect()
+        arrival = type(self.first_turn)()  # spares looking for the event loop's kind
+        self.tell_ready(arrival.set)
         try:
             await arrival.wait()
         finally:
-            self._arrival = None
+            self._on_ready = None
 
-    async def translate(self, iova: int, perm: int) -> LocalTranslation | None:
+    def tell_ready(self, callback: Callable[[], object]) -> None:
+        """Call back when there is more to hand over, at the end, and when it has left; it may be more than once."""
+        self._on_ready = callback
+        self.mailbox.expect()
+
+    async def translate(self, iova: int, perm: int) -> StampedTranslation | None:
         """Return where an address leads, from the table or by asking the producer."""
-        stamp = self.removals.stamp()
+        self.removals.watch()
+        number = self.completion.handed
         attachment = self.where.present
         if attachment is None:
             return None
@@ -209,7 +220,7 @@ class Member:
         if mapping is None:
             return None
         self._given.touched = True
-        return LocalTranslation(mapping, seq, self.removals, stamp)
+        return StampedTranslation(mapping, seq, self.removals, number)
 
     # -- leaving ---------------------------------------------------------------
 
@@ -236,6 +247,13 @@ class Member:
         else:
             self._distrust(reason)
 
+    def stop(self, reason: str) -> None:
+        """Take it that it is stopped for good: its process is gone, or its lease has run out."""
+        if self.state in (State.JOINED, State.UNPROVEN):
+            if not self.fenced:
+                self.fenced, self.reason = True, reason
+            self._go(How.STOPPED)
+
     def lose(self, reason: str) -> None:
         """Have it abandoned soon, from where that must not be done at once.
 
@@ -252,8 +270,8 @@ class Member:
 
     @property
     def hopeful(self) -> bool:
-        """Whether waiting may help, although it left unclean: its pins may end."""
-        return bool(self.uses) and self._stops_by_itself
+        """Whether waiting may help, although it left unclean: its pins may end, or somebody watches it."""
+        return self._terms.watched or (bool(self.uses) and self._stops_by_itself)
 
     @property
     def _stops_by_itself(self) -> bool:
@@ -273,6 +291,30 @@ class Member:
         return self.state is State.GONE
 
     # -- questions ---------------------------------------------------------------
+
+    @property
+    def ready(self) -> bool:
+        """Whether a hand-over would give, or find out, anything."""
+        return self.mailbox.ready
+
+    @property
+    def handed(self) -> int:
+        """Number of the last hand-over."""
+        return self.completion.handed
+
+    @property
+    def waited_for(self) -> bool:
+        """Whether a `sync` waits for an acknowledgement of it."""
+        return self.completion.waits > (self._first_wait is not None and self._first_wait.how is None)
+
+    def turned_by(self, number: int) -> bool:
+        """Say whether the first replay is through once hand-over ``number`` is acknowledged."""
+        wait = self._first_wait
+        return wait is not None and wait.number is not None and wait.number <= number
+
+    def begin_use(self, thing: object = None) -> LocalUse:
+        """Begin to use something that was given; it ends with ``thing`` at the latest."""
+        return self.uses.begin(thing)
 
     @property
     def crowded(self) -> bool:
@@ -351,8 +393,8 @@ class Member:
     # -- inside: leaving -----------------------------------------------------------
 
     def _wake(self) -> None:
-        if self._arrival is not None:
-            self._arrival.set()
+        if self._on_ready is not None:
+            self._on_ready()
 
     def _overrun(self) -> None:
         self.lose("it left more ranges dirty than its limit")

@@ -23,27 +23,34 @@ class Backing:
 
     Args:
         memory: What others know of it.
-        fd: Its descriptor; this object closes it.
+        fd: Its descriptor, which this object closes; `None` as long as there is none here.
     """
 
     __slots__ = ("_view", "fd", "memory")
 
-    def __init__(self, memory: Memory, fd: int) -> None:
+    def __init__(self, memory: Memory, fd: int | None) -> None:
         self.memory = memory
         self.fd = fd
         self._view: memoryview | None = None
 
     def view(self) -> memoryview:
-        """Return the whole of it, read-only if it cannot be written."""
+        """Return the whole of it, read-only if it cannot be written.
+
+        Raises:
+            BadMemory: Its descriptor has not come, and may never.
+        """
         if self._view is None:
             self._view = self._map()
         return self._view[:]  # not the same object: whoever releases theirs takes nothing from others
 
     def close(self) -> None:
         """Close the descriptor; whoever has a view keeps what is mapped."""
-        os.close(self.fd)
+        if self.fd is not None:
+            os.close(self.fd)
 
     def _map(self) -> memoryview:
+        if self.fd is None:
+            raise BadMemory(self.memory.name, self.memory.size, "its bytes are not in this process")
         with suppress(PermissionError):  # opened for reading, or sealed against writing
             return memoryview(mmap(self.fd, self.memory.size))
         # A private mapping that nobody writes shows the file as a shared one does.
@@ -60,21 +67,39 @@ class Memories:
 
     def add(self, name: str, size: int, fd: int | None) -> Memory:
         """Add one; raises as `EventBus.add_memory` does."""
-        if name in self._backings:
-            raise MemoryNameTaken(name)
-        if not name:
-            raise BadMemory(name, size, "its name is empty")
-        if index(size) < 1:
-            raise BadMemory(name, size, "it has no bytes")
-        try:
-            own = anonymous(size) if fd is None else duplicate(name, size, fd)
-        except (OSError, OverflowError) as failure:
-            raise BadMemory(name, size, str(failure)) from failure
-        generation = self._generations.get(name, 0) + 1
-        memory = Memory(name, generation, index(size))
-        self._generations[name] = generation
-        self._backings[name] = Backing(memory, own)
+        self._check_new(name, size)
+        own = anonymous_or_same(name, size, fd)
+        memory = Memory(name, self._generations.get(name, 0) + 1, index(size))
+        self._keep(memory, own)
         return memory
+
+    def announce(self, name: str, size: int, generation: int = 0) -> Memory:
+        """Add one whose descriptor comes later, by `supply`, or never: it is another process's.
+
+        Args:
+            name: Its name.
+            size: Length in bytes.
+            generation: The one that it has elsewhere; 0 for the next of its name.
+
+        Raises:
+            MemoryNameTaken, BadMemory: As `EventBus.add_memory`.
+        """
+        self._check_new(name, size)
+        memory = Memory(name, generation or self._generations.get(name, 0) + 1, index(size))
+        self._keep(memory, None)
+        return memory
+
+    def supply(self, memory: Memory, fd: int) -> None:
+        """Give a memory that was announced its descriptor, which is duplicated.
+
+        Raises:
+            UnknownMemory: It was removed meanwhile.
+            BadMemory: The descriptor will not do, or there is one already.
+        """
+        backing = self.find(memory)
+        if backing.fd is not None:
+            raise BadMemory(memory.name, memory.size, "it has a descriptor already")
+        backing.fd = anonymous_or_same(memory.name, memory.size, fd)
 
     def remove(self, memory: Memory) -> None:
         """Remove one that nothing leads into any more."""
@@ -101,7 +126,7 @@ class Memories:
         return backing
 
     def view(self, memory: Memory) -> memoryview:
-        """Return the whole of a memory; raises as `find` does."""
+        """Return the whole of a memory; raises as `find` and `Backing.view` do."""
         return self.find(memory).view()
 
     def check(self, memory: Memory, target: int, size: int) -> None:
@@ -114,6 +139,32 @@ class Memories:
         self.find(memory)
         if target + size > memory.size:
             raise PastMemory(target, size, str(memory), memory.size)
+
+    # -- inside ----------------------------------------------------------------
+
+    def _check_new(self, name: str, size: int) -> None:
+        if name in self._backings:
+            raise MemoryNameTaken(name)
+        if not name:
+            raise BadMemory(name, size, "its name is empty")
+        if index(size) < 1:
+            raise BadMemory(name, size, "it has no bytes")
+
+    def _keep(self, memory: Memory, fd: int | None) -> None:
+        self._generations[memory.name] = max(memory.generation, self._generations.get(memory.name, 0))
+        self._backings[memory.name] = Backing(memory, fd)
+
+
+def anonymous_or_same(name: str, size: int, fd: int | None) -> int:
+    """Return a descriptor of a memory that is new, or the file of another descriptor.
+
+    Raises:
+        BadMemory: It cannot be had.
+    """
+    try:
+        return anonymous(size) if fd is None else duplicate(name, size, fd)
+    except (OSError, OverflowError) as failure:
+        raise BadMemory(name, size, str(failure)) from failure
 
 
 def anonymous(size: int) -> int:

@@ -15,7 +15,7 @@ from .abc import SYNC_TIMEOUT, Subscription
 from .attachment import Attachment, State
 from .publisher import Making, Publisher, Surroundings
 from .reports import SpaceStatistics, SyncReport
-from .subscription import LocalSubscription
+from .subscription import StreamSubscription
 from .sync import Sync
 
 
@@ -72,13 +72,25 @@ class LocalSpace(Publisher):
             return
         self._open_in = 0  # first: a notifier that is told of the UNMAP can map nothing any more
         try:
+            self.take_all()
+        finally:
+            self._on_close(self)
+
+    def take_all(self) -> None:
+        """Take everything away from everybody: it is closed, or its producer is lost.
+
+        Who hears of device invalidations alone is told by one.
+
+        Raises:
+            NotifierFailed: Some raised; it is done.
+        """
+        try:
             self._publish(self._stage((IovaRange(0, self.shape.last),)))
         finally:
             for attachment in self.routes.present:
                 if not attachment.member.caps & Cap.UNMAP:
                     attachment.member.mailbox.unshare()
                     attachment.offer(DevIotlbUnmap(self.name, self.seq, 0, self.shape.last))
-            self._on_close(self)
 
     def statistics(self) -> SpaceStatistics:
         maps = self.seq - self._unmapped - self._invalidated
@@ -201,7 +213,7 @@ class LocalSpace(Publisher):
         counting = self.counting()
         if isinstance(subscription, str):
             found = [attachment for attachment in counting if attachment.member.name == subscription]
-        elif isinstance(subscription, LocalSubscription):
+        elif isinstance(subscription, StreamSubscription):
             found = [attachment for attachment in counting if subscription.stands_for(attachment.member)]
         else:
             found = []

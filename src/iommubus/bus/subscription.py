@@ -1,7 +1,7 @@
 """A consumer's handle on its subscription: iterate, acknowledge, translate, leave."""
 
 import warnings
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
 from typing import Self, TypeVar
 from weakref import ref
@@ -21,22 +21,20 @@ from ..errors import (
     WrongMode,
 )
 from ..events import Event, Memory
-from .abc import Acknowledge, Batch, Subscription
-from .attachment import Occupant, State
-from .member import Member
+from .abc import Acknowledge, Batch, Subscription, Translation, Use
+from .attachment import State
 from .reports import SubscriptionStatistics
-from .translation import LocalTranslation
-from .uses import LocalUse
+from .seat import Seat
 
 IteratorT = TypeVar("IteratorT", bound=AsyncIterator[object])
 
 
-class LocalSubscription(Subscription):
-    """A subscription in the process of the bus.
+class StreamSubscription(Subscription):
+    """A subscription, as its consumer has it.
 
     Args:
-        member: What the bus keeps of it.
-        register: Registers the member with its endpoints; may raise.
+        seat: What it is to the bus.
+        register: Registers it with its endpoints; may raise, and be cancelled.
         check_thread: Raises if the caller is not the thread of the bus.
         ack: How it acknowledges.
         backing: Returns the whole of a memory.
@@ -44,95 +42,95 @@ class LocalSubscription(Subscription):
 
     def __init__(
         self,
-        member: Member,
-        register: Callable[[], None],
+        seat: Seat,
+        register: Callable[[], Awaitable[None]],
         check_thread: Callable[[], None],
         ack: Acknowledge,
         backing: Callable[[Memory], memoryview],
     ) -> None:
-        self._member = member
+        self._seat = seat
         self._register = register
         self._check_thread = check_thread
         self._backing = backing
         self._mode: Acknowledge = ack
         self._iterator: ref[object] | None = None  # the one that may ask
         self._asking = False
-        self.name = member.name
+        self.name = seat.name
 
     @property
     def fenced(self) -> bool:
-        return self._member.fenced
+        return self._seat.fenced
 
     def check_use(self) -> None:
-        if self._member.fenced:
-            raise Fenced(self.name, self._member.reason)
-        if self._member.state is State.GONE:
+        if self._seat.fenced:
+            raise Fenced(self.name, self._seat.reason)
+        if self._seat.state is State.GONE:
             raise SubscriptionClosed(self.name)
 
-    def stands_for(self, member: Occupant) -> bool:
-        """Say whether it is the handle on ``member``."""
-        return member is self._member
+    def stands_for(self, seat: object) -> bool:
+        """Say whether it is the handle on ``seat``."""
+        return seat is self._seat
 
     def batch(self, events: list[Event]) -> Batch:
         """Return events of the last hand-over as a batch."""
-        number = self._member.completion.handed
-        self._member.hand.give(number, events)
-        return Batch(number, events, self._member)
+        number = self._seat.handed
+        self._seat.hand.give(number, events)
+        return Batch(number, events, self._seat)
 
     async def __aenter__(self) -> Self:
         self._check_thread()
         await checkpoint()
-        if self._member.state is not State.NEW:
+        if self._seat.state is not State.NEW:
             raise SubscriptionClosed(self.name)
-        self._register()
+        await self._register()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is None:
-            self._member.leave()
+            self._seat.leave()
         else:
-            self._member.abandon(f"its block was left by {kind.__name__}")
+            self._seat.abandon(f"its block was left by {kind.__name__}")
 
     async def close(self) -> None:
         self._check_thread()
-        self._member.leave()
+        self._seat.leave()
         await checkpoint()
 
     def __aiter__(self) -> AsyncIterator[Event]:
         if self._mode == "manual":
             raise WrongMode(self.name, self._mode, "iterate batches() and ack() each")
-        return self._only(Events(self, self._member.hand.rest))
+        return self._only(Events(self, self._seat.hand.rest))
 
     def batches(self) -> AsyncIterator[Batch]:
-        return self._only(Batches(self, self._member.hand.rest))
+        return self._only(Batches(self, self._seat.hand.rest))
 
     def ack(self, batch: Batch) -> None:
         self._check_open()
         if self._mode != "manual":
             raise WrongMode(self.name, self._mode, "asking for the next event acknowledges")
-        if not batch.came_from(self._member):
+        if not batch.came_from(self._seat):
             raise ForeignBatch(self.name, batch.number)
-        self._member.acknowledge(batch.number)
+        self._seat.acknowledge(batch.number)
 
     def fail(self, event: Event, error: Exception) -> None:
         self._check_open()
-        self._member.fail(event, error)
+        self._seat.fail(event, error)
 
     async def wait_current(self) -> None:
         self._check_open()
-        await self._member.first_turn.wait()
-        failures = self._member.first_failures.pop_all()
+        await self._seat.first_turn.wait()
+        failures = self._seat.first_failures.pop_all()
         if failures:
             raise MappingFailed(tuple(failures))
         self._check_open()
 
-    async def translate(self, iova: int, perm: Perm = Perm.R) -> LocalTranslation:
+    async def translate(self, iova: int, perm: Perm = Perm.R) -> Translation:
         self._check_open()
         await checkpoint()
         self._check_open()
-        found = await self._member.translate(iova, perm)
+        found = await self._seat.translate(iova, perm)
         self._check_open()
         if found is None:
             raise NotMapped(iova)
@@ -140,26 +138,26 @@ class LocalSubscription(Subscription):
             raise AccessDenied(iova, int(perm), int(found.mapping.perm))
         return found
 
-    def use(self, thing: object = None) -> LocalUse:
+    def use(self, thing: object = None) -> Use:
         self._check_open()
-        return self._member.uses.begin(thing)
+        return self._seat.begin_use(thing)
 
     def backing(self, memory: Memory) -> memoryview:
         self._check_open()
         return self._backing(memory)
 
     def statistics(self) -> SubscriptionStatistics:
-        return self._member.statistics()
+        return self._seat.statistics()
 
     def __del__(self) -> None:
-        if self._member.state is State.JOINED:
-            self._member.lose("it was garbage collected")  # first: a warning may raise
+        if self._seat.state is State.JOINED:
+            self._seat.lose("it was garbage collected")  # first: a warning may raise
             warnings.warn(f"{self!r} was never left", ResourceWarning, source=self, stacklevel=1)
 
     def __repr__(self) -> str:
-        member = self._member
-        state = f"fenced: {member.reason}" if member.fenced else member.state.value
-        return f"<subscription {self.name} {member.caps!r}, {state}, lag {member.mailbox.lag}>"
+        seat = self._seat
+        state = f"fenced: {seat.reason}" if seat.fenced else seat.state.value
+        return f"<subscription {self.name} {seat.caps!r}, {state}, lag {seat.statistics().lag}>"
 
     # -- inside ------------------------------------------------------------------
 
@@ -177,22 +175,22 @@ class LocalSubscription(Subscription):
             self._asking = False
 
     async def _next_hand(self) -> list[Event]:
-        member = self._member
+        seat = self._seat
         if self._mode == "next":
-            member.acknowledge(member.completion.handed)
-        if member.mailbox.ready or member.ended:
+            seat.acknowledge(seat.handed)
+        if seat.ready or seat.ended:
             await checkpoint()
         while True:
             self._check_open()
-            if member.mailbox.ready:
-                hand = member.take()
+            if seat.ready:
+                hand = seat.take()
                 if hand:
                     return hand
                 await checkpoint()  # there may be many ranges with nothing in them
-            elif member.ended:
+            elif seat.ended:
                 raise StopAsyncIteration
             else:
-                await member.wait_ready()
+                await seat.wait_ready()
 
     def _only(self, iterator: IteratorT) -> IteratorT:
         self._check_open()
@@ -209,11 +207,11 @@ class LocalSubscription(Subscription):
 
     def _check_open(self) -> None:
         self._check_thread()
-        member = self._member
-        if member.state is not State.JOINED:
-            if member.fenced:
-                raise Fenced(self.name, member.reason)
-            if member.state is State.NEW:
+        seat = self._seat
+        if seat.state is not State.JOINED:
+            if seat.fenced:
+                raise Fenced(self.name, seat.reason)
+            if seat.state is State.NEW:
                 raise NotEntered(self.name)
             raise SubscriptionClosed(self.name)
 
@@ -228,7 +226,7 @@ class Events(AsyncIterator[Event]):
 
     __slots__ = ("__weakref__", "_hand", "_subscription")
 
-    def __init__(self, subscription: LocalSubscription, hand: list[Event]) -> None:
+    def __init__(self, subscription: StreamSubscription, hand: list[Event]) -> None:
         self._subscription = subscription
         self._hand = hand
 
@@ -244,7 +242,7 @@ class Batches(AsyncIterator[Batch]):
 
     __slots__ = ("__weakref__", "_hand", "_subscription")
 
-    def __init__(self, subscription: LocalSubscription, hand: list[Event]) -> None:
+    def __init__(self, subscription: StreamSubscription, hand: list[Event]) -> None:
         self._subscription = subscription
         self._hand = hand
 

@@ -1,5 +1,7 @@
 """The spaces that one subscription is in, or has not let go of."""
 
+from collections.abc import Callable
+
 from ..contract import Contract
 from ..errors import SubscribeError
 from ..mapping import Mapping
@@ -13,6 +15,7 @@ class Whereabouts:
         member: The subscription.
         wanted: The ranges that it asked for.
         contract: What it can take.
+        check_space: Raises if it must not be told of the space of a name.
 
     Attributes:
         present: Where it is told of changes; `None` while it is nowhere.
@@ -20,13 +23,20 @@ class Whereabouts:
         last_words: Space and number that its events carry while it is nowhere.
     """
 
-    __slots__ = ("_contract", "_member", "_moves", "_wanted", "last_words", "lingering", "present")
+    __slots__ = ("_check_space", "_contract", "_member", "_moves", "_wanted", "last_words", "lingering", "present")
 
-    def __init__(self, member: Occupant, wanted: Ranges, contract: Contract) -> None:
+    def __init__(
+        self,
+        member: Occupant,
+        wanted: Ranges,
+        contract: Contract,
+        check_space: Callable[[str], None] | None = None,
+    ) -> None:
         self.present: Attachment | None = None
         self._member = member
         self._wanted = wanted
         self._contract = contract
+        self._check_space = check_space
         self.lingering: list[Attachment] = []
         self.last_words = ("", 0)
         self._moves = 0
@@ -41,10 +51,12 @@ class Whereabouts:
 
         Raises:
             GranuleRefused: It cannot follow a space of this granule.
-            SubscribeError: As `Routes.add`.
+            SubscribeError: As `Routes.add`, or it must not be told of it.
         """
         if home is None:
             return
+        if self._check_space is not None:
+            self._check_space(home.name)
         self._contract.check_space(home.name, home.shape.granule, self._member.caps)
         self._moves += 1
         attachment, move = Attachment(self._member, home, self._wanted), self._moves
