@@ -33,6 +33,10 @@ from ..wire.negotiation import Agreement, accept
 MICROSECONDS: Final = 1_000_000
 """Of those there are in a second; durations travel in them."""
 
+CHUNK: Final = 1 << 18
+"""Bytes after which sources wait until what was said is written: the transport may have
+enough for now, and say so."""
+
 WRITE_LIMIT: Final = 1 << 24
 """Most bytes that wait for a daemon that reads nothing; past it the connection counts
 as lost.  What is published waits in mailboxes and not here, so this is far more than
@@ -69,7 +73,14 @@ class Participant(Protocol):
         ...
 
     def lost(self, reason: str) -> None:
-        """Take it that the connection is lost."""
+        """Take it that the connection is lost; there may be another one."""
+        ...
+
+    def ended(self, error: Exception) -> None:
+        """Take it that the bus is closed (`BusClosed`), or that the daemon does not let the client in any more.
+
+        In the first case the connection may still be there, for last words.
+        """
         ...
 
 
@@ -149,17 +160,24 @@ class Channel(asyncio.Protocol):
         """Whether what is said now leaves soon; otherwise sources of much should wait for `flush`."""
         return not self._paused
 
-    def send(self, message: ClientMessage) -> None:
-        """Have something said at the end of this iteration of the loop; on a lost connection it is lost too."""
+    def send(self, message: ClientMessage) -> int:
+        """Have something said at the end of this iteration of the loop; on a lost connection it is lost too.
+
+        Returns:
+            Its length in bytes.
+        """
         if self._over:
-            return
-        self._out.append(self._connection.send(message))
+            return 0
+        frame = self._connection.send(message)
+        self._out.append(frame)
         self._flush_once()
+        return len(frame)
 
     def flush_soon(self, source: Source) -> None:
         """Have a source asked for its words once, at the end of this iteration of the loop.
 
-        While the daemon reads slower than is written, that is when it has caught up.
+        They come before all that was said by `send` in it.  While the daemon reads
+        slower than is written, that is when it has caught up.
         """
         if not self._over:
             self._sources[source] = None
@@ -383,17 +401,25 @@ class Channel(asyncio.Protocol):
             asyncio.get_running_loop().call_soon(self._flush)
 
     def _flush(self) -> None:
-        if not self._paused:
-            self._run_sources()
+        """Let the sources speak, then say what was queued; much is written in between."""
+        queued, self._out = self._out, []
+        self._run_sources()
+        self._out += queued
         self._write()
         self._flushing = False
+        if self._out or (self._sources and not self._paused):  # somebody said something meanwhile
+            self._flush_once()
         if self._transport is not None and self._transport.get_write_buffer_size() > WRITE_LIMIT:
             self.lose(self._disconnected(f"the daemon reads nothing, {WRITE_LIMIT} bytes wait"))
 
     def _run_sources(self) -> None:
-        sources, self._sources = self._sources, {}
-        for source in sources:
+        for source in list(self._sources):
+            if self._paused or self._over:
+                return
+            del self._sources[source]
             source.flush(self)
+            if sum(map(len, self._out)) >= CHUNK:
+                self._write()
 
     def _write(self) -> None:
         out, self._out = self._out, []
