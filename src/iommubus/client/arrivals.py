@@ -7,7 +7,7 @@ has, and to what arrives with a count of failures that is too low.
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import chain
 from typing import Final
 
@@ -108,14 +108,15 @@ class Arrivals:
     """What arrived on one connection for one consumer, and was not handed out.
 
     Attributes:
-        last: Number of the last hand-over that arrived, or of which a part did.
+        last: Number that the daemon said last.
+        newest: Number of the last hand-over that arrived; there are none for those that give nothing.
         taken_back: What failures took back.
     """
 
-    __slots__ = ("_cost", "_parts", "_queue", "last", "taken_back")
+    __slots__ = ("_cost", "_parts", "_queue", "last", "newest", "taken_back")
 
     def __init__(self) -> None:
-        self.last = 0
+        self.last = self.newest = 0
         self.taken_back = TakenBack()
         self._queue: deque[Arrival] = deque()
         self._parts: list[Run] = []
@@ -138,6 +139,7 @@ class Arrivals:
         self._parts, self._cost = [], 0
         self.taken_back.filter(message.fails, arrival.events)
         self._queue.append(arrival)
+        self.newest = arrival.number
         return arrival
 
     def fail(self, event: Event, later: list[Event]) -> None:
@@ -206,6 +208,3 @@ def run_cost(run: Run) -> int:
     return RUN_COST + ROW_COST * len(run.rows) + MEMORY_COST * len(run.memories) + CHARACTER_COST * names
 
 
-def memories_of(runs: Iterable[Run]) -> set[Memory]:
-    """Return the memories that runs lead into."""
-    return {name.memory for run in runs for name in run.memories}
