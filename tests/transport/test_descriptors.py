@@ -14,7 +14,6 @@ from hypothesis import given, strategies as st
 from iommubus.errors import DescriptorsRefused, TokenRefused
 from iommubus.transport.credentials import Peer
 from iommubus.transport.descriptors import (
-    HEADER,
     LIMIT,
     PAYLOAD,
     TOKEN,
@@ -23,6 +22,7 @@ from iommubus.transport.descriptors import (
     Tokens,
     close_all,
 )
+from iommubus.wire.framing import frame
 from tests.loops import every_loop
 from tests.peers import open_descriptors
 
@@ -53,10 +53,6 @@ def pair() -> Generator[Pair]:
     assert open_descriptors() == before
 
 
-def message(payload: bytes, count: int) -> bytes:
-    return HEADER.pack(len(payload), count) + payload
-
-
 async def cancel(action: Callable[[], Awaitable[object]]) -> None:
     """Cancel an action once it waits."""
 
@@ -74,19 +70,19 @@ async def cancel(action: Callable[[], Awaitable[object]]) -> None:
 async def test_a_message_arrives_with_its_descriptors(pair: Pair) -> None:
     """Several, of different sizes, one behind the other: each has its own."""
     with DescriptorChannel(pair.own) as receiver, DescriptorChannel(pair.raw) as sender:
-        sizes = [(0, 0), (5, 1), (PAYLOAD, LIMIT), (0, 2), (3, 0), (7, 3)]
+        sizes = [(0, 0), (5, 1), (PAYLOAD, LIMIT), (0, 1), (3, 0), (7, 1)]
         async with anyio.create_task_group() as tasks:
 
             async def send_all() -> None:
                 for size, count in sizes:
-                    await sender.send(b"x" * size, pair.fds[:count])
+                    await sender.send(frame(b"x" * size), pair.fds[:count])
 
             tasks.start_soon(send_all)
             for size, count in sizes:
                 received = await receiver.receive()
                 assert received is not None
                 payload, fds = received
-                assert (payload, len(fds)) == (b"x" * size, count)
+                assert (payload, len(fds)) == (frame(b"x" * size), count)
                 assert not any(map(os.get_inheritable, fds))
                 assert {open_descriptors()[str(fd)] for fd in fds} <= {os.devnull}
                 close_all(fds)
@@ -103,13 +99,13 @@ async def test_what_cannot_be_sent_at_once_is_sent_bit_by_bit(pair: Pair) -> Non
 
             async def send_all() -> None:
                 for number in range(20):
-                    await sender.send(bytes([number]) * PAYLOAD, pair.fds[: number % 3])
+                    await sender.send(frame(bytes([number]) * PAYLOAD), pair.fds[: number % 2])
 
             tasks.start_soon(send_all)
             for number in range(20):
                 received = await receiver.receive()
                 assert received is not None
-                assert (received[0], len(received[1])) == (bytes([number]) * PAYLOAD, number % 3)
+                assert (received[0], len(received[1])) == (frame(bytes([number]) * PAYLOAD), number % 2)
                 close_all(received[1])
 
 
@@ -125,11 +121,11 @@ async def test_descriptors_go_with_the_first_byte_only(pair: Pair) -> None:
     """However little the socket takes at once."""
     slow = OneByteSocket(fileno=pair.raw.detach())
     with DescriptorChannel(pair.own) as receiver, DescriptorChannel(slow) as sender:
-        await sender.send(b"name", pair.fds[:2])
+        await sender.send(frame(b"name"), pair.fds[:1])
         received = await receiver.receive()
         assert received is not None
         payload, fds = received
-        assert (payload, len(fds)) == (b"name", 2)
+        assert (payload, len(fds)) == (frame(b"name"), 1)
         close_all(fds)
 
 
@@ -137,7 +133,7 @@ def test_a_message_that_is_refused_closes_its_descriptors() -> None:
     before = open_descriptors()
     incoming = Incoming()
     with pytest.raises(DescriptorsRefused):
-        incoming.feed(message(b"", 0), [os.open(os.devnull, os.O_RDONLY)])
+        incoming.feed(frame(b""), [os.open(os.devnull, os.O_RDONLY) for _ in range(LIMIT + 1)])
     assert open_descriptors() == before
     assert not incoming.begun
 
@@ -146,29 +142,26 @@ def test_a_message_that_is_refused_closes_its_descriptors() -> None:
 async def test_a_message_in_pieces_is_put_together(pair: Pair) -> None:
     """Cut behind every byte; a `receive` that is cancelled meanwhile loses nothing."""
     with DescriptorChannel(pair.own) as receiver:
-        whole = message(b"name", 2)
+        whole = frame(b"name")
         for cut in range(1, len(whole)):
-            pair.put(whole[:cut], 2)
+            pair.put(whole[:cut], 1)
             await cancel(receiver.receive)
             pair.put(whole[cut:])
             received = await receiver.receive()
             assert received is not None
             payload, fds = received
-            assert (payload, len(fds)) == (b"name", 2)
+            assert (payload, len(fds)) == (frame(b"name"), 1)
             close_all(fds)
 
 
 @pytest.mark.parametrize(
     ("data", "count", "reason"),
     [
-        (message(b"name", 1), 0, "announces 1 descriptors, 0 came"),
-        (message(b"name", 1), 2, "announces 1 descriptors, 2 came"),
-        (message(b"name", 0), 1, "announces 0 descriptors, 1 came"),
-        (message(b"", LIMIT + 1), LIMIT, f"{LIMIT + 1} descriptors, at most {LIMIT} are taken"),
-        (message(b"", LIMIT), LIMIT + 1, "left out"),
-        (message(b"", LIMIT), 20, "left out"),
-        (message(b"", LIMIT)[:1], 20, "left out"),
-        (HEADER.pack(PAYLOAD + 1, 1), 1, f"at most {PAYLOAD} are taken"),
+        (frame(b""), LIMIT + 1, f"{LIMIT + 1} descriptors, at most {LIMIT} is taken"),
+        (frame(b""), LIMIT + 2, "left out"),
+        (frame(b"name"), 20, "left out"),
+        (frame(b"")[:1], 20, "left out"),
+        ((PAYLOAD + 1).to_bytes(4, "little"), 1, f"at most {PAYLOAD} are taken"),
     ],
 )
 @every_loop
@@ -184,28 +177,28 @@ async def test_what_does_not_fit_is_refused_and_nothing_leaks(pair: Pair, data: 
 
 @every_loop
 async def test_descriptors_in_the_middle_of_a_message_are_refused(pair: Pair) -> None:
-    whole = message(b"name", 1)
+    whole = frame(b"name")
     pair.put(whole[:5], 1)
     pair.put(whole[5:], 1)
-    with pytest.raises(DescriptorsRefused, match="1 descriptors, 2 came"):
+    with pytest.raises(DescriptorsRefused, match="2 descriptors"):
         await DescriptorChannel(pair.own).receive()
 
 
 @every_loop
 async def test_a_message_that_is_cut_leaves_nothing(pair: Pair) -> None:
     """The peer was killed behind any byte."""
-    whole = message(b"name", 3)
+    whole = frame(b"name")
     for cut in range(1, len(whole)):
         own, raw = socket.socketpair()
         with raw:
-            raw.sendmsg([whole[:cut]], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", pair.fds[:3]))])
+            raw.sendmsg([whole[:cut]], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", pair.fds[:1]))])
         with pytest.raises(DescriptorsRefused, match="in the middle"):
             await DescriptorChannel(own).receive()
 
 
 @every_loop
 async def test_closing_with_a_half_message_leaves_nothing(pair: Pair) -> None:
-    pair.put(message(b"name", 3)[:4], 3)
+    pair.put(frame(b"name")[:4], 1)
     with DescriptorChannel(pair.own) as receiver:
         await cancel(receiver.receive)
 
@@ -229,11 +222,11 @@ async def test_who_waits_is_told_of_the_end(pair: Pair) -> None:
 async def test_what_is_too_large_is_not_sent(pair: Pair) -> None:
     with DescriptorChannel(pair.own) as sender:
         with pytest.raises(DescriptorsRefused, match=f"{PAYLOAD + 1} bytes"):
-            await sender.send(b"x" * (PAYLOAD + 1))
+            await sender.send(frame(b"x" * (PAYLOAD + 1)))
         with pytest.raises(DescriptorsRefused, match=f"{LIMIT + 1} descriptors"):
-            await sender.send(b"", pair.fds[: LIMIT + 1])
-        await sender.send(b"x", pair.fds[:1])
-        assert len(pair.raw.recv(100)) == HEADER.size + 1
+            await sender.send(frame(b""), pair.fds[: LIMIT + 1])
+        await sender.send(frame(b"x"), pair.fds[:1])
+        assert pair.raw.recv(100) == frame(b"x")
 
 
 @every_loop
@@ -241,7 +234,7 @@ async def test_a_peer_that_is_gone_is_an_error_to_who_sends(pair: Pair) -> None:
     sender = DescriptorChannel(pair.own)
     pair.raw.close()
     with pytest.raises(BrokenPipeError):
-        await sender.send(b"x")
+        await sender.send(frame(b"x"))
     assert pair.own.fileno() == -1
 
 
@@ -252,7 +245,7 @@ async def test_a_send_that_was_cancelled_closes(pair: Pair) -> None:
 
     async def send_all() -> None:
         while True:
-            await sender.send(b"x" * PAYLOAD)
+            await sender.send(frame(b"x" * PAYLOAD))
 
     await cancel(send_all)
     assert pair.own.fileno() == -1
@@ -260,7 +253,8 @@ async def test_a_send_that_was_cancelled_closes(pair: Pair) -> None:
 
 @given(st.lists(st.binary(max_size=40), max_size=5), st.data())
 def test_however_it_is_cut_the_same_messages_come(payloads: list[bytes], data: st.DataObject) -> None:
-    stream, incoming = b"".join(message(payload, 0) for payload in payloads), Incoming()
+    frames = [frame(payload) for payload in payloads]
+    stream, incoming = b"".join(frames), Incoming()
     seen: list[bytes] = []
     while stream:
         size = data.draw(st.integers(1, incoming.wanted))
@@ -268,7 +262,7 @@ def test_however_it_is_cut_the_same_messages_come(payloads: list[bytes], data: s
         stream = stream[size:]
         if not incoming.wanted:
             seen.append(incoming.take()[0])
-    assert seen == payloads
+    assert seen == frames
     assert not incoming.begun
 
 

@@ -1,12 +1,12 @@
-"""Descriptors over a Unix socket, each beside a small message that says what it is.
+"""Descriptors over a Unix socket, each beside a frame that says what it is.
 
 The connection on which messages of the bus travel loses descriptors, so these
 have one of their own.  It begins with a *token* that the peer was given on the
 first connection, which ties the two together and works once.
 
-A message is a header, a payload of at most `PAYLOAD` bytes, and at most `LIMIT`
-descriptors, which come with its first byte.  One that is cut or has more is
-refused, and whatever had come of it is closed.  Never are two messages read
+A frame is one of the wire protocol with a payload of at most `PAYLOAD` bytes, and
+at most `LIMIT` descriptors come with its first byte.  One that is cut or has more is
+refused, and whatever had come of it is closed.  Never are two frames read
 at once: the kernel would not say to which of them a descriptor belonged.
 
 Source: ``unix(7)`` and ``cmsg(3)`` under SCM_RIGHTS.
@@ -14,7 +14,6 @@ Source: ``unix(7)`` and ``cmsg(3)`` under SCM_RIGHTS.
 
 import os
 import socket
-import struct
 from array import array
 from collections.abc import Sequence
 from secrets import token_bytes
@@ -25,19 +24,16 @@ import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from ..errors import DescriptorsRefused, TokenRefused
+from ..wire.framing import GREETING_LIMIT, HEADER_SIZE
 from .credentials import Peer
 
 Owner = TypeVar("Owner")
 
-HEADER: Final = struct.Struct("<HB")
-"""How many bytes of payload follow, and how many descriptors come."""
+PAYLOAD: Final = GREETING_LIMIT
+"""Most bytes of a payload: a token, or the name of a memory, with room to grow."""
 
-PAYLOAD: Final = 4096
-"""Most bytes of a payload: a name of a memory, 255 bytes in any file system, with room to grow."""
-
-LIMIT: Final = 8
-"""Most descriptors of one message: the regions of one vhost-user memory table
-(``VHOST_MEMORY_BASELINE_NREGIONS``), far below the 253 that Linux carries."""
+LIMIT: Final = 1
+"""Most descriptors of one frame, which names one memory."""
 
 SPACE: Final = socket.CMSG_SPACE(LIMIT * array("i").itemsize)
 
@@ -45,11 +41,11 @@ TOKEN: Final = 32
 """Bytes of a token: 256 bits, which nobody guesses."""
 
 Message = tuple[bytes, list[int]]
-"""A payload, and the descriptors that came with it, which belong to who is given them."""
+"""A whole frame, and the descriptors that came with it, which belong to who is given them."""
 
 
 class Incoming:
-    """One message while it arrives: it is fed, and says how much more it takes.
+    """One frame while it arrives: it is fed, and says how much more it takes.
 
     It owns the descriptors until they are taken.
     """
@@ -68,10 +64,8 @@ class Incoming:
     @property
     def wanted(self) -> int:
         """How many bytes it still takes; 0 if it is complete."""
-        missing = HEADER.size - len(self._bytes)
-        if missing > 0:
-            return missing
-        return HEADER.size + self._announced[0] - len(self._bytes)
+        missing = HEADER_SIZE - len(self._bytes)
+        return missing if missing > 0 else missing + self._announced
 
     def feed(self, data: bytes, fds: Sequence[int], *, cut: bool = False) -> None:
         """Take what was received, at most `wanted` bytes.
@@ -92,8 +86,8 @@ class Incoming:
             raise DescriptorsRefused(wrong)
 
     def take(self) -> Message:
-        """Return the complete message, and begin another."""
-        message = self._bytes[HEADER.size :], self._fds
+        """Return the complete frame, and begin another."""
+        message = self._bytes, self._fds
         self._bytes, self._fds = b"", []
         return message
 
@@ -103,24 +97,19 @@ class Incoming:
         close_all(fds)
 
     @property
-    def _announced(self) -> tuple[int, int]:
-        size, count = HEADER.unpack_from(self._bytes)
-        return size, count
+    def _announced(self) -> int:
+        """Bytes of the payload."""
+        return int.from_bytes(self._bytes[:HEADER_SIZE], "little")
 
     def _wrong(self, cut: bool) -> str:
         if cut:
-            return f"the kernel left out some of its descriptors; {LIMIT} are taken, if so many can be open"
-        if len(self._bytes) < HEADER.size:
-            return ""
-        return wrong_size(*self._announced) or self._wrong_count()
-
-    def _wrong_count(self) -> str:
-        _, count = self._announced
-        return "" if len(self._fds) == count else f"it announces {count} descriptors, {len(self._fds)} came"
+            return f"the kernel left out some of its descriptors; {LIMIT} is taken, if so many can be open"
+        announced = self._announced if len(self._bytes) >= HEADER_SIZE else 0
+        return wrong_size(announced, len(self._fds))
 
 
 class DescriptorChannel:
-    """The second connection: messages with descriptors, whole or not at all.
+    """The second connection: frames with descriptors, whole or not at all.
 
     One task may send and one may receive.  A cancelled `receive` loses nothing.
     A cancelled `send` may have sent a part, so the channel is closed then.
@@ -142,17 +131,17 @@ class DescriptorChannel:
     ) -> None:
         self.close()
 
-    async def send(self, payload: bytes, fds: Sequence[int] = ()) -> None:
-        """Send a message; the descriptors stay open here.
+    async def send(self, frame: bytes, fds: Sequence[int] = ()) -> None:
+        """Send a whole frame; the descriptors stay open here.
 
         Raises:
             DescriptorsRefused: It is larger than is taken; nothing was sent.
             BrokenPipeError: The peer is gone.
         """
-        wrong = wrong_size(len(payload), len(fds))
+        wrong = wrong_size(len(frame) - HEADER_SIZE, len(fds))
         if wrong:
             raise DescriptorsRefused(wrong)
-        rest = HEADER.pack(len(payload), len(fds)) + payload
+        rest = frame
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", fds))] if fds else []
         await checkpoint_if_cancelled()
         try:
@@ -168,7 +157,7 @@ class DescriptorChannel:
             raise
 
     async def receive(self) -> Message | None:
-        """Wait for the next message; `None` if the peer has no more.
+        """Wait for the next frame, header and all; `None` if the peer has no more.
 
         Raises:
             DescriptorsRefused: It is none that is taken, or was cut; the channel
@@ -213,7 +202,7 @@ def wrong_size(size: int, count: int) -> str:
     if size > PAYLOAD:
         return f"it has {size} bytes, at most {PAYLOAD} are taken"
     if count > LIMIT:
-        return f"it has {count} descriptors, at most {LIMIT} are taken"
+        return f"it has {count} descriptors, at most {LIMIT} is taken"
     return ""
 
 
