@@ -186,6 +186,8 @@ class Keeper:
             BadCertificate: A file of the client's identity cannot be loaded.
             IommubusError: It does not let the client in; why.
         """
+        if self.error is not None:
+            raise self.error
         loop = asyncio.get_running_loop()
         end, attempt = loop.time() + patience, 0
         while True:
@@ -248,11 +250,11 @@ class Keeper:
     def closed(self, channel: Channel, error: Exception) -> None:
         """Take it that a connection is lost, or was never had."""
         if channel is self.channel:
-            self.channel = None
-            self._note(error)
+            self.channel, self.reason = None, reason_of(error)
             for participant in self._in_order():
                 if participant in self._participants:
                     participant.lost(self.reason)
+            self._note(error)
             self._change()
         elif self._attempt is not None and not self._attempt.done():
             self._attempt.set_exception(error)
@@ -264,7 +266,7 @@ class Keeper:
 
     def _note(self, error: Exception) -> None:
         """Remember why there is no connection."""
-        self.reason = error.reason if isinstance(error, Disconnected) else str(error)
+        self.reason = reason_of(error)
         if isinstance(error, FINAL) and self.error is None:
             self.error = error
             self.tell_ended()
@@ -298,3 +300,8 @@ class Keeper:
         error = Disconnected(self.address, reason)
         channel.lose(error)
         return error
+
+
+def reason_of(error: Exception) -> str:
+    """Return why a connection was lost."""
+    return error.reason if isinstance(error, Disconnected) else str(error)
