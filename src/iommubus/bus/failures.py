@@ -31,7 +31,7 @@ class MapFailures:
         self.put(MapFailure(subscriber, event.space, event.first, event.last, error))
 
     def put(self, failure: MapFailure) -> None:
-        """Do `add` with what somebody else noted."""
+        """Note one more that is put into words already."""
         failures = self._by_space.setdefault(failure.space, [])
         if len(failures) < FAILURE_LIMIT:
             failures.append(failure)

@@ -143,6 +143,7 @@ class RemoteSeat:
         self._acked = 0
         self._last = False  # whether nothing comes behind what has arrived
         self._promised = False  # whether it was left clean, but for what is pinned
+        self._told = False  # whether the daemon knows that it left
         self._fences: list[Answer] = []  # that wait for the end of uses
         self._proving = anyio.Lock()
         self._on_ready: anyio.Event | None = None
@@ -176,6 +177,7 @@ class RemoteSeat:
         if registration is None:
             return
         self._replaces = registration.number
+        self._told = False
         self._lease_end = registration.lease_end
         self._arrivals = Arrivals()
         self._removals.stop()
@@ -592,13 +594,14 @@ class RemoteSeat:
         if registration is None:
             self._go_on()
         else:
-            registration.leave(lambda answer: self._left(registration, answer, clean=clean), clean=clean, reason=self.reason)
+            registration.leave(lambda answer: self._left(registration, answer), clean=clean, reason=self.reason)
 
-    def _left(self, registration: Registration, answer: Message | Exception, *, clean: bool) -> None:
+    def _left(self, registration: Registration, answer: Message | Exception) -> None:
         """Take it that the daemon knows; one that did not hear it is told when it is back."""
-        if registration is self._registration and clean and not isinstance(answer, Disconnected):
-            self._registration = None
-            self._place.part(self)
+        if registration is self._registration and not isinstance(answer, Disconnected):
+            self._told = True
+            if self.state is State.GONE:
+                self._proven()
 
     def _uses_changed(self) -> None:
         count = len(self.uses)
@@ -608,7 +611,7 @@ class RemoteSeat:
             self._stop(clean=self._promised)
         if self._registration is not None:
             self._registration.use(count)
-        if not count and self.state is State.GONE and self._fences:
+        if not count and self.state is State.GONE and (self._fences or self._told):
             fences, self._fences = self._fences, []
             for answer in fences:
                 answer(None)
