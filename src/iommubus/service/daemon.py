@@ -10,6 +10,7 @@ from typing import Final, Self
 
 from ..transport.clock import Clock, boot_clock
 from ..transport.credentials import Peer, Process
+from .answering import Answering
 from .config import Config
 from .following import Following
 from .publishing import Publishing
@@ -18,8 +19,9 @@ from .session import Part, Session
 from .shared import Shared
 from .syncing import Syncing
 from .tasks import Tasks
+from .watching import Watching
 
-PARTS: Final[Sequence[Callable[[Session], Part]]] = (Publishing, Following, Syncing)
+PARTS: Final[Sequence[Callable[[Session], Part]]] = (Publishing, Following, Syncing, Watching, Answering)
 """What handles the messages of a connection."""
 
 
