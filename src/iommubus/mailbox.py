@@ -360,7 +360,9 @@ class Mailbox:
             first = min(low for low, _ in found)
             last = max(high for _, high in found)
             first, last = self._parked.ranges.add(first, last, mark=True)  # with what was parked beside it
-            found = self._dirty.pop_overlapping(first, last) + self._set_aside(take_overlapping(self._fifo, first, last))
+            found = self._dirty.pop_overlapping(first, last) + self._set_aside(
+                take_overlapping(self._fifo, first, last)
+            )
         for low, high in self._dev.pop_overlapping(first, last):
             self._parked.devices.add(low, high, mark=True)
 

@@ -6,7 +6,7 @@ order is possible in which two processes can learn of one another.
 """
 
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from math import inf
 from typing import Any, Final
 
@@ -282,7 +282,7 @@ class Place:
         self.seats: list[RemoteSeat] = []
         self.line: Line | None = None
         self.timers: list[Callable[[], object]] = []
-        self.works: list[Callable[[], Awaitable[object]]] = []
+        self.works: list[Callable[[], Coroutine[Any, Any, None]]] = []
         self.unknown: set[Memory] = set()
 
     def enter(self, seat: RemoteSeat) -> None:
@@ -298,7 +298,7 @@ class Place:
     def knows(self, memory: Memory) -> bool:
         return memory not in self.unknown
 
-    def run(self, work: Callable[[], Awaitable[object]]) -> None:
+    def run(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self.works.append(work)
 
     def later(self, seconds: float, act: Callable[[], object]) -> object:
@@ -455,7 +455,9 @@ class World:
         parts: list[Map] = []
         for one in self.space.walk(0, PAGES * PAGE - 1, 100):
             event = one.event("space", 0)
-            blocks = IovaRange(one.first, one.last).split_pow2() if self.contract.pow2 else [IovaRange(one.first, one.last)]
+            blocks = (
+                IovaRange(one.first, one.last).split_pow2() if self.contract.pow2 else [IovaRange(one.first, one.last)]
+            )
             for block in blocks:
                 target = event.target + block.first - event.first
                 parts.append(Map("space", 0, block.first, block.last, target, event.perm))

@@ -1,6 +1,5 @@
 """A subscription at a daemon: whatever is lost, and whenever, the consumer ends with what is mapped."""
 
-import itertools
 import random
 from collections.abc import Callable
 from typing import Final

@@ -206,5 +206,3 @@ def run_cost(run: Run) -> int:
     """Return the most bytes that a run can have had."""
     names = len(run.space) + sum(len(memory.name) for memory in run.memories)
     return RUN_COST + ROW_COST * len(run.rows) + MEMORY_COST * len(run.memories) + CHARACTER_COST * names
-
-

@@ -11,9 +11,9 @@ that was stopped has not been told of anything.
 """
 
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from math import inf
-from typing import Final, Protocol, cast
+from typing import Any, Final, Protocol, cast
 
 import anyio
 from msgspec import Struct, structs
@@ -74,7 +74,7 @@ class Place(Protocol):
         """Say whether nothing more has to come before the bytes of a memory can be looked at."""
         ...
 
-    def run(self, work: Callable[[], Awaitable[object]]) -> None:
+    def run(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Have something done in a task."""
         ...
 

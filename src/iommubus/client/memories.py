@@ -7,14 +7,14 @@ descriptors a consumer could not be handed what leads into a memory.
 import os
 import socket
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final
 
 import anyio
 
 from ..bus.memory import Backing, duplicate
-from ..errors import BadMemory, Disconnected, IommubusError, OutOfPlace, UnknownMemory
+from ..errors import BadMemory, IommubusError, OutOfPlace, UnknownMemory
 from ..events import Memory
 from ..transport.descriptors import DescriptorChannel, close_all
 from ..wire.connection import ClientConnection, State
@@ -30,7 +30,7 @@ BIND_TIMEOUT: Final = 10.0
 Open = Callable[[], Awaitable[socket.socket]]
 """Opens a second connection; raises `OSError` if it cannot."""
 
-Run = Callable[[Callable[[], Awaitable[object]]], object]
+Run = Callable[[Callable[[], Coroutine[Any, Any, None]]], object]
 """Has something done in a task of the client."""
 
 
@@ -204,7 +204,7 @@ class LentMemories:
 
     def _give_up(self, channel: Channel, reason: str) -> None:
         if channel is self._channel:
-            channel.lose(Disconnected(channel.address, reason))
+            channel.lose(ConnectionResetError(reason))
 
 
 class Second:

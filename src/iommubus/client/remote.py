@@ -2,7 +2,7 @@
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import AsyncExitStack
 from fnmatch import fnmatchcase
 from logging import getLogger
@@ -15,6 +15,7 @@ from typing import Any, Final, Self
 import anyio
 from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
+from msgspec.structs import replace
 
 from ..bus.abc import (
     SYNC_TIMEOUT,
@@ -140,7 +141,7 @@ class RemoteBus(EventBus):
         check_loop()
         self._arrival = anyio.Event()
         self._directory = Directory(self._keeper, self._own.check_thread, self._lines, self._arrive)
-        self._lent = LentMemories(self._open_second, self._run, self._own.memory_view, self._known)
+        self._lent = LentMemories(self._open_second, self._run, self._own.memories.view, self._known)
         self._memories = AddedMemories(self._keeper, self._own, self._all_links, self._lent.lend)
         self._seats = Seats(self._keeper.clock, soon_in_this_loop(), self._run, self._lent.knows)
         self._keeper.on_sync = self._seats.speak
@@ -150,9 +151,9 @@ class RemoteBus(EventBus):
         self._keeper.handlers.update(self._handlers)
         self._keeper.join(Rank.MEMORIES, self._lent)
         self._keeper.join(Rank.MEMORIES, self._memories)
-        self._keeper.join(Rank.SEATS, self._directory)
         self._keeper.join(Rank.SEATS, self._seats)
         self._keeper.join(Rank.SEATS, self._watchers)
+        self._keeper.join(Rank.SEATS, self._directory)
         stack = self._stack = AsyncExitStack()
         try:
             await stack.enter_async_context(self._own)
@@ -288,6 +289,7 @@ class RemoteBus(EventBus):
             on_fence,
         )
         endpoints, checked = self._own.plan_subscription(endpoint, terms)
+        checked = replace(checked, name=name or "")  # a name that is made up here may be another client's, too
         return self._seats.subscription(checked, endpoints, self._own.check_thread, ack, self._lent.backing)
 
     def observe(self, *patterns: str, capacity: int = OBSERVER_CAPACITY) -> Observer:
@@ -442,7 +444,7 @@ class RemoteBus(EventBus):
         if self._keeper.error is not None:
             raise self._keeper.error
 
-    def _run(self, work: Callable[[], Awaitable[object]]) -> None:
+    def _run(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Have something done in a task, if there still are any."""
         if not self._tasks.cancel_scope.cancel_called:
             self._tasks.start_soon(work)

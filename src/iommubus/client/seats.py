@@ -1,7 +1,7 @@
 """The subscriptions of one client: who is told what, and their handles."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, Final, Self
 
 from ..bus.abc import Acknowledge
@@ -19,7 +19,7 @@ from ..wire.messages.subscribing import AckWanted, Deliver, Ended, Fenced, Repla
 from .channel import Channel, Handler
 from .following import RemoteSeat
 
-Run = Callable[[Callable[[], Awaitable[object]]], object]
+Run = Callable[[Callable[[], Coroutine[Any, Any, None]]], object]
 """Has something done in a task of the client."""
 
 
@@ -175,7 +175,7 @@ class Seats:
         """Say whether nothing more has to come before the bytes of a memory can be looked at."""
         return self._knows(memory)
 
-    def run(self, work: Callable[[], Awaitable[object]]) -> None:
+    def run(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Have something done in a task."""
         self._run(work)
 

@@ -19,7 +19,7 @@ class Line(Protocol):
 
     lease_end: float
 
-    def send(self, message: ClientMessage) -> None:
+    def send(self, message: ClientMessage) -> object:
         """Say something; on a lost connection it is lost too."""
         ...
 

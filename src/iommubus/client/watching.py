@@ -10,9 +10,10 @@ from typing import Any, Self, cast
 import anyio
 from anyio.lowlevel import checkpoint
 
-from ..bus.observer import EVERYTHING, LocalObserver
+from ..bus.bus import EVERYTHING
+from ..bus.observer import LocalObserver
 from ..errors import Disconnected, Stopping
-from ..events import Event, Lost, Observed
+from ..events import Lost, Observed
 from ..wire.messages import Message
 from ..wire.messages.watching import Observe, Observed as ObservedWords, Observing, Unobserve
 from ..wire.runs import from_watched
@@ -33,6 +34,7 @@ class RemoteObserver(LocalObserver):
         self, patterns: tuple[str, ...], capacity: int, check: Callable[[], None], watchers: "Watchers"
     ) -> None:
         super().__init__(patterns, capacity, lambda _: lambda: watchers.part(self))
+        self._capacity = capacity
         self._check = check
         self._watchers = watchers
         self._entry = anyio.Event()
@@ -111,23 +113,13 @@ class RemoteObserver(LocalObserver):
         before = self._missing.pop(event.space, None)
         if before is not None:
             missed = first - 1 - before if first > before else first - 1  # else it is another space of the name
-            self._lose_more(Lost(event.space, first - 1, missed))
+            if missed > 0:
+                self._backlog.miss(Lost(event.space, first - 1, missed))
         self._last[event.space] = event.seq
         if isinstance(event, Lost):
-            self._lose_more(event)
+            self._backlog.miss(event)
         else:
-            self.put(cast("Event", event))
-
-    def _lose_more(self, lost: Lost) -> None:
-        """Count events as lost."""
-        if lost.count > 0:
-            self._lost += lost.count
-            missed = self._missed.get(lost.space)
-            count = lost.count if missed is None else missed.count + lost.count
-            self._missed[lost.space] = Lost(lost.space, lost.seq, count)
-            if self._arrival is not None:
-                self._tell_lost()
-                self._arrival.set()
+            self.put(event)
 
 
 class Watchers:
