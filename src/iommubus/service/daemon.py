@@ -18,7 +18,7 @@ from .record import Record
 from .session import Part, Session
 from .shared import Shared
 from .syncing import Syncing
-from .tasks import Tasks
+from ..transport.tasks import Tasks
 from .watching import Watching
 
 PARTS: Final[Sequence[Callable[[Session], Part]]] = (Publishing, Following, Syncing, Watching, Answering)

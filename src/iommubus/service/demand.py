@@ -17,7 +17,7 @@ from ..errors import ConnectionLost, DemandRefused
 from ..wire.messages import Message
 from ..wire.messages.publishing import DemandChanged
 from .clients import Client
-from .tasks import Tasks
+from ..transport.tasks import Tasks
 
 NOTHING: Final = Cap(0)
 

@@ -19,7 +19,7 @@ from .leases import ExitMember, Leases
 from .record import Granted, Record
 from .recorder import InThread, Recorder
 from .recovering import GRAIN, Recovering
-from .tasks import Tasks
+from ..transport.tasks import Tasks
 from .watch import Holder, Holding, Watch
 
 LAST_WORDS: Final = 0.05

@@ -16,7 +16,7 @@ from ..bus.logs import Lines
 from ..errors import LeasesUnwritable
 from .leases import ExitMember
 from .record import Change, Record
-from .tasks import Tasks
+from ..transport.tasks import Tasks
 
 InThread = Callable[..., Awaitable[Any]]
 """Runs a function that waits for the disk, with its arguments."""

@@ -15,7 +15,7 @@ from ..transport.credentials import Process, process_again
 from .leases import ExitMember, Recovery
 from .record import Granted
 from .recorder import Recorder
-from .tasks import Tasks
+from ..transport.tasks import Tasks
 
 GRAIN: Final = 0.001
 """Seconds that are waited beyond the end of a lease, at which it still holds."""

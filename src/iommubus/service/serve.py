@@ -25,7 +25,7 @@ from .http import serve_pages
 from .record import Record
 from .rules import Rules
 from .systemd import Supervisor
-from .tasks import Tasks
+from ..transport.tasks import Tasks
 
 LOOK: Final = 0.05
 """Seconds between two looks whether a daemon that is to stop has anything left to do."""

@@ -20,7 +20,7 @@ from .proof import Proof
 from .record import Record
 from .rules import Action, Rules
 from .spaces import Held, Spaces
-from .tasks import Tasks
+from ..transport.tasks import Tasks
 
 INCARNATION_BITS: Final = 31
 """Random bits in front of every number: two daemons in a row have the same ones once in 2^31 restarts."""

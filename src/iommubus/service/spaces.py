@@ -38,7 +38,7 @@ from .clients import Client, same_user
 from .closed import Closed
 from .config import Config
 from .demand import Demand
-from .tasks import Tasks
+from ..transport.tasks import Tasks
 
 Thing = TypeVar("Thing")
 

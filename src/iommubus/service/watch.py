@@ -20,7 +20,7 @@ from ..wire.messages import Message
 from ..wire.messages.subscribing import RunFence
 from .evidence import Evidence, verdict
 from .requests import Waiting
-from .tasks import Tasks
+from ..transport.tasks import Tasks
 
 
 class Holder(Protocol):
