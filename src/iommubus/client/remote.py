@@ -15,6 +15,7 @@ from typing import Any, Final, Self
 import anyio
 from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
+from msgspec.structs import replace
 
 from ..bus.abc import (
     SYNC_TIMEOUT,
@@ -45,6 +46,7 @@ from ..events import Memory
 from ..mailbox import CAPACITY
 from ..ranges import LAST, IovaRange
 from ..shape import Shape
+from ..service.tasks import Tasks
 from ..transport.address import Address, TlsAddress, UnixAddress, default_address, parse_address
 from ..transport.tls import Identity
 from ..wire.failures import to_failure
@@ -129,6 +131,7 @@ class RemoteBus(EventBus):
         self._stack = AsyncExitStack()
         self._open = False
         self._tasks: TaskGroup  # these from the moment that it is entered
+        self._called: Tasks  # what callbacks of the loop start
         self._arrival: anyio.Event
         self._directory: Directory
         self._memories: AddedMemories
@@ -140,7 +143,7 @@ class RemoteBus(EventBus):
         check_loop()
         self._arrival = anyio.Event()
         self._directory = Directory(self._keeper, self._own.check_thread, self._lines, self._arrive)
-        self._lent = LentMemories(self._open_second, self._run, self._own.memory_view, self._known)
+        self._lent = LentMemories(self._open_second, self._run, self._own.memories.view, self._known)
         self._memories = AddedMemories(self._keeper, self._own, self._all_links, self._lent.lend)
         self._seats = Seats(self._keeper.clock, soon_in_this_loop(), self._run, self._lent.knows)
         self._keeper.on_sync = self._seats.speak
@@ -150,12 +153,13 @@ class RemoteBus(EventBus):
         self._keeper.handlers.update(self._handlers)
         self._keeper.join(Rank.MEMORIES, self._lent)
         self._keeper.join(Rank.MEMORIES, self._memories)
-        self._keeper.join(Rank.SEATS, self._directory)
         self._keeper.join(Rank.SEATS, self._seats)
         self._keeper.join(Rank.SEATS, self._watchers)
+        self._keeper.join(Rank.SEATS, self._directory)
         stack = self._stack = AsyncExitStack()
         try:
             await stack.enter_async_context(self._own)
+            self._called = await stack.enter_async_context(Tasks())
             self._tasks = await stack.enter_async_context(anyio.create_task_group())
             stack.push_async_callback(self._leave)
             await self._keeper.begin(self._patience)
@@ -288,6 +292,7 @@ class RemoteBus(EventBus):
             on_fence,
         )
         endpoints, checked = self._own.plan_subscription(endpoint, terms)
+        checked = replace(checked, name=name or "")  # a name that is made up here may be another client's, too
         return self._seats.subscription(checked, endpoints, self._own.check_thread, ack, self._lent.backing)
 
     def observe(self, *patterns: str, capacity: int = OBSERVER_CAPACITY) -> Observer:
@@ -374,7 +379,7 @@ class RemoteBus(EventBus):
 
     def _ask(self, channel: Channel, message: Ask) -> None:
         scope = self._asked[channel, message.request] = anyio.CancelScope()
-        self._tasks.start_soon(self._answer, channel, message, scope)
+        self._called.start_soon(self._answer, channel, message, scope)
 
     async def _answer(self, channel: Channel, message: Ask, scope: anyio.CancelScope) -> None:
         try:
@@ -444,8 +449,7 @@ class RemoteBus(EventBus):
 
     def _run(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Have something done in a task, if there still are any."""
-        if not self._tasks.cancel_scope.cancel_called:
-            self._tasks.start_soon(work)
+        self._called.start_soon(work)
 
     def _known(self, memory: Memory) -> None:
         self._seats.known(memory)
