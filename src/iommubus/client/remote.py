@@ -378,19 +378,19 @@ class RemoteBus(EventBus):
             link.demand_changed(channel, message)
 
     def _ask(self, channel: Channel, message: Ask) -> None:
-        scope = self._asked[channel, message.request] = anyio.CancelScope()
-        self._called.start_soon(self._answer, channel, message, scope)
+        self._called.start_soon(self._answer, channel, message)
 
-    async def _answer(self, channel: Channel, message: Ask, scope: anyio.CancelScope) -> None:
+    async def _answer(self, channel: Channel, message: Ask) -> None:
         try:
-            with scope:
+            with anyio.CancelScope() as scope:
+                self._asked[channel, message.request] = scope
                 space = self._own.space(message.space)
                 assert isinstance(space, RemoteSpace)  # noqa: S101 - what this bus makes
                 await space.answer(channel, message)
         except IommubusError as failure:
             channel.send(Refused(message.request, to_failure(failure)))
         finally:
-            del self._asked[channel, message.request]
+            self._asked.pop((channel, message.request), None)
 
     def _cancel(self, channel: Channel, message: Cancel) -> None:
         scope = self._asked.get((channel, message.request))
