@@ -161,7 +161,7 @@ class Server:
         seconds = self._daemon.config.deadlines.shutdown
         self._daemon.drain(STOPPED, seconds)
         with anyio.move_on_after(seconds):
-            while not self._daemon.quiet and not self._at_once.is_set():
+            while not self._daemon.quiet and not self._at_once.is_set():  # noqa: ASYNC110 - it looks at counters
                 await asyncio.sleep(LOOK)
 
     # -- beside it -----------------------------------------------------------------
@@ -183,7 +183,7 @@ class Server:
             return
         from . import metrics  # noqa: PLC0415 - prometheus-client need not be there where nobody asks
 
-        pages = metrics.pages(daemon.bus.statistics, daemon.counts, lambda: daemon.proof.reasons(daemon.clock()))
+        pages = metrics.pages(daemon.bus.statistics, daemon.counts, lambda: daemon.proof.health(daemon.clock()))
         with listen(parse_address(place), daemon.config.mode) as listener:
             tasks.start_soon(serve_pages, listener.sock, pages)
             yield
