@@ -139,6 +139,7 @@ class Channel(asyncio.Protocol):
         self._answers: dict[int, tuple[Answered, float]] = {}  # and when the request was said
         self._pings: dict[int, float] = {}  # those without a `Pong`, and when they were said
         self._pinged = 0
+        self._pongs: dict[int, asyncio.Future[float]] = {}  # what waits for some of them
         self._out: list[bytes] = []
         self._sources: dict[Source, None] = {}
         self._flushing = False
@@ -241,6 +242,21 @@ class Channel(asyncio.Protocol):
         """Take it that nobody waits for the answer of a request any more."""
         if self._answers.pop(request, None) is not None:
             self.send(Cancel(request))
+
+    async def ping(self) -> float:
+        """Return the seconds that the daemon takes to show that it is there.
+
+        Raises:
+            Disconnected: The connection was lost before it did.
+        """
+        if self._over:
+            raise self._disconnected("it was lost")
+        number = self._say_ping()
+        pong = self._pongs[number] = asyncio.get_running_loop().create_future()
+        try:
+            return await pong
+        finally:
+            self._pongs.pop(number, None)
 
     # -- for the owner ---------------------------------------------------------------
 
@@ -346,6 +362,9 @@ class Channel(asyncio.Protocol):
 
     def _ponged(self, message: Pong) -> None:
         said = self._pings.pop(message.number, None)
+        pong = self._pongs.get(message.number)
+        if said is not None and pong is not None and not pong.done():
+            pong.set_result(self._clock() - said)
         if said is not None:
             self._renew(said)
 
@@ -367,10 +386,14 @@ class Channel(asyncio.Protocol):
         return self.welcome.heartbeat_us / MICROSECONDS
 
     def _beat(self) -> None:
+        self._say_ping()
+        self._after("heartbeat", self._heartbeat, self._beat)
+
+    def _say_ping(self) -> int:
         self._pinged += 1
         self._pings[self._pinged] = self._clock()
         self.send(Ping(self._pinged))
-        self._after("heartbeat", self._heartbeat, self._beat)
+        return self._pinged
 
     def _renew(self, since: float) -> None:
         """Take it that the lease was granted anew at a moment, unless it is too late for that."""
@@ -451,6 +474,9 @@ class Channel(asyncio.Protocol):
         why = error if isinstance(error, Disconnected) else self._disconnected(str(error))
         for answered, _ in answers.values():
             answered(why)
+        for pong in self._pongs.values():
+            if not pong.done():
+                pong.set_exception(why)
         self._owner.closed(self, error)
 
 
