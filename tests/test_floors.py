@@ -56,7 +56,10 @@ INSIDE: Final[dict[str, list[str]]] = {
     "service": [
         "rules", "config", "settings", "logs", "leases", "record", "systemd", "http", "metrics",
     ],
-    "client": ["channel", "reconnect", "memories", "link", "spaces", "following", "watching", "remote"],
+    "client": [
+        "channel", "reconnect", "link", "syncing", "spaces", "directory", "adding",
+        "arrivals", "holding", "speaking", "following", "seats", "watching", "memories", "remote",
+    ],
     "testing": ["oracle", "streams", "passing", "conformance", "plugin"],
     "testing.conformance": [
         "case", "demands", "follower", "scene", "failures", "keeping", "moving", "script",

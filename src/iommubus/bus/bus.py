@@ -96,8 +96,6 @@ class Bus(EventBus):
     ) -> LocalSpace:
         self._check_open()
         await checkpoint()
-        self._check_open()
-        self._check_new(name)
         making = Making(
             name,
             Shape(granule, last, tuple(reserved)),
@@ -107,6 +105,13 @@ class Bus(EventBus):
             translate=translate,
             answer_timeout=answer_timeout,
         )
+        return self.make_space(making)
+
+    def make_space(self, making: Making) -> LocalSpace:
+        """Do `create_space` without waiting, for those who have planned it; raises as that does."""
+        self._check_open()
+        self._check_new(making.name)
+        name = making.name
         space = self._spaces[name] = self._build_space(making)
         for observer in self._observers:
             if observer.matches(name):
@@ -187,12 +192,17 @@ class Bus(EventBus):
         Raises:
             SubscribeError, BadName, BusClosed, WrongThread: As `EventBus.subscribe`; and so does what registers it.
         """
+        endpoints, checked = self.plan_subscription(endpoint, terms)
+        member = Member(checked, self._buried, self._part)
+        return member, lambda: self._enroll(member, endpoints)
+
+    def plan_subscription(self, endpoint: str | Iterable[str], terms: Terms) -> tuple[tuple[str, ...], Terms]:
+        """Return the endpoints and the terms of a subscription, checked; takes and raises what `enlist` does."""
         self._check_open()
         endpoints = (endpoint,) if isinstance(endpoint, str) else tuple(dict.fromkeys(endpoint))
         for each in endpoints or ("",):
             check_name(each)
-        member = Member(self._checked(terms, endpoints), self._buried, self._part)
-        return member, lambda: self._enroll(member, endpoints)
+        return endpoints, self._checked(terms, endpoints)
 
     def observe(self, *patterns: str, capacity: int = OBSERVER_CAPACITY) -> LocalObserver:
         self._check_open()

@@ -147,7 +147,8 @@ class Channel(asyncio.Protocol):
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._greeted = -inf
         self._over = False
-        self._gone = asyncio.get_running_loop().create_future()
+        self._lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     # -- for participants ----------------------------------------------------------
 
@@ -238,6 +239,35 @@ class Channel(asyncio.Protocol):
             raise
         return parts
 
+    async def make(
+        self, words: Callable[[int], ClientMessage], take: Callable[[Any], object], undo: Callable[[Any], object]
+    ) -> None:
+        """Have the daemon make something; what nobody waits for any more when it is made is undone.
+
+        Args:
+            words: Make the request of its number.
+            take: Takes the answer at the moment it arrives.
+            undo: Takes it if the caller was cancelled meanwhile.
+
+        Raises:
+            Disconnected: The connection was lost before the answer came.
+            IommubusError, OSError: That of the `Refused` that answered.
+        """
+        made: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def answered(answer: Message | Exception) -> None:
+            if isinstance(answer, Exception):
+                if not made.done():
+                    made.set_exception(answer)
+            elif made.cancelled():
+                undo(answer)
+            else:
+                take(answer)
+                made.set_result(None)
+
+        self.ask(words, answered)
+        await made
+
     def forget(self, request: int) -> None:
         """Take it that nobody waits for the answer of a request any more."""
         if self._answers.pop(request, None) is not None:
@@ -276,6 +306,11 @@ class Channel(asyncio.Protocol):
         self._end(self._disconnected(reason or "the client left"))
         if self._transport is not None:
             self._transport.close()
+
+    async def wait_lost(self) -> None:
+        """Wait until the connection is lost."""
+        if not self._over:
+            await asyncio.shield(self._lost)
 
     async def wait_closed(self) -> None:
         """Wait until the transport is closed."""
@@ -467,6 +502,7 @@ class Channel(asyncio.Protocol):
         if self._over:
             return
         self._over, self.open = True, False
+        self._lost.set_result(None)
         for timer in self._timers.values():
             timer.cancel()
         answers, self._answers = self._answers, {}

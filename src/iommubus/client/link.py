@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
+import anyio
 from msgspec import Struct
 
 from ..bus.buried import Buried
@@ -35,12 +36,13 @@ from ..wire.messages import Message
 from ..wire.messages.greeting import Feature
 from ..wire.messages.publishing import BeginResume, DemandChanged, EndResume, Publish, Published, PublishFailed
 from ..wire.messages.replies import Done, Refused
+from ..wire.messages.rows import EVENT_LIMIT
 from ..wire.messages.spaces import CloseSpace, CreateSpace, SpaceCreated
 from ..wire.messages.syncing import SpaceEpoch
 from ..wire.messages.values import Range
-from ..wire.runs import portions, to_rows
+from ..wire.runs import to_rows
 from .channel import MICROSECONDS, Channel
-from .reconnect import Keeper
+from .reconnect import Keeper, Rank
 
 LINK_WINDOW: Final = 1 << 19
 """Bytes of `Publish` that a daemon may have to take in before a space says more: some
@@ -112,7 +114,8 @@ class Link:
         demand: OR of the masks of all subscriptions, as far as the daemon has said it.
         error: Why the daemon does not take it any more.
         closed: Whether it was closed here.
-        gone: Set once the daemon has closed it, too.
+        gone: Whether the daemon has closed it, too.
+        on_gone: Called when that is so.
     """
 
     def __init__(self, making: Making, keeper: Keeper, on_created: Callable[["Link"], None]) -> None:
@@ -136,48 +139,60 @@ class Link:
         self._end: Turn | None = None  # the turn after which it is to remove what is still marked
         self._ending = False  # it does
         self._overran = False
+        self._changed = anyio.Event()
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else "connected" if self.channel is not None else "not connected"
+        return f"{state}, {len(self._said)} hand-overs not taken in"
 
     # -- its beginning and its end -----------------------------------------------------
 
-    async def create(self) -> None:
+    async def create(self, make: Callable[[], LocalSpace]) -> LocalSpace:
         """Have the daemon make the space.
 
+        Args:
+            make: Makes it here, at the moment at which the daemon has it.
+
         Raises:
-            Disconnected: There is no connection.
+            Disconnected: There is no connection, or it was lost.
             IommubusError: The daemon refuses; why.
         """
-        if self._keeper.channel is None:
-            raise self._keeper.disconnected()
-        created: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         channel = self._keeper.channel
+        if channel is None:
+            self._finish()
+            raise self._keeper.disconnected()
+        made: asyncio.Future[LocalSpace] = asyncio.get_running_loop().create_future()
 
         def answered(answer: Message | Exception) -> None:
             if isinstance(answer, SpaceCreated):
                 self.epoch, self.channel = answer.epoch, channel
-            if created.cancelled():  # nobody will use it
+                self._keeper.join(Rank.LINKS, self)
+            else:
+                self._finish()
+            if made.cancelled():  # nobody will use it
                 self.close()
             elif isinstance(answer, Exception):
-                created.set_exception(answer)
+                made.set_exception(answer)
             else:
-                created.set_result(None)
+                made.set_result(self._begin_with(make()))
 
         channel.ask(self._create_words, answered)
-        await created
-
-    def join(self, space: LocalSpace) -> None:
-        """Begin to say what is published in a space that the daemon has."""
-        self.member.join(space)
-        if self.channel is not self._keeper.channel:  # that one was lost since
-            self.lost("")
-        self._flush_soon()
+        return await made
 
     def close(self) -> None:
         """Take it that the space was closed here, and have the daemon close it."""
         self.closed = True
-        if self.channel is not None:
+        if self.channel is not None and not self.gone:
             self._say_close(self.channel)
-        elif not self.epoch:
-            self._finish()
+
+    async def wait_closed(self) -> None:
+        """Wait until the daemon has closed it, too, or there is no connection on which it could say so."""
+        while not self.gone and self.channel is not None:
+            await self._changed.wait()
+
+    async def wait_change(self) -> None:
+        """Wait until the daemon has made it, closed it, or was lost."""
+        await self._changed.wait()
 
     @property
     def words(self) -> SpaceEpoch:
@@ -199,6 +214,7 @@ class Link:
         self._said.clear()
         self._open_bytes = 0
         self._read_anew()  # now: what changes until then needs no room
+        self._change()
         if self._keeper.error is not None:
             self._give_up(self._keeper.error)
 
@@ -216,18 +232,12 @@ class Link:
             return
         if self.closed or (self._overran and self._ending):
             return
-        if self._overran:
-            self._start_over(channel)
-        if self._begin:
-            self._begin = False
-            channel.send(BeginResume(self.name, self.epoch))
+        self._begin_anew(channel)
         while member.ready and self._open_bytes < LINK_WINDOW:
             events = member.take()
             if events:
                 self._publish(channel, member.handed, events)
-        if self._end is not None and member.mailbox.reached(self._end):
-            self._end, self._ending = None, True
-            channel.ask(lambda number: EndResume(number, self.name, self.epoch), self._resumed)
+        self._end_anew(channel)
         self._look()
         if not member.ready:
             member.tell_ready(self._flush_soon)
@@ -299,6 +309,13 @@ class Link:
 
     # -- inside: connections -------------------------------------------------------------------
 
+    def _begin_with(self, space: LocalSpace) -> LocalSpace:
+        """Begin to say what is published in a space that the daemon has."""
+        self.member.join(space)
+        self.member.tell_ready(self._flush_soon)
+        self._change()
+        return space
+
     def _create_words(self, request: int) -> CreateSpace:
         making, shape = self._making, self._making.shape
         return CreateSpace(
@@ -358,7 +375,13 @@ class Link:
     def _finish(self) -> None:
         if not self.gone:
             self.gone = True
+            self._keeper.part(self)
             self.on_gone()
+            self._change()
+
+    def _change(self) -> None:
+        changed, self._changed = self._changed, anyio.Event()
+        changed.set()
 
     # -- inside: the mailbox -----------------------------------------------------------------------
 
@@ -368,10 +391,9 @@ class Link:
 
     def _publish(self, channel: Channel, number: int, events: list[Event]) -> None:
         size = 0
-        parts = list(portions(events))
-        for part in parts:
-            rows, memories = to_rows(part)
-            more = part is not parts[-1]
+        for at in range(0, len(events), EVENT_LIMIT):
+            rows, memories = to_rows(events[at : at + EVENT_LIMIT])
+            more = at + EVENT_LIMIT < len(events)
             size += channel.send(Publish(self.name, self.epoch, number, rows, memories, more))
         self._said.append(Said(number, size, events))
         self._open_bytes += size
@@ -394,6 +416,20 @@ class Link:
     def _overrun(self) -> None:
         self._overran = True
         self._flush_soon()
+
+    def _begin_anew(self, channel: Channel) -> None:
+        """Say what comes before the table, if all of it is going to be said."""
+        if self._overran:
+            self._start_over(channel)
+        if self._begin:
+            self._begin = False
+            channel.send(BeginResume(self.name, self.epoch))
+
+    def _end_anew(self, channel: Channel) -> None:
+        """Say what comes behind the table, if all of it was said."""
+        if self._end is not None and self.member.mailbox.reached(self._end):
+            self._end, self._ending = None, True
+            channel.ask(lambda number: EndResume(number, self.name, self.epoch), self._resumed)
 
     def _start_over(self, channel: Channel) -> None:
         """Have everything said anew on the connection that there is: more changed than could be remembered."""

@@ -186,6 +186,8 @@ class Keeper:
             BadCertificate: A file of the client's identity cannot be loaded.
             IommubusError: It does not let the client in; why.
         """
+        if self.error is not None:
+            raise self.error
         loop = asyncio.get_running_loop()
         end, attempt = loop.time() + patience, 0
         while True:
