@@ -36,6 +36,7 @@ from iommubus.errors import (
     ConfigError,
     ConfigUnreadable,
     ConformanceFailed,
+    ConnectionLost,
     DemandRefused,
     DescriptorsRefused,
     Disconnected,
@@ -434,6 +435,11 @@ EXAMPLES: Final[list[tuple[IommubusError, tuple[type[Exception], ...], str]]] = 
         ExitRefused("vfio#1", "it came over TCP"),
         (SubscribeError,),
         "vfio#1 cannot be proven stopped by the end of its process: it came over TCP",
+    ),
+    (
+        ConnectionLost("qemu", "it said nothing for 10 s"),
+        (IommubusError,),
+        "the client 'qemu' is gone: it said nothing for 10 s",
     ),
     (
         Disconnected("unix:/run/bus.sock", "nobody listens"),

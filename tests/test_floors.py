@@ -54,7 +54,9 @@ INSIDE: Final[dict[str, list[str]]] = {
     "transport": ["clock", "address", "lock", "credentials", "descriptors", "listeners", "activation", "tls"],
     "bridges": [],
     "service": [
-        "rules", "config", "settings", "logs", "leases", "record", "systemd", "http", "metrics",
+        "rules", "config", "settings", "logs", "leases", "record", "systemd", "http", "counts", "metrics",
+        "proof", "tasks", "clients", "demand", "applying", "closed", "spaces", "shared", "requests", "session",
+        "following", "memories", "publishing", "outcomes", "syncing", "watching", "answering", "daemon", "serve",
     ],
     "client": [
         "channel", "reconnect", "link", "syncing", "spaces", "directory", "adding",

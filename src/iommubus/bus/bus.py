@@ -96,33 +96,37 @@ class Bus(EventBus):
     ) -> LocalSpace:
         self._check_open()
         await checkpoint()
-        making = Making(
-            name,
-            Shape(granule, last, tuple(reserved)),
-            offers=check_mask(offers),
-            straddle=straddle,
-            demand_changed=demand_changed,
-            translate=translate,
-            answer_timeout=answer_timeout,
+        return self.open_space(
+            Making(
+                name,
+                Shape(granule, last, tuple(reserved)),
+                offers=check_mask(offers),
+                straddle=straddle,
+                demand_changed=demand_changed,
+                translate=translate,
+                answer_timeout=answer_timeout,
+            )
         )
-        return self.make_space(making)
 
-    def make_space(self, making: Making) -> LocalSpace:
-        """Do `create_space` without waiting, for those who have planned it; raises as that does."""
+    def open_space(self, making: Making) -> LocalSpace:
+        """Do `create_space` without waiting, for those who make spaces for others; raises the same."""
         self._check_open()
         self._check_new(making.name)
-        name = making.name
-        space = self._spaces[name] = self._build_space(making)
+        space = self._spaces[making.name] = self._build_space(making)
         for observer in self._observers:
-            if observer.matches(name):
+            if observer.matches(making.name):
                 space.routes.add_observer(observer.put)
-        self._endpoint(name).come(space)
+        self._endpoint(making.name).come(space)
         self._tell_arrival()
         return space
 
     async def create_endpoint(self, name: str) -> LocalEndpoint:
         self._check_open()
         await checkpoint()
+        return self.open_endpoint(name)
+
+    def open_endpoint(self, name: str) -> LocalEndpoint:
+        """Do `create_endpoint` without waiting; raises the same."""
         self._check_open()
         self._check_new(name)
         endpoint = self._endpoint(name)

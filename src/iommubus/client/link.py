@@ -15,6 +15,7 @@ is marked, the whole table is said again, and what was not named is unmapped.
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 import anyio
@@ -139,6 +140,7 @@ class Link:
         self._end: Turn | None = None  # the turn after which it is to remove what is still marked
         self._ending = False  # it does
         self._overran = False
+        self._demanded = False  # the daemon has said on this connection what is asked for
         self._changed = anyio.Event()
 
     def __repr__(self) -> str:
@@ -257,13 +259,10 @@ class Link:
 
     def demand_changed(self, channel: Channel, message: DemandChanged) -> None:
         """Tell the producer of a demand, which it may refuse."""
-        old, self.demand = self.demand, Cap(message.new)
-        callback = self._making.demand_changed
+        self._demanded = True
         try:
-            if callback is not None and old != self.demand:
-                callback(old, self.demand)
+            self._change_demand(Cap(message.new))
         except Exception as refusal:  # noqa: BLE001 - told to who subscribes
-            self.demand = old
             channel.send(Refused(message.request, to_failure(refusal)))
         else:
             channel.send(Done(message.request))
@@ -339,7 +338,7 @@ class Link:
         if not isinstance(answer, SpaceCreated):
             self._refused(answer if isinstance(answer, IommubusError) else IommubusError(answer))
             return
-        self.error = None
+        self.error, self._demanded = None, False
         self.epoch, self.channel = answer.epoch, channel
         if self.closed:
             self._say_close(channel)
@@ -382,6 +381,16 @@ class Link:
     def _change(self) -> None:
         changed, self._changed = self._changed, anyio.Event()
         changed.set()
+
+    def _change_demand(self, wanted: Cap) -> None:
+        """Tell the producer of a demand that is not what it was told last; raises what it raises."""
+        old, self.demand = self.demand, wanted
+        try:
+            if self._making.demand_changed is not None and old != wanted:
+                self._making.demand_changed(old, wanted)
+        except BaseException:
+            self.demand = old
+            raise
 
     # -- inside: the mailbox -----------------------------------------------------------------------
 
@@ -448,6 +457,9 @@ class Link:
         self._ending = False
         if isinstance(answer, Exception):
             self.fail_whole(answer)
+        if not self._demanded:  # nobody subscribes any more
+            with suppress(Exception):
+                self._change_demand(Cap(0))
         self._look()
         self._flush_soon()
 

@@ -197,7 +197,7 @@ class RemoteBus(EventBus):
             self._own.check_new(name)
         link = self._links[name] = Link(making, self._keeper, self._created)
         link.on_gone = lambda: self._drop_link(link)
-        space = await link.create(lambda: self._own.make_space(making))
+        space = await link.create(lambda: self._own.open_space(making))
         assert isinstance(space, RemoteSpace)  # noqa: S101 - what this bus makes
         return space
 
@@ -385,7 +385,7 @@ class RemoteBus(EventBus):
         self._directory.retire(link.epoch)
 
     def _make_endpoint(self, name: str) -> RemoteEndpoint:
-        endpoint = RemoteEndpoint(self._own.make_endpoint(name), self._keeper, self._check_shared, self._drop_endpoint)
+        endpoint = RemoteEndpoint(self._own.open_endpoint(name), self._keeper, self._check_shared, self._drop_endpoint)
         self._endpoints[name] = endpoint
         self._keeper.join(Rank.ENDPOINTS, endpoint)
         return endpoint

@@ -212,13 +212,6 @@ class OwnSpaces(Bus):
         """Close without waiting; raises as `Bus.close`."""
         self._shut()
 
-    def make_endpoint(self, name: str) -> LocalEndpoint:
-        """Do `create_endpoint` without waiting, for those who have asked the daemon."""
-        self._check_new(name)
-        endpoint = self._endpoint(name)
-        endpoint.made = True
-        return endpoint
-
     def _build_space(self, making: Making) -> RemoteSpace:
         return RemoteSpace(making, self._around, self._forget, self._links[making.name], self._keeper)
 

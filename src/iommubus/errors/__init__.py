@@ -61,6 +61,7 @@
     * `RuleMissing` -- this *peer* may not do that: no rule allows it
     * `LimitReached` -- this *peer* wants more than the daemon gives to one
     * `Disconnected`, `Stopping` -- the *daemon* is away, or about to go
+    * `ConnectionLost` -- the *client* whom the daemon asked is gone
     * `LeasesUnreadable`, `LeasesUnwritable` -- the *disk* does not give, or
       take, the record of who may still hold something
 
@@ -161,6 +162,7 @@ from .outcomes import (
     TooManyMappings as TooManyMappings,
 )
 from .remote import (
+    ConnectionLost as ConnectionLost,
     Disconnected as Disconnected,
     ExitRefused as ExitRefused,
     LeaseRunOut as LeaseRunOut,

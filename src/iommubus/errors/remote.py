@@ -23,6 +23,21 @@ class Disconnected(IommubusError):
         return f"there is no connection to the daemon at {self.address}: {self.reason}"
 
 
+class ConnectionLost(IommubusError):
+    """The client whom the daemon asked something is gone, and its answer with it.
+
+    Attributes:
+        client: What the client called itself.
+        reason: Why it is gone.
+    """
+
+    client: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"the client {self.client!r} is gone: {self.reason}"
+
+
 class Unreachable(TranslationFault):
     """The daemon cannot be asked now where an address leads."""
 
