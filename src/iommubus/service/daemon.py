@@ -10,14 +10,16 @@ from typing import Final, Self
 
 from ..transport.clock import Clock, boot_clock
 from ..transport.credentials import Peer, Process
+from .answering import Answering
 from .config import Config
 from .publishing import Publishing
 from .session import Part, Session
 from .shared import Shared
 from .syncing import Syncing
 from .tasks import Tasks
+from .watching import Watching
 
-PARTS: Final[Sequence[Callable[[Session], Part]]] = (Publishing, Syncing)
+PARTS: Final[Sequence[Callable[[Session], Part]]] = (Publishing, Syncing, Watching, Answering)
 """What handles the messages of a connection."""
 
 

@@ -201,7 +201,7 @@ class Follower(Protocol):
         """Hear that one was made, or has a new producer."""
         ...
 
-    def gone(self, name: str, epoch: int, /) -> None:
+    def gone(self, held: Held, /) -> None:
         """Hear that one was closed, or its producer has another one in its place."""
         ...
 
@@ -269,6 +269,7 @@ class Spaces:
         self.endpoints: dict[str, HeldEndpoint] = {}
         self.closed = Closed()
         self.followers: dict[Follower, None] = {}
+        self._arrival: anyio.Event | None = None  # what everybody waits for who waits for a space
 
     # -- spaces ------------------------------------------------------------------
 
@@ -300,8 +301,18 @@ class Spaces:
         """Tell everybody of a space whose producer knows its epoch."""
         if held.producer is not None:
             held.demand.meet(held.space, held.producer, held.epoch, asks=held.making.asks_demand)
+        if self._arrival is not None:
+            arrival, self._arrival = self._arrival, None
+            arrival.set()
         for follower in list(self.followers):
             follower.opened(held)
+
+    async def wait(self, name: str) -> Held:
+        """Wait until a space of this name is open."""
+        while name not in self.open:
+            self._arrival = self._arrival or anyio.Event()
+            await self._arrival.wait()
+        return self.open[name]
 
     def find(self, name: str, epoch: int, producer: Client) -> Held:
         """Return a space of a producer.
@@ -414,7 +425,7 @@ class Spaces:
 
     def _tell_gone(self, held: Held) -> None:
         for follower in list(self.followers):
-            follower.gone(held.name, held.epoch)
+            follower.gone(held)
 
     def _check_limit(self, name: str, producer: Client) -> None:
         own = sum(1 for held in self.open.values() if held.producer is producer and held.name != name)
