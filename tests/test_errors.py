@@ -95,6 +95,7 @@ from iommubus.errors import (
     SpaceClosed,
     StateError,
     Stopping,
+    StopUnproven,
     Straddle,
     SubscribeError,
     SubscriptionClosed,
@@ -464,6 +465,16 @@ EXAMPLES: Final[list[tuple[IommubusError, tuple[type[Exception], ...], str]]] = 
         "the daemon's setting limits.spaces allows 256, and no more",
     ),
     (Stopping("SIGTERM"), (IommubusError,), "the daemon is about to stop: SIGTERM"),
+    (
+        StopUnproven("vfio", 4711, "it has no on_fence"),
+        (IommubusError,),
+        "vfio is not proven stopped before process 4711 has ended: it has no on_fence",
+    ),
+    (
+        StopUnproven("vfio", 0, "it has no on_fence"),
+        (IommubusError,),
+        "vfio is not proven stopped before its process has ended: it has no on_fence",
+    ),
     (
         LeasesUnreadable("/run/l", "it is cut"),
         (IommubusError,),

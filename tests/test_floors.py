@@ -55,8 +55,9 @@ INSIDE: Final[dict[str, list[str]]] = {
     "bridges": [],
     "service": [
         "rules", "config", "settings", "logs", "leases", "record", "systemd", "http", "counts", "metrics",
-        "proof", "tasks", "clients", "demand", "applying", "closed", "spaces", "shared", "requests", "session",
-        "following", "memories", "publishing", "outcomes", "syncing", "watching", "answering", "daemon", "serve",
+        "tasks", "requests", "recorder", "recovering", "evidence", "watch", "proof", "packing", "clients", "demand",
+        "applying", "closed", "spaces", "shared", "session", "stream", "following", "memories", "publishing",
+        "outcomes", "syncing", "watching", "answering", "daemon", "serve",
     ],
     "client": [
         "channel", "reconnect", "link", "syncing", "spaces", "directory", "adding",

@@ -230,6 +230,11 @@ class Bus(EventBus):
         """
         return self._space(name)
 
+    def place(self, endpoints: Iterable[str]) -> LocalSpace | None:
+        """Return the space that the endpoints of these names are all in; `None` if one is elsewhere, or nowhere."""
+        places = {self._endpoints[name].place if name in self._endpoints else None for name in endpoints}
+        return places.pop() if len(places) == 1 else None
+
     async def wait_space(self, name: str) -> LocalSpace:
         self._check_open()
         await checkpoint()

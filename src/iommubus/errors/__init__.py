@@ -59,6 +59,7 @@
       that cannot be
         * `UnknownSetting`, `BadSetting`, `ConfigUnreadable`
     * `RuleMissing` -- this *peer* may not do that: no rule allows it
+    * `StopUnproven` -- this *subscriber* was fenced, and has no way to be stopped
     * `LimitReached` -- this *peer* wants more than the daemon gives to one
     * `Disconnected`, `Stopping` -- the *daemon* is away, or about to go
     * `ConnectionLost` -- the *client* whom the daemon asked is gone
@@ -170,6 +171,7 @@ from .remote import (
     MayNotSubscribe as MayNotSubscribe,
     NotProducer as NotProducer,
     Stopping as Stopping,
+    StopUnproven as StopUnproven,
     Unreachable as Unreachable,
     WrongLoop as WrongLoop,
 )

@@ -15,7 +15,9 @@ from ..wire.messages.queries import SubscriberInfo
 from .clients import Client
 from .config import Config
 from .counts import Counts
+from .packing import Packer
 from .proof import Proof
+from .record import Record
 from .rules import Action, Rules
 from .spaces import Held, Spaces
 from .tasks import Tasks
@@ -48,6 +50,7 @@ class Shared:
         clock: Tells seconds for leases.
         random: Where numbers come from that nobody else may have.
         own_uid: The user that it runs as.
+        record: What outlives the daemon; `None` where none follows.
 
     Attributes:
         config: The same.
@@ -59,6 +62,7 @@ class Shared:
         lines: Rate-limited log lines.
         clients: The connections that were let in, by number.
         incarnation: What tells this daemon from those before.
+        packer: Encodes hand-overs.
         spaces: The spaces and endpoints that clients made.
         followed: The subscriptions of clients, by what the bus keeps of them.
         proof: What proves subscribers stopped.
@@ -69,7 +73,9 @@ class Shared:
 
     tasks: Tasks
 
-    def __init__(self, config: Config, *, clock: Clock, random: Random, own_uid: int) -> None:
+    def __init__(
+        self, config: Config, *, clock: Clock, random: Random, own_uid: int, record: Record | None = None
+    ) -> None:
         self.config = config
         self.clock = clock
         self.random = random
@@ -81,8 +87,9 @@ class Shared:
         self.incarnation = random.getrandbits(INCARNATION_BITS)
         self.tokens: Tokens[int] = Tokens()
         self.draining = ""
+        self.packer = Packer()
         self.followed: dict[Occupant, Followed] = {}
-        self.proof = Proof()
+        self.proof = Proof(clock, self.lines, record=record, may_kill=self._may_kill)
         self._own_uid = own_uid
         self._last_id = self.incarnation << COUNTER_BITS
         self.spaces = Spaces(self.bus, config, self.new_id)
@@ -130,3 +137,8 @@ class Shared:
         """Count and log a missing rule."""
         self.counts.refusals[refusal.action] += 1
         self.lines.warn("rule", "refused", str(refusal))
+
+    # -- inside ------------------------------------------------------------------
+
+    def _may_kill(self, peer: Peer) -> bool:
+        return self.rules.may_kill(peer)  # those of now: they are replaced as a whole
