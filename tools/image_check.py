@@ -114,7 +114,7 @@ def base_tag() -> str:
     tags = set(re.findall(r"^FROM (\S+)", DOCKERFILE.read_text(encoding="utf-8"), re.MULTILINE))
     if len(tags) != 1:
         raise Unfit(f"the stages begin with {', '.join(sorted(tags))}, which cannot all be stood for")
-    return tags.pop()
+    return str(tags.pop())
 
 
 # -- building ----------------------------------------------------------------
@@ -184,7 +184,8 @@ def check_running(store: Store, container: str, root: Path, config: dict[str, An
     command, health = [*config["Entrypoint"], *config["Cmd"]], config["Healthcheck"]["Test"][1:]
     ways: dict[str, Wrap] = {
         "buildah run, chroot isolation": lambda volume, words: [
-            *store.buildah("run", "--isolation", "chroot", "-v", f"{volume}:{VOLUME}", container, "--"), *words
+            *store.buildah("run", "--isolation", "chroot", "-v", f"{volume}:{VOLUME}", container, "--"),
+            *words,
         ],
         "a root file system that is read-only": lambda volume, words: read_only(root, volume, config, words),
     }

@@ -62,8 +62,8 @@ class Backlog:
     def __len__(self) -> int:
         return len(self._queue)
 
-    def put(self, event: Event) -> None:
-        """Take an event if there is room, else count it as lost."""
+    def put(self, event: Observed) -> None:
+        """Take an event if there is room, else count it as lost; so are those of which it says that they are lost."""
         if len(self._queue) >= self._capacity:
             self._lose(event)
             return
@@ -96,11 +96,12 @@ class Backlog:
 
     # -- inside ----------------------------------------------------------------
 
-    def _lose(self, event: Event) -> None:
-        self._lost += 1
+    def _lose(self, event: Observed) -> None:
+        lost = event.count if isinstance(event, Lost) else 1
+        self._lost += lost
         missed = self._missed.get(event.space)
         count = missed.count if missed is not None else 0
-        self._missed[event.space] = Lost(event.space, event.seq, count + 1)
+        self._missed[event.space] = Lost(event.space, event.seq, count + lost)
 
     def _tell_lost(self) -> None:
         self._queue.extend(self._missed.values())

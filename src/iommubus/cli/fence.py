@@ -13,7 +13,9 @@ from .talking import ask, where
 
 def fence(
     space: Annotated[str, typer.Argument(metavar="SPACE", help="Name of the space.")],
-    subscriber: Annotated[str, typer.Argument(metavar="SUBSCRIBER", help="Name of the subscriber, as `iommubus subscribers` lists it.")],
+    subscriber: Annotated[
+        str, typer.Argument(metavar="SUBSCRIBER", help="Name of the subscriber, as `iommubus subscribers` lists it.")
+    ],
     address: AddressOption = None,
     identity: IdentityOption = None,
     as_json: JsonOption = False,

@@ -28,7 +28,7 @@ CHUNK: Final = 1 << 16
 """Most bytes that are read of standard input at once, as many as a pipe holds."""
 
 
-def hold(  # noqa: PLR0913 - options are keywords
+def hold(  # noqa: PLR0913, PLR0917 - options are keywords
     space: Annotated[str, typer.Argument(metavar="SPACE", help="Name of the space to make.")],
     granule: Annotated[
         int, typer.Option(parser=NUMBER, metavar="BYTES", help="Smallest unit of mapping.", show_default="0x1000")
@@ -42,7 +42,9 @@ def hold(  # noqa: PLR0913 - options are keywords
     offers: Annotated[
         Cap | None,
         typer.Option(
-            parser=KINDS, metavar="KINDS", help="Which events it can deliver: map, unmap, device.",
+            parser=KINDS,
+            metavar="KINDS",
+            help="Which events it can deliver: map, unmap, device.",
             show_default="unmap,map,device",
         ),
     ] = None,

@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ..events import place
 from ..wire.messages.queries import Found, Lookup
 from ..wire.messages.values import Piece
 from . import words
@@ -52,5 +53,5 @@ def described(piece: Piece) -> dict[str, Any]:
 
 def _text(piece: Piece, iova: int) -> str:
     one = piece.mapping
-    here = words.place(one.target + iova - one.first, one.memory)
+    here = place(one.target + iova - one.first, one.memory)
     return f"{iova:#x} -> {here}, in {words.mapping_text(one.first, one.last, one.target, one.perm, one.memory)}"

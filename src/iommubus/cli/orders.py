@@ -120,9 +120,7 @@ async def _sync(space: AddressSpace, timeout: float | None = None) -> Outcome:  
 
 def synced(report: SyncReport) -> Outcome:
     """Return what came of a `sync`."""
-    who = [
-        f"{one.subscriber} {one.how.value} after {words.seconds_text(one.seconds)}" for one in report.outcomes
-    ]
+    who = [f"{one.subscriber} {one.how.value} after {words.seconds_text(one.seconds)}" for one in report.outcomes]
     counted = "; ".join(who) or "nobody counted"
     told = [
         {"subscriber": one.subscriber, "space": one.space, "how": one.how.value, "seconds": one.seconds}

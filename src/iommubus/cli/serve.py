@@ -18,7 +18,7 @@ def _setting(key: str, help_: str, metavar: str, *names: str) -> Any:
     return typer.Option(*names, metavar=metavar, help=help_, rich_help_panel=PANEL, show_default=False)
 
 
-def serve(  # noqa: PLR0913 - options are keywords
+def serve(  # noqa: PLR0913, PLR0917 - options are keywords
     config: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="The configuration, TOML.", envvar=CONFIG_VARIABLE, show_default=False),

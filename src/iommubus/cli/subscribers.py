@@ -92,9 +92,7 @@ def _described(one: SubscriberInfo) -> dict[str, Any]:
         "lag": counters.lag,
         "acked": counters.acked,
         "handed": counters.handed,
-        "delivered": {
-            "unmap": counters.unmaps, "map": counters.maps, "device": counters.deviotlb_unmaps
-        },
+        "delivered": {"unmap": counters.unmaps, "map": counters.maps, "device": counters.deviotlb_unmaps},
         "conflations": counters.conflations,
         "pinned": counters.pinned,
     }

@@ -7,13 +7,14 @@ could keep are counted, and said to be lost.
 import os
 import sys
 from collections.abc import Callable, Iterable
-from functools import partial
 from typing import Annotated, Any, Final
 
+import anyio
 import anyio.to_thread
 import msgspec
 import typer
 
+from ..bus.observer import Backlog
 from ..caps import Cap
 from ..client.channel import Channel
 from ..errors import span
@@ -21,7 +22,6 @@ from ..events import DevIotlbUnmap, Lost, Map, Observed, Unmap
 from ..wire.messages import watching
 from ..wire.runs import from_watched
 from . import words
-from .backlog import Backlog
 from .options import KINDS, AddressOption, IdentityOption, JsonLinesOption
 from .running import run
 from .talking import Where, asking, where
@@ -29,6 +29,9 @@ from .talking import Where, asking, where
 KEPT: Final = 65_536
 """Most events that wait for whoever reads the output, some 8 MiB: seconds of a busy
 guest.  What comes beyond that is lost, and said to be."""
+
+AT_ONCE: Final = 4096
+"""Most events that are printed at once: as many as one message has."""
 
 NAMES: Final[dict[type[Observed], str]] = {Map: "map", Unmap: "unmap", DevIotlbUnmap: "device", Lost: "lost"}
 
@@ -92,6 +95,14 @@ def json_lines(events: Iterable[Observed]) -> str:
     return "".join(f"{msgspec.json.encode(_described(event)).decode()}\n" for event in events)
 
 
+def filter_text(patterns: list[str], kinds: Cap) -> str:
+    """Return what is shown, and what the daemon leaves out."""
+    shown = words.kind_names(kinds)
+    hidden = [name for name in words.KINDS if name not in shown]
+    rest = f"; the daemon leaves out {', '.join(hidden)}" if hidden else ""
+    return f"{', '.join(shown)} events of {', '.join(patterns)}{rest}"
+
+
 # -- inside ------------------------------------------------------------------
 
 
@@ -114,24 +125,56 @@ def _described(event: Observed) -> dict[str, Any]:
     return {**head, **ends, "target": f"{event.target:#x}", "perm": words.perm_name(event.perm), "memory": memory}
 
 
+class _Arrivals:
+    """What the daemon has told, until it is printed."""
+
+    def __init__(self) -> None:
+        self._backlog = Backlog(KEPT)
+        self._backlog.on_ready = self._wake
+        self._changed = anyio.Event()
+        self._why: Exception | None = None
+
+    def take(self, channel: Channel, message: watching.Observed) -> None:
+        """Take what the daemon says."""
+        del channel
+        for event in from_watched(message.runs):
+            self._backlog.put(event)
+        if message.end:
+            self._backlog.end()
+
+    def lose(self, why: Exception) -> None:
+        """Take it that the connection is lost."""
+        if not self._backlog.ended:
+            self._why = why
+            self._backlog.end()
+
+    async def give(self) -> list[Observed]:
+        """Return events as soon as there are any, and none at the end.
+
+        Raises:
+            Exception: Why the connection was lost, behind all that came before.
+        """
+        backlog = self._backlog
+        while not backlog.settle():
+            if backlog.ended and self._why is not None:
+                raise self._why
+            if backlog.ended:
+                return []
+            self._changed = anyio.Event()
+            await self._changed.wait()
+        return [backlog.take() for _ in range(min(len(backlog), AT_ONCE))]
+
+    def _wake(self) -> None:
+        self._changed.set()
+
+
 async def _tail(place: Where, patterns: list[str], kinds: Cap, show: Show) -> None:
-    backlog = Backlog(KEPT)
-    handlers = {watching.Observed: partial(_take, backlog)}
-    async with asking(place, "tail", handlers=handlers, lost=backlog.end) as channel:
+    arrivals = _Arrivals()
+    async with asking(place, "tail", handlers={watching.Observed: arrivals.take}, lost=arrivals.lose) as channel:
         await channel.request(lambda request: watching.Observe(request, patterns, int(kinds)))
-        left_out = [name for name in words.KINDS if name not in words.kind_names(kinds)]
-        rest = f"; the daemon leaves out {', '.join(left_out)}" if left_out else ""
-        what = f"{', '.join(words.kind_names(kinds))} events of {', '.join(patterns)}{rest}"
-        typer.echo(f"iommubus tail: {what}", err=True)
-        while events := await backlog.give():
+        typer.echo(f"iommubus tail: {filter_text(patterns, kinds)}", err=True)
+        while events := await arrivals.give():
             await anyio.to_thread.run_sync(_write, show(events), abandon_on_cancel=True)
-
-
-def _take(backlog: Backlog, channel: Channel, message: watching.Observed) -> None:
-    del channel
-    backlog.take(from_watched(message.runs))
-    if message.end:
-        backlog.end()
 
 
 def _write(text: str) -> None:

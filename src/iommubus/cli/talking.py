@@ -12,7 +12,7 @@ from ..client.reconnect import Keeper, Rank, connector_to
 from ..errors import Disconnected
 from ..transport.address import Address, TlsAddress, default_address, parse_address
 from ..transport.tls import Identity
-from ..wire.messages import ClientMessage, Message
+from ..wire.messages import ClientMessage
 from ..wire.messages.greeting import Feature
 from .running import WrongUsage
 
@@ -77,7 +77,7 @@ async def asking(
     command: str,
     *,
     features: Feature = NOTHING,
-    handlers: Mapping[type[Message], Handler] | None = None,
+    handlers: Mapping[Any, Handler] | None = None,
     lost: Callable[[Exception], None] | None = None,
 ) -> AsyncGenerator[Channel]:
     """Give a connection on which to ask.

@@ -282,7 +282,8 @@ class Channel(asyncio.Protocol):
         if self._over:
             raise self._disconnected("it was lost")
         number = self._say_ping()
-        pong = self._pongs[number] = asyncio.get_running_loop().create_future()
+        pong: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+        self._pongs[number] = pong
         try:
             return await pong
         finally:
