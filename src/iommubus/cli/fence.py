@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ..errors import UnknownName
 from ..wire.messages.syncing import Fence, FenceJudged
 from .options import AddressOption, IdentityOption, JsonOption
 from .printing import print_document, print_lines
@@ -26,7 +27,12 @@ def fence(
     """
 
     async def work() -> list[Any]:
-        return await ask(where(address, identity), "fence", lambda request: Fence(request, space, subscriber))
+        try:
+            return await ask(where(address, identity), "fence", lambda request: Fence(request, space, subscriber))
+        except UnknownName as unknown:
+            if unknown.name != subscriber:
+                raise
+            quit_with("fence", f"{space!r} has no subscriber {subscriber!r} that lives or may still use something")
 
     judged: FenceJudged = run("fence", work)[-1]
     if as_json:

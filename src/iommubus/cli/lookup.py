@@ -5,6 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from ..events import place
+from ..service.logs import one_line
 from ..wire.messages.queries import Found, Lookup
 from ..wire.messages.values import Piece
 from . import words
@@ -32,7 +33,7 @@ def lookup(
         document = {"space": space, "iova": f"{iova:#x}", "seq": found.seq}
         print_document({**document, "mapping": None if piece is None else described(piece)})
     elif piece is not None:
-        print_lines([_text(piece, iova)])
+        print_lines([one_line(_text(piece, iova))])
     if piece is None and as_json:
         raise typer.Exit(FAILED)
     if piece is None:

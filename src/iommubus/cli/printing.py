@@ -1,5 +1,8 @@
 """What commands print: tables for people, plain columns for whatever else reads them, JSON if asked.
 
+Names are other people's: what would break a line, or tell the terminal something, is
+printed as an escape.
+
 In JSON, addresses and numbers that stand for something are strings with ``0x``:
 most readers take numbers for floating point, which holds 53 bits.
 """
@@ -10,6 +13,8 @@ from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
+
+from ..service.logs import one_line
 
 GAP: Final = "  "
 """Between plain columns."""
@@ -31,6 +36,7 @@ class Column(Struct, frozen=True):
 
 def print_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
     """Print a table; on a terminal with lines and colours, elsewhere with nothing but columns."""
+    rows = [list(map(one_line, row)) for row in rows]
     if sys.stdout.isatty():
         _print_rich(columns, rows)
     else:
@@ -54,7 +60,7 @@ def print_facts(facts: Iterable[tuple[str, str]]) -> None:
     """Print names and what is known of each."""
     known = list(facts)
     width = max(len(name) for name, _ in known)
-    print_lines(f"{name.ljust(width)}{GAP}{text}" for name, text in known)
+    print_lines(f"{name.ljust(width)}{GAP}{one_line(text)}" for name, text in known)
 
 
 def print_lines(lines: Iterable[str]) -> None:

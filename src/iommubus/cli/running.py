@@ -13,6 +13,7 @@ from typing import Final, NoReturn, TypeVar
 import typer
 
 from ..errors import AddressError, BadSetting, IommubusError, UnknownSetting
+from ..service.logs import one_line
 
 FAILED: Final = 1
 USAGE: Final = 2
@@ -82,7 +83,7 @@ def in_one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror}"
-    return " ".join(str(error).split()) or type(error).__name__
+    return one_line(" ".join(str(error).split())) or type(error).__name__
 
 
 def quit_with(command: str, text: str, status: int = FAILED) -> NoReturn:

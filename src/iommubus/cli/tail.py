@@ -19,6 +19,7 @@ from ..caps import Cap
 from ..client.channel import Channel
 from ..errors import span
 from ..events import DevIotlbUnmap, Lost, Map, Observed, Unmap
+from ..service.logs import one_line
 from ..wire.messages import watching
 from ..wire.runs import from_watched
 from . import words
@@ -82,12 +83,13 @@ class Lines:
         return "".join(map(self._line, events))
 
     def _line(self, event: Observed) -> str:
-        self._width = max(self._width, len(event.space))
+        name = one_line(event.space)
+        self._width = max(self._width, len(name))
         kind = type(event)
-        text = f"{NAMES[kind]:<6}  {_what(event)}"
+        text = f"{NAMES[kind]:<6}  {one_line(_what(event))}"
         if self._coloured:
             text = f"{COLOURS[kind]}{text}{PLAIN}"
-        return f"{event.space:<{self._width}}  {event.seq:>8}  {text}\n"
+        return f"{name:<{self._width}}  {event.seq:>8}  {text}\n"
 
 
 def json_lines(events: Iterable[Observed]) -> str:
