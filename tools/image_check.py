@@ -159,10 +159,18 @@ def pip_volumes(directory: Path) -> Iterator[tuple[str, str]]:
     file.write_text("[global]\n" + "".join(f"{key} = {value}\n" for key, value in settings.items()))
     yield str(file), "/etc/pip.conf"
     yield CERTIFICATES, CERTIFICATES
-    named = {path for value in settings.values() for path in re.findall(r"(?:(?<=file://)|(?<!\S))/[^\s/]\S*", value)}
-    for path in sorted(named):
+    for path in sorted({path for value in settings.values() for path in local_paths(value)}):
         if Path(path).exists() and not path.startswith(CERTIFICATES):
             yield path, path
+
+
+def local_paths(value: str) -> Iterator[str]:
+    """Yield what a setting of pip names on this machine; of an index, whose links lead beside it, the directory above."""
+    for word in value.split():
+        if word.startswith("file://"):
+            yield str(Path(word.removeprefix("file://")).parent)
+        elif word.startswith("/"):
+            yield word
 
 
 # -- the promises ------------------------------------------------------------

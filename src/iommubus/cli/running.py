@@ -4,7 +4,6 @@ What a person can cause is one line on standard error and never a traceback.
 """
 
 import logging
-import os
 import sys
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
@@ -63,9 +62,8 @@ def sole(error: BaseException) -> BaseException | None:
 
 def end(command: str, error: BaseException) -> NoReturn:
     """Say why a command ends, and end it."""
-    if isinstance(error, BrokenPipeError):  # whoever read has seen enough
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - for what is flushed at the exit
-        raise typer.Exit from None
+    if isinstance(error, BrokenPipeError):  # whoever read has seen enough; typer ends that without a word
+        raise error
     text = "interrupted" if isinstance(error, KeyboardInterrupt) else in_one_line(error)
     quit_with(command, text, status_of(error))
 
