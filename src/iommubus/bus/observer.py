@@ -62,14 +62,21 @@ class Backlog:
     def __len__(self) -> int:
         return len(self._queue)
 
-    def put(self, event: Observed) -> None:
-        """Take an event if there is room, else count it as lost; so are those of which it says that they are lost."""
+    def put(self, event: Event) -> None:
+        """Take an event if there is room, else count it as lost."""
         if len(self._queue) >= self._capacity:
             self._lose(event)
             return
         if self._missed:
             self._tell_lost()
         self._queue.append(event)
+        if self.on_ready is not None:
+            self.on_ready()
+
+    def miss(self, lost: Lost) -> None:
+        """Count events that were lost on their way here."""
+        self._count(lost)
+        self.settle()
         if self.on_ready is not None:
             self.on_ready()
 
@@ -96,12 +103,14 @@ class Backlog:
 
     # -- inside ----------------------------------------------------------------
 
-    def _lose(self, event: Observed) -> None:
-        lost = event.count if isinstance(event, Lost) else 1
-        self._lost += lost
-        missed = self._missed.get(event.space)
+    def _lose(self, event: Event) -> None:
+        self._count(Lost(event.space, event.seq, 1))
+
+    def _count(self, lost: Lost) -> None:
+        self._lost += lost.count
+        missed = self._missed.get(lost.space)
         count = missed.count if missed is not None else 0
-        self._missed[event.space] = Lost(event.space, event.seq, count + lost)
+        self._missed[lost.space] = Lost(lost.space, lost.seq, count + lost.count)
 
     def _tell_lost(self) -> None:
         self._queue.extend(self._missed.values())

@@ -140,7 +140,10 @@ class _Arrivals:
         """Take what the daemon says."""
         del channel
         for event in from_watched(message.runs):
-            self._backlog.put(event)
+            if isinstance(event, Lost):
+                self._backlog.miss(event)
+            else:
+                self._backlog.put(event)
         if message.end:
             self._backlog.end()
 

@@ -428,7 +428,7 @@ class Link:
 
     def _begin_anew(self, channel: Channel) -> None:
         """Say what comes before the table, if all of it is going to be said."""
-        if self._overran:
+        if self._overran and self._end is None:
             self._start_over(channel)
         if self._begin:
             self._begin = False

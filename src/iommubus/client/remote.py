@@ -2,10 +2,11 @@
 
 import asyncio
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import AsyncExitStack
 from fnmatch import fnmatchcase
 from logging import getLogger
+from operator import index
 from os import getpid
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +15,7 @@ from typing import Any, Final, Self
 import anyio
 from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
+from msgspec.structs import replace
 
 from ..bus.abc import (
     SYNC_TIMEOUT,
@@ -35,10 +37,11 @@ from ..bus.observer import OBSERVER_CAPACITY
 from ..bus.publisher import Making
 from ..bus.questions import ANSWER_TIMEOUT
 from ..bus.reports import BusStatistics, SyncReport
+from ..bus.soon import soon_in_this_loop
 from ..bus.threads import ThreadPublisher
 from ..caps import Cap, check_mask
 from ..contract import Contract
-from ..errors import AddressError, BusClosed, IommubusError, WrongLoop
+from ..errors import AddressError, BadCapacity, BusClosed, IommubusError, WrongLoop
 from ..events import Memory
 from ..mailbox import CAPACITY
 from ..ranges import LAST, IovaRange
@@ -56,8 +59,11 @@ from .adding import AddedMemories
 from .channel import Channel, Handler
 from .directory import Directory
 from .link import Link
+from .memories import LentMemories, Open, open_at
 from .reconnect import Keeper, Rank, connector_to
+from .seats import Seats
 from .spaces import OwnSpaces, RemoteEndpoint, RemoteSpace, sync_spaces
+from .watching import RemoteObserver, Watchers
 
 LOGGER: Final = getLogger("iommubus.client")
 
@@ -86,9 +92,9 @@ def connect(
         raise AddressError(str(place), "over TLS a client shows a certificate; give it an identity")
     features = Feature.RESUME | Feature.DESCRIPTORS if isinstance(place, UnixAddress) else Feature.RESUME
     called = default_name() if name is None else name
-    return RemoteBus(
-        Keeper(connector_to(place, identity), str(place), name=called, features=features), patience=patience
-    )
+    keeper = Keeper(connector_to(place, identity), str(place), name=called, features=features)
+    second = open_at(place.path) if isinstance(place, UnixAddress) else None
+    return RemoteBus(keeper, patience=patience, open_second=second)
 
 
 def default_name() -> str:
@@ -106,10 +112,12 @@ class RemoteBus(EventBus):
     Args:
         keeper: Keeps the connection.
         patience: Seconds within which a daemon that is not there yet is tried again, at the beginning.
+        open_second: Opens the second connection, for descriptors; `None` where none travel.
     """
 
-    def __init__(self, keeper: Keeper, *, patience: float = 0.0) -> None:
+    def __init__(self, keeper: Keeper, *, patience: float = 0.0, open_second: Open | None = None) -> None:
         self._keeper = keeper
+        self._open_second = open_second
         self._patience = patience
         self._links: dict[str, Link] = {}
         self._own = OwnSpaces(keeper, self._links)
@@ -122,14 +130,25 @@ class RemoteBus(EventBus):
         self._arrival: anyio.Event
         self._directory: Directory
         self._memories: AddedMemories
+        self._lent: LentMemories
+        self._seats: Seats
+        self._watchers: Watchers
 
     async def __aenter__(self) -> Self:
         check_loop()
         self._arrival = anyio.Event()
         self._directory = Directory(self._keeper, self._own.check_thread, self._lines, self._arrive)
-        self._memories = AddedMemories(self._keeper, self._own, self._all_links, self._lend)
-        self._keeper.handlers.update(self._handlers | self._directory.handlers)
+        self._lent = LentMemories(self._open_second, self._run, self._own.memories.view, self._known)
+        self._memories = AddedMemories(self._keeper, self._own, self._all_links, self._lent.lend)
+        self._seats = Seats(self._keeper.clock, soon_in_this_loop(), self._run, self._lent.knows)
+        self._watchers = Watchers()
+        for part in (self._directory, self._lent, self._seats, self._watchers):
+            self._keeper.handlers.update(part.handlers)
+        self._keeper.handlers.update(self._handlers)
+        self._keeper.join(Rank.MEMORIES, self._lent)
         self._keeper.join(Rank.MEMORIES, self._memories)
+        self._keeper.join(Rank.SEATS, self._seats)
+        self._keeper.join(Rank.SEATS, self._watchers)
         self._keeper.join(Rank.SEATS, self._directory)
         stack = self._stack = AsyncExitStack()
         try:
@@ -266,11 +285,14 @@ class RemoteBus(EventBus):
             on_fence,
         )
         endpoints, checked = self._own.plan_subscription(endpoint, terms)
-        raise NotImplementedError(endpoints, checked, ack)
+        checked = replace(checked, name=name or "")  # a name that is made up here may be another client's, too
+        return self._seats.subscription(checked, endpoints, self._check_open, ack, self._lent.backing)
 
     def observe(self, *patterns: str, capacity: int = OBSERVER_CAPACITY) -> Observer:
         self._check_open()
-        raise NotImplementedError
+        if capacity < 1:
+            raise BadCapacity(capacity)
+        return RemoteObserver(patterns or EVERYTHING, index(capacity), self._check_open, self._watchers)
 
     # -- all spaces ------------------------------------------------------------------------
 
@@ -398,9 +420,6 @@ class RemoteBus(EventBus):
         if self._endpoints.get(endpoint.name) is endpoint:
             del self._endpoints[endpoint.name]
 
-    def _lend(self, memory: Memory, file: int) -> None:
-        """Give the daemon the descriptor of a memory."""
-
     # -- inside: beginning and end ---------------------------------------------------------
 
     def _check_open(self) -> None:
@@ -409,6 +428,13 @@ class RemoteBus(EventBus):
         self._own.check_thread()
         if self._keeper.error is not None:
             raise self._keeper.error
+
+    def _run(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Have something done that ends with the client."""
+        self._tasks.start_soon(work)
+
+    def _known(self, memory: Memory) -> None:
+        self._seats.known(memory)
 
     def _arrive(self) -> None:
         arrival, self._arrival = self._arrival, anyio.Event()

@@ -52,7 +52,7 @@ async def sync_over(keeper: Keeper, links: Sequence[Link], words: Words, timeout
     while True:
         channel = await _all_said(keeper, links, end)
         if channel is None:
-            raise _unasked(links, f"is not connected, within {timeout:g} s: {keeper.reason}")
+            raise _unasked(links, f"is not connected: {keeper.reason}")
         handed = {link: link.member.handed for link in links}
         parts = await _ask(channel, words, end)
         if parts:
