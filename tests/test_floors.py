@@ -60,8 +60,8 @@ INSIDE: Final[dict[str, list[str]]] = {
         "outcomes", "syncing", "watching", "answering", "daemon", "serve",
     ],
     "client": [
-        "channel", "reconnect", "link", "syncing", "spaces", "directory", "adding",
-        "arrivals", "holding", "speaking", "following", "seats", "watching", "memories", "remote",
+        "channel", "reconnect", "link", "syncing", "spaces", "directory", "adding", "memories", "arrivals", "holding",
+        "speaking", "following", "seats", "watching", "remote",
     ],
     "testing": ["oracle", "streams", "passing", "conformance", "plugin"],
     "testing.conformance": [

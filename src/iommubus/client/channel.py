@@ -107,6 +107,7 @@ class Channel(asyncio.Protocol):
         clock: By which the lease runs.
 
     Attributes:
+        address: The same.
         open: Whether the daemon has let the client in, and the connection is not lost.
         welcome: What the daemon said when it let the client in.
         agreement: What both ends use.
@@ -131,7 +132,7 @@ class Channel(asyncio.Protocol):
         self._hello = hello
         self._owner = owner
         self._handlers = handlers
-        self._address = address
+        self.address = address
         self._clock = clock
         self._connection = ClientConnection()
         self._transport: asyncio.Transport | None = None
@@ -497,7 +498,7 @@ class Channel(asyncio.Protocol):
             self._transport.close()
 
     def _disconnected(self, reason: str) -> Disconnected:
-        return Disconnected(self._address, reason)
+        return Disconnected(self.address, reason)
 
     def _end(self, error: Exception) -> None:
         if self._over:
