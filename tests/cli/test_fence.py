@@ -23,7 +23,8 @@ def test_a_subscriber_that_follows_its_lease_is_stopped_and_proven_so(address: s
     with bus_at(address) as (portal, bus):
         space = portal.call(bus.create_space, "fence/a")
         portal.call(space.map, 0x1000, 0x1000, 0x8000, Perm.RW)
-        with portal.wrap_async_context_manager(bus.subscribe("fence/a", Cap.IOTLB, name="shadow")) as events:
+        shadow = portal.call(lambda: bus.subscribe("fence/a", Cap.IOTLB, name="shadow"))
+        with portal.wrap_async_context_manager(shadow) as events:
             follower = portal.start_task_soon(follow_to_the_end, events)
 
             done = iommubus("fence", "fence/a", "shadow", "-a", address)
