@@ -52,7 +52,7 @@ def test_a_misspelt_command_is_corrected() -> None:
 def test_a_command_is_made_once() -> None:
     group = get_command(app)
     assert isinstance(group, Commands)
-    context = typer.Context(group)  # type: ignore[arg-type]
+    context = typer.Context(group)
 
     assert group.get_command(context, "ping") is group.get_command(context, "ping")
     assert group.get_command(context, "pong") is None

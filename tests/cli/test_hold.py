@@ -64,7 +64,7 @@ async def test_it_goes_on_after_a_failure_and_ends_as_failed() -> None:
 
 
 @every_loop
-async def test_somebody_who_does_not_let_go_in_the_end_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_somebody_who_does_not_let_go_in_the_end_is_a_failure() -> None:
     told = Told()
     async with Bus() as bus:
         space = await bus.create_space("vtd0")

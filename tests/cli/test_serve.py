@@ -99,6 +99,7 @@ def test_settings_that_cannot_be_are_one_line(served: Served, flags: list[str], 
 
 def test_what_keeps_a_daemon_from_listening_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     async def taken(config: Config, *, reload: Callable[[], Config]) -> None:
+        del config, reload
         raise AddressTaken("/run/x", 7)
 
     monkeypatch.setattr("iommubus.service.serve.serve", taken)
