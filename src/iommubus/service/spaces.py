@@ -398,9 +398,10 @@ class Spaces:
                 endpoint.producer = None
         self._thin(producer.peer)
 
-    def of(self, producer: Client) -> list[Held]:
-        """Return the spaces of a producer."""
-        return [held for held in self.open.values() if held.producer is producer]
+    def stop(self) -> None:
+        """Take nothing away by itself any more: the daemon ends."""
+        for held in self.open.values():
+            held.stop_timer()
 
     # -- inside --------------------------------------------------------------------
 
