@@ -74,6 +74,7 @@ from iommubus.errors import (
     NotContiguous,
     NotEntered,
     NotifierFailed,
+    NotInHand,
     NotMapped,
     NotOffered,
     NotProducer,
@@ -95,6 +96,7 @@ from iommubus.errors import (
     SpaceClosed,
     StateError,
     Stopping,
+    StopUnproven,
     Straddle,
     SubscribeError,
     SubscriptionClosed,
@@ -290,6 +292,11 @@ EXAMPLES: Final[list[tuple[IommubusError, tuple[type[Exception], ...], str]]] = 
         (StateError,),
         "batch 12 was handed over by another subscription than 'vfio'",
     ),
+    (
+        NotInHand("vfio", "vtd0#3 UNMAP 0x0..0xfff"),
+        (StateError,),
+        "vtd0#3 UNMAP 0x0..0xfff is not in the hand of the subscription 'vfio', so it cannot fail any more",
+    ),
     (Fenced("vfio", "it crashed"), (IommubusError,), "the subscription 'vfio' is fenced: it crashed"),
     (MappingFailed(("0x10 failed", "0x20 failed")), (IommubusError,), "0x10 failed; 0x20 failed"),
     (
@@ -464,6 +471,16 @@ EXAMPLES: Final[list[tuple[IommubusError, tuple[type[Exception], ...], str]]] = 
         "the daemon's setting limits.spaces allows 256, and no more",
     ),
     (Stopping("SIGTERM"), (IommubusError,), "the daemon is about to stop: SIGTERM"),
+    (
+        StopUnproven("vfio", 4711, "it has no on_fence"),
+        (IommubusError,),
+        "vfio is not proven stopped before process 4711 has ended: it has no on_fence",
+    ),
+    (
+        StopUnproven("vfio", 0, "it has no on_fence"),
+        (IommubusError,),
+        "vfio is not proven stopped before its process has ended: it has no on_fence",
+    ),
     (
         LeasesUnreadable("/run/l", "it is cut"),
         (IommubusError,),

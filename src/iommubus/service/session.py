@@ -10,7 +10,7 @@ import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from logging import getLogger
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, Protocol, TypeVar, cast
 
 from ..errors import (
     ConnectionLost,
@@ -60,6 +60,7 @@ BEGINNINGS: Final = frozenset(
 )
 """Requests for something new, which a daemon refuses that is about to stop."""
 
+PartT = TypeVar("PartT")
 Handler = Callable[[Any], None]
 Make = Callable[[int], Message]
 
@@ -204,6 +205,12 @@ class Session(asyncio.Protocol):
             self._transport.close()
             self._timers["abort"] = self._loop.call_later(self.daemon.config.deadlines.hello, self._transport.abort)
 
+    def abort(self) -> None:
+        """Close the connection without waiting for what was said to be sent."""
+        self._lose("the daemon gave it up")
+        if self._transport is not None:
+            self._transport.abort()
+
     # -- asking the client -----------------------------------------------------------
 
     async def ask(self, make: Make) -> Message:
@@ -235,6 +242,11 @@ class Session(asyncio.Protocol):
         self._asked.forget(number)
         self.send(make(number))
 
+    @property
+    def waits(self) -> bool:
+        """Whether the client waits for an answer."""
+        return len(self._running) > 0
+
     # -- requests of the client ------------------------------------------------------
 
     def spawn(self, request: int, work: Work, *args: Any) -> None:
@@ -252,6 +264,10 @@ class Session(asyncio.Protocol):
             BadMessage: One of this number does.
         """
         self._running.start(request, work, *args)
+
+    def part(self, kind: type[PartT]) -> PartT:
+        """Return the part of a kind that handles messages here."""
+        return next(part for part in self._parts if isinstance(part, kind))
 
     def renew_lease(self) -> None:
         """Note that something arrived that renews the lease of the connection."""
@@ -277,21 +293,16 @@ class Session(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin: find out who it is, and wait for `Hello`."""
-        self.daemon.counts.connections += 1
         self._transport = cast("asyncio.Transport", transport)
+        self.daemon.connected(self)
         self._transport.set_write_buffer_limits(high=FULL)
         self._timers["hello"] = self._loop.call_later(self.daemon.config.deadlines.hello, self._silent)
         try:
             self.peer, self.process = self._who(self._transport)
-            self._check_room()
-        except (NoCredentials, PeerGone, LimitReached) as failure:
+            self.daemon.check_room()
+        except (NoCredentials, PeerGone, LimitReached, Stopping) as failure:
             self.daemon.lines.warn("connection", str(self.peer), f"not let in: {failure}")
             self.close(str(failure), failure)
-
-    def _check_room(self) -> None:
-        limit = self.daemon.config.limits.connections
-        if self.daemon.counts.connections > limit:
-            raise LimitReached("limits.connections", limit)
 
     def data_received(self, data: bytes) -> None:
         """Take what arrived, and handle each whole message of it."""
@@ -319,7 +330,7 @@ class Session(asyncio.Protocol):
         self._lose("its connection was closed" if exc is None else f"its connection broke: {exc}")
         self._stop_timer("abort")
         self._transport = None
-        self.daemon.counts.connections -= 1
+        self.daemon.disconnected(self)
 
     def pause_writing(self) -> None:
         """Stop streams: the transport is full."""

@@ -1,43 +1,32 @@
 """What all connections of a daemon share."""
 
+import asyncio
 from collections.abc import Iterable
 from random import Random
-from typing import Final, Protocol
+from typing import Final
 
-from ..bus.attachment import Occupant
 from ..bus.bus import Bus
 from ..bus.logs import Lines
-from ..errors import RuleMissing
+from ..errors import LimitReached, RuleMissing, Stopping
 from ..transport.clock import Clock
 from ..transport.credentials import Peer
 from ..transport.descriptors import Tokens
-from ..wire.messages.queries import SubscriberInfo
-from .clients import Client
+from ..transport.tasks import Tasks
+from .clients import Client, Connection
 from .config import Config
 from .counts import Counts
+from .packing import Packer
 from .proof import Proof
+from .record import Record
 from .rules import Action, Rules
 from .spaces import Held, Spaces
-from .tasks import Tasks
+from .store import Store
 
 INCARNATION_BITS: Final = 31
 """Random bits in front of every number: two daemons in a row have the same ones once in 2^31 restarts."""
 
 COUNTER_BITS: Final = 32
 """Bits of the counter behind them: as many numbers as one daemon can give."""
-
-
-class Followed(Protocol):
-    """A subscription of a client, to those who have to do with many.
-
-    Attributes:
-        info: What it is.
-    """
-
-    @property
-    def info(self) -> SubscriberInfo:
-        """What it is, with its counters."""
-        ...
 
 
 class Shared:
@@ -48,6 +37,7 @@ class Shared:
         clock: Tells seconds for leases.
         random: Where numbers come from that nobody else may have.
         own_uid: The user that it runs as.
+        record: What outlives the daemon; `None` where none follows.
 
     Attributes:
         config: The same.
@@ -57,19 +47,25 @@ class Shared:
         rules: Who may do what; replaced as a whole.
         counts: What it counts.
         lines: Rate-limited log lines.
-        clients: The connections that were let in, by number.
+        connections: All connections, also those that were not let in.
+        clients: Those that were let in, by number.
         incarnation: What tells this daemon from those before.
+        packer: Encodes hand-overs.
         spaces: The spaces and endpoints that clients made.
-        followed: The subscriptions of clients, by what the bus keeps of them.
+        store: The memories that they added.
         proof: What proves subscribers stopped.
         tasks: Where requests wait.
         tokens: What opens second connections, by the number of the client.
+        on_empty: Set when the last connection is gone.
+        over: Whether it has ended, and takes no connection any more.
         draining: Why nothing new is begun; empty as long as it is.
     """
 
     tasks: Tasks
 
-    def __init__(self, config: Config, *, clock: Clock, random: Random, own_uid: int) -> None:
+    def __init__(
+        self, config: Config, *, clock: Clock, random: Random, own_uid: int, record: Record | None = None
+    ) -> None:
         self.config = config
         self.clock = clock
         self.random = random
@@ -77,15 +73,44 @@ class Shared:
         self.rules = Rules(config.rules, own_uid)
         self.counts = Counts()
         self.lines = Lines(clock)
+        self.connections: dict[Connection, None] = {}
         self.clients: dict[int, Client] = {}
         self.incarnation = random.getrandbits(INCARNATION_BITS)
         self.tokens: Tokens[int] = Tokens()
+        self.on_empty = asyncio.Event()
+        self.over = False
         self.draining = ""
-        self.followed: dict[Occupant, Followed] = {}
-        self.proof = Proof()
+        self.packer = Packer()
+        self.proof = Proof(clock, self.lines, record=record, may_kill=self._may_kill)
         self._own_uid = own_uid
         self._last_id = self.incarnation << COUNTER_BITS
         self.spaces = Spaces(self.bus, config, self.new_id)
+        self.store = Store(self.bus, self.spaces, config.limits.memories)
+        self.spaces.check_memory = self.store.check
+
+    def connected(self, connection: Connection) -> None:
+        """Count a connection."""
+        self.connections[connection] = None
+        self.counts.connections = len(self.connections)
+
+    def check_room(self) -> None:
+        """Check that the last connection may be let in.
+
+        Raises:
+            Stopping: The daemon has ended.
+            LimitReached: There are too many.
+        """
+        if self.over:
+            raise Stopping(self.draining)
+        if len(self.connections) > self.config.limits.connections:
+            raise LimitReached("limits.connections", self.config.limits.connections)
+
+    def disconnected(self, connection: Connection) -> None:
+        """Take it that a connection is gone."""
+        self.connections.pop(connection, None)
+        self.counts.connections = len(self.connections)
+        if not self.connections:
+            self.on_empty.set()
 
     def new_id(self) -> int:
         """Return a number that nothing else has, also not of a daemon before: for subscriptions, epochs, clients."""
@@ -104,6 +129,15 @@ class Shared:
             except RuleMissing as refusal:
                 self.refused(refusal)
                 raise
+
+    def allow_any(self, peer: Peer, action: Action, name: str) -> None:
+        """Check that a peer may do this to anything at all, where names are no part of the rules.
+
+        Raises:
+            RuleMissing: It may not; it was counted and logged.
+        """
+        if not self.rules.allows_any(peer, action):
+            self.allow(peer, action, [name])
 
     def visible(self, client: Client) -> list[Held]:
         """Return the open spaces that a client may know of: its own, and those that a rule names at all."""
@@ -130,3 +164,8 @@ class Shared:
         """Count and log a missing rule."""
         self.counts.refusals[refusal.action] += 1
         self.lines.warn("rule", "refused", str(refusal))
+
+    # -- inside ------------------------------------------------------------------
+
+    def _may_kill(self, peer: Peer) -> bool:
+        return self.rules.may_kill(peer)  # those of now: they are replaced as a whole

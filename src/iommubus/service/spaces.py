@@ -25,10 +25,12 @@ from ..errors import (
     TranslatorFailed,
     UnknownName,
 )
+from ..events import Memory
 from ..mapping import Mapping
 from ..ranges import IovaRange
 from ..shape import Shape
 from ..transport.credentials import Peer
+from ..transport.tasks import Tasks
 from ..wire.messages.greeting import Feature
 from ..wire.messages.publishing import Answer, Ask
 from ..wire.messages.queries import SpaceInfo
@@ -38,8 +40,8 @@ from .clients import Client, same_user
 from .closed import Closed
 from .config import Config
 from .demand import Demand
-from .tasks import Tasks
 
+CheckMemory = Callable[[Memory, Peer], None]
 Thing = TypeVar("Thing")
 
 US: Final = 1_000_000
@@ -58,6 +60,7 @@ class Held:
         producer: That producer.
         epoch: Its epoch.
         tasks: Where the producer is asked about its demand.
+        check_memory: Raises if a peer must not lead mappings into a memory.
 
     Attributes:
         making: What its present, or last, producer asked for.
@@ -81,7 +84,10 @@ class Held:
 
     space: LocalSpace
 
-    def __init__(self, making: CreateSpace, producer: Client, epoch: int, tasks: Tasks) -> None:
+    def __init__(
+        self, making: CreateSpace, producer: Client, epoch: int, tasks: Tasks, check_memory: CheckMemory
+    ) -> None:
+        self._check_memory = check_memory
         self.making = making
         self.producer: Client | None = producer
         self.peer = producer.peer
@@ -131,7 +137,12 @@ class Held:
         self.more = self.emptied = self.resuming = False
         self.stop_timer()
         if resumed:
-            self.named = Named()
+            self.begin_naming()
+
+    def begin_naming(self) -> None:
+        """Take notes of what the producer names from now on; a `sync` waits until it has named all."""
+        self.named = Named()
+        if self.settled.is_set():
             self.settled = anyio.Event()
 
     def part(self) -> None:
@@ -170,6 +181,7 @@ class Held:
             return None
         mapping = answer.piece.mapping
         if mapping.memory is not None:
+            self._check_memory(mapping.memory, self.peer)
             self.space.surroundings.memories.check(mapping.memory, mapping.target, mapping.size)
         return mapping
 
@@ -196,7 +208,7 @@ class Follower(Protocol):
         """Hear that one was made, or has a new producer."""
         ...
 
-    def gone(self, name: str, epoch: int, /) -> None:
+    def gone(self, held: Held, /) -> None:
         """Hear that one was closed, or its producer has another one in its place."""
         ...
 
@@ -251,9 +263,12 @@ class Spaces:
         endpoints: The endpoints that were made by themselves, by name.
         closed: Those that were closed and somebody may still use.
         followers: Who is told of spaces.
+        tasks: Where producers are asked.
+        check_memory: Raises if a peer must not lead mappings into a memory.
     """
 
     tasks: Tasks
+    check_memory: CheckMemory
 
     def __init__(self, bus: Bus, config: Config, new_id: Callable[[], int]) -> None:
         self._bus = bus
@@ -264,6 +279,7 @@ class Spaces:
         self.endpoints: dict[str, HeldEndpoint] = {}
         self.closed = Closed()
         self.followers: dict[Follower, None] = {}
+        self._arrival: anyio.Event | None = None  # what everybody waits for who waits for a space
 
     # -- spaces ------------------------------------------------------------------
 
@@ -285,7 +301,7 @@ class Spaces:
             making_of(wanted, held)  # first: what cannot be replaces nothing
             earlier = held.synced
             self.close(held)
-        held = Held(wanted, producer, self._new_id(), self.tasks)
+        held = Held(wanted, producer, self._new_id(), self.tasks, self.check_memory)
         held.space = self._bus.open_space(making_of(wanted, held))
         held.earlier = earlier
         self.open[held.name] = held
@@ -295,8 +311,18 @@ class Spaces:
         """Tell everybody of a space whose producer knows its epoch."""
         if held.producer is not None:
             held.demand.meet(held.space, held.producer, held.epoch, asks=held.making.asks_demand)
+        if self._arrival is not None:
+            arrival, self._arrival = self._arrival, None
+            arrival.set()
         for follower in list(self.followers):
             follower.opened(held)
+
+    async def wait(self, name: str) -> Held:
+        """Wait until a space of this name is open."""
+        while name not in self.open:
+            self._arrival = self._arrival or anyio.Event()
+            await self._arrival.wait()
+        return self.open[name]
 
     def find(self, name: str, epoch: int, producer: Client) -> Held:
         """Return a space of a producer.
@@ -382,9 +408,10 @@ class Spaces:
                 endpoint.producer = None
         self._thin(producer.peer)
 
-    def of(self, producer: Client) -> list[Held]:
-        """Return the spaces of a producer."""
-        return [held for held in self.open.values() if held.producer is producer]
+    def stop(self) -> None:
+        """Take nothing away by itself any more: the daemon ends."""
+        for held in self.open.values():
+            held.stop_timer()
 
     # -- inside --------------------------------------------------------------------
 
@@ -409,7 +436,7 @@ class Spaces:
 
     def _tell_gone(self, held: Held) -> None:
         for follower in list(self.followers):
-            follower.gone(held.name, held.epoch)
+            follower.gone(held)
 
     def _check_limit(self, name: str, producer: Client) -> None:
         own = sum(1 for held in self.open.values() if held.producer is producer and held.name != name)
