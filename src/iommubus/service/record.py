@@ -67,7 +67,7 @@ class Change(Struct, frozen=True):
         """Return what a record says after it."""
         settled = granted.longest if self.settle is None else min(granted.longest, self.settle)
         left = tuple(member for member in granted.exits if member not in self.forget)
-        new = tuple(member for member in self.add if member not in left)
+        new = tuple(member for member in self.add if member not in self.forget and member not in left)
         return structs.replace(granted, longest=max(settled, self.grant), exits=left + new)
 
 
