@@ -640,7 +640,7 @@ class Cacher(Consumer):
 
     async def _translate(self) -> None:
         while True:
-            await nap(self.dice, 0.3)
+            await nap(self.dice, 0.6)
             if self.iotlb is None or self.calm:
                 continue
             iova = self.dice.randrange(PAGES) * PAGE

@@ -98,7 +98,7 @@ class DaemonHost:
         """Stop it in an orderly way, and look whether anything is left."""
         daemon = self._daemon
         assert daemon is not None
-        await anyio.sleep(2 * LEASE)
+        await anyio.sleep(LEASE + 0.5)
         assert not daemon.clients, daemon.clients
         assert daemon.bus.spaces() == (), daemon.bus.spaces()
         self._over.set()
