@@ -45,6 +45,9 @@ PAGES: Final = 32
 PIECE: Final = 4
 """Most pages that are mapped at once."""
 
+LONG_USE: Final = 5.0
+"""Most seconds that something is pinned: longer than a lease."""
+
 PATIENCE: Final = 1.5
 """Seconds that a producer gives a `sync`."""
 
@@ -348,7 +351,7 @@ class Consumer(Player):
         self.refused = False
         self.fenced = ""
         self.failed: set[int] = set()
-        self.pins: list[Pin] = []
+        self.pins: dict[Pin, int] = {}  # and how often the daemon had been restarted
         self.slow = self.dice.choice([0.0, 0.0, 0.05, 0.5])
 
     async def live(self, bus: EventBus) -> None:
@@ -436,8 +439,8 @@ class Consumer(Player):
 
     def release_all(self) -> None:
         """Use nothing any more."""
-        while self.pins:
-            self.pins.pop().release()
+        for pin in list(self.pins):
+            self.release(pin)
 
     def kept(self) -> Iterator[Mapping]:
         """Return what it has, usable or not."""
@@ -454,8 +457,27 @@ class Consumer(Player):
         return True
 
     def held(self) -> Iterator[Held]:
-        found = [*(self.kept() if self.may_use() else ()), *(pin.mapping for pin in self.pins)]
+        usable = self.may_use()
+        found = [*(self.kept() if usable else ()), *(pin.mapping for pin in self.pins if usable or self._outlives(pin))]
         return (Held(endpoint, mapping) for mapping in found for endpoint in self.endpoints)
+
+    def add_pin(self, pin: Pin) -> None:
+        """Keep a pin."""
+        self.pins[pin] = self.machine.restarts
+        self.machine.note("pinned {}", pin.mapping)
+
+    def release(self, pin: Pin) -> None:
+        """Use a pin no longer."""
+        if self.pins.pop(pin, None) is not None:
+            pin.release()
+            self.machine.note("released {}", pin.mapping)
+
+    def _outlives(self, pin: Pin) -> bool:
+        """Say whether a pin has to be waited for beyond the end of the lease.
+
+        That takes somebody who knows of it: the daemon that was told, of a process that it can see.
+        """
+        return self.machine.seen and self.pins[pin] == self.machine.restarts
 
     def differs(self) -> str:
         """Say how what it has differs from what there is, when all is quiet; empty if it does not."""
@@ -525,17 +547,9 @@ class Shadower(Consumer):
             if self.likes(0.2) and self.mirror is not None:
                 with suppress(TranslationFault, Fenced, StateError):
                     pin = self.mirror.pin(self.dice.randrange(PAGES) * PAGE)
-                    self.pins.append(pin)
-                    self.machine.note("pinned {}", pin.mapping)
-                    await nap(self.dice, 1)
+                    self.add_pin(pin)
+                    await nap(self.dice, LONG_USE if self.likes(0.3) else 0.5)
                     self.release(pin)
-
-    def release(self, pin: Pin) -> None:
-        """Use a pin no longer."""
-        if pin in self.pins:
-            self.pins.remove(pin)
-            pin.release()
-            self.machine.note("released {}", pin.mapping)
 
     def drop(self) -> None:
         super().drop()
@@ -656,15 +670,11 @@ class Cacher(Consumer):
     async def _pin(self, iova: int) -> None:
         assert self.iotlb is not None
         pin = await self.iotlb.pin(iova)
-        self.pins.append(pin)
-        self.machine.note("pinned {}", pin.mapping)
+        self.add_pin(pin)
         try:
-            await nap(self.dice, 1)
+            await nap(self.dice, LONG_USE if self.likes(0.3) else 0.5)
         finally:
-            if pin in self.pins:
-                self.pins.remove(pin)
-            pin.release()
-            self.machine.note("released {}", pin.mapping)
+            self.release(pin)
 
     def drop(self) -> None:
         super().drop()

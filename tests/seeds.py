@@ -13,6 +13,7 @@ import sys
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import asynccontextmanager
+from itertools import count
 from multiprocessing import get_context
 from random import Random
 from typing import Any, Final
@@ -91,6 +92,7 @@ class DaemonHost:
     def begin(self) -> None:
         """Start it."""
         self.process = self._machine.process("daemon")
+        self._machine.restarts += 1
         self._over = anyio.Event()
         self._task = self.process.start_main(self._serve)
 
@@ -173,7 +175,8 @@ def tell(seed: int, note: Any = None) -> Machine:
         dice = Random(seed)  # noqa: S311 - the same each time
         loop.thread_time = lambda: dice.uniform(0, 0.02)
         machine = Machine(loop, dice, note)
-        with patch("iommubus.service.recovering.process_again", machine.watch_again):
+        made_up = patch("iommubus.bus.bus.NUMBERS", count(1))  # a longer number would be cut otherwise
+        with made_up, patch("iommubus.service.recovering.process_again", machine.watch_again):
             await Story(machine, DaemonHost(machine)).play()
         return machine
 
