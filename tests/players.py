@@ -145,6 +145,7 @@ class Producer(Player):
         self.spaces: dict[str, AddressSpace] = {}
         self.endpoint: Endpoint | None = None
         self.settled = False
+        self.closed: list[AddressSpace] = []  # and somebody may still use something of theirs
         self.steps: Sequence[Callable[[str], None]] = (
             (self.map, self.map, self.unmap) if pull else (self.map, self.map, self.map, self.unmap, self.apply, self.remap)
         )
@@ -288,8 +289,11 @@ class Producer(Player):
         truth = self.machine.truth
         since = self._emptied(name)
         await self.spaces[name].close()
-        with suppress(SyncFailed):
+        try:
             await self.spaces[name].sync(timeout=PATIENCE)
+        except SyncFailed:
+            self.closed.append(self.spaces[name])
+        else:
             self.machine.judge([name], since)
         self.machine.note("closed {}", name)
         self.spaces[name] = await self._patiently(lambda: self._create(bus, name))
@@ -325,6 +329,10 @@ class Producer(Player):
         for name in self.names:
             while not await self.sync(bus, name):
                 await anyio.sleep(0.2)
+        while self.closed:
+            with suppress(SyncFailed):
+                await self.closed[-1].sync(timeout=PATIENCE)
+                self.closed.pop()
         self.settled = True
 
 
@@ -485,7 +493,11 @@ class Consumer(Player):
 
 
 class Shadower(Consumer):
-    """Copies everything, as VFIO does; in one of several ways."""
+    """Copies everything, as VFIO does; in one of several ways.
+
+    Attributes:
+        setback: Whether it ever could not remove something.
+    """
 
     def __init__(self, machine: Machine, name: str, connect: Connect, endpoints: Sequence[str]) -> None:
         super().__init__(machine, name, connect, endpoints)
@@ -496,6 +508,7 @@ class Shadower(Consumer):
         )
         self.mirror: Mirror | None = None
         self.unacknowledged: Batch | None = None
+        self.setback = False
 
         first = self.dice.randrange(PAGES // 2) if self.dice.random() < 0.2 else 0
         self.wanted = range(first, self.dice.randrange(first + 4, PAGES) if first else PAGES)
@@ -532,6 +545,7 @@ class Shadower(Consumer):
         assert self.mirror is not None
         if isinstance(event, Map | Unmap) and self.likes(self.fails):
             self.machine.note("fails {}", event)
+            self.setback = self.setback or isinstance(event, Unmap)
             if isinstance(event, Map):
                 self.failed |= set(numbers(Mapping(event.first, event.last, event.target, event.perm)))
             subscription.fail(event, CannotApplyError(str(event)))

@@ -242,13 +242,15 @@ class Story:
         self.machine.note("all is well")
 
     def _remedy(self) -> None:
-        """Restart devices, as an administrator would whom `sync` tells that it waits for the end of a process.
+        """Restart some, as an administrator would.
 
         A registration whose answer was lost is one that no client can name; where only
-        the end of its process proves it stopped, nothing else helps.
+        the end of its process proves it stopped, nothing else helps.  Who could not
+        remove something of a space that was closed, and whose producer was killed, is
+        not asked again: that takes a `sync` of that space.
         """
         for player in list(self.cast.values()):
-            if isinstance(player, Device):
+            if isinstance(player, Device) or (isinstance(player, Shadower) and player.setback):
                 self.machine.note("{} is restarted", player.name)
                 player.process.kill()
         self._revive()
