@@ -473,11 +473,11 @@ async def test_who_is_refused_later_is_fenced_and_holds_nothing() -> None:
 async def test_a_daemon_that_is_about_to_stop_refuses_nobody_for_good() -> None:
     async with world_of() as world:
         refuse_next(world, Stopping("an update"))
-        assert world.seat.state is State.NEW
+        states = [world.seat.state]
         world.lose()
         world.back()
         consume(world)
-        assert world.seat.state is State.JOINED
+        assert [*states, world.seat.state] == [State.NEW, State.JOINED]
 
 
 def refuse_next(world: World, error: Exception) -> None:
@@ -572,9 +572,9 @@ async def test_a_lease_ends_by_the_clock_at_the_moment_of_use() -> None:
         subscription = handle_of(holding(world))
         world.place.time = LEASE - 0.001
         subscription.check_use()
-        assert not subscription.fenced
+        fenced = [subscription.fenced]
         world.place.time = LEASE
-        assert subscription.fenced
+        assert [*fenced, subscription.fenced] == [False, True]
         with pytest.raises(LeaseRunOut, match="'model' has run out"):
             subscription.check_use()
         world.line.lease_end += 1  # the answer had come meanwhile
