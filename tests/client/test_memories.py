@@ -50,16 +50,16 @@ class Scene:
         self.own = own
         self.first: Any = FirstConnection()
         self.channel = DescriptorChannel(sock)
-        self._wire = ServerConnection()
+        self.wire = ServerConnection()
 
     async def say(self, message: DaemonMessage, *fds: int) -> None:
-        await self.channel.send(self._wire.send(message), fds)
+        await self.channel.send(self.wire.send(message), fds)
 
     async def hear(self) -> tuple[Any, list[int]]:
         received = await self.channel.receive()
         assert received is not None
-        self._wire.receive_data(received[0])
-        return self._wire.next_message(), received[1]
+        self.wire.receive_data(received[0])
+        return self.wire.next_message(), received[1]
 
     async def bind(self) -> None:
         self.lent.attached(self.first)
@@ -99,6 +99,11 @@ async def scene_of(open_second: Callable[[], Any] | None = None) -> AsyncGenerat
     ours.close()
     own.close()
     assert open_files() == before - 2
+
+
+async def lost(scene: Scene) -> None:
+    """Wait until the first connection was lost."""
+    await until(lambda: scene.first.lost)
 
 
 @asynccontextmanager
@@ -212,14 +217,14 @@ async def test_a_second_connection_that_breaks_takes_the_first_with_it() -> None
             await scene.hear()
             await scene.say(words)
             scene.channel.close()
-            await until(lambda scene=scene: scene.first.lost)  # type: ignore[misc]
+            await lost(scene)
 
 
 @pytest.mark.asyncio
 async def test_what_is_no_descriptor_breaks_it() -> None:
     async with scene_of() as scene:
         await scene.bind()
-        scene._wire.state = State.READY
+        scene.wire.state = State.READY
         await scene.say(MemoryRemoved(MemoryName.of(RAM)))
         await until(lambda: scene.first.lost)
         assert "may not say MemoryRemoved" in scene.first.lost[0]
