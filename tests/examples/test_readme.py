@@ -38,7 +38,7 @@ def test_the_embedded_program_in_the_readme_runs() -> None:
 
 def test_the_program_that_connects_in_the_readme_runs(tmp_path: Path) -> None:
     """
-    The same happens through a daemon at its usual place; at the end of the connection the consumer is told once more to forget.
+    The same happens through a daemon at its usual place; the end of the connection takes everything away once more.
     """
     consumer, producer, _, connected = programs()
 
