@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,7 +165,7 @@ def pip_volumes(directory: Path) -> Iterator[tuple[str, str]]:
 
 
 def local_paths(value: str) -> Iterator[str]:
-    """Yield what a setting of pip names on this machine; of an index the directory above, for its links lead beside it."""
+    """Yield the paths in a setting of pip; of an index the directory above, because its links lead beside it."""
     for word in value.split():
         if word.startswith("file://"):
             yield str(Path(word.removeprefix("file://")).parent)
@@ -245,7 +245,7 @@ def read_only(root: Path, volume: Path, config: dict[str, Any], words: Sequence[
 
 
 @contextmanager
-def volume_of(store: Store, user: str) -> Iterator[Path]:
+def volume_of(store: Store, user: str) -> Generator[Path]:
     """Give an empty directory of the user of the image."""
     volume = store.directory / "volume"
     volume.mkdir()
