@@ -113,7 +113,7 @@ def write(text: str) -> None:
     """
     try:
         descriptor = sys.stdout.fileno()
-    except OSError:  # no file: a test
+    except OSError:  # no file, where somebody catches it
         sys.stdout.write(text)
         return
     left = memoryview(text.encode(errors="replace"))
