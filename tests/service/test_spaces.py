@@ -1,6 +1,7 @@
 """What becomes of a space whose name is asked for again: a table, and every case of it."""
 
 import itertools
+from typing import Any
 
 import pytest
 
@@ -65,7 +66,7 @@ def test_every_case_is_decided() -> None:
         ({"reserved": [Range(0, 1), Range(4, 5)]}, False),
     ],
 )
-def test_spaces_are_alike_where_their_subscribers_cannot_tell(options: dict[str, object], *, same: bool) -> None:
+def test_spaces_are_alike_where_their_subscribers_cannot_tell(options: dict[str, Any], *, same: bool) -> None:
     assert alike(creating(1), creating(2, **options)) is same
 
 
