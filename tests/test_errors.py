@@ -36,6 +36,7 @@ from iommubus.errors import (
     ConfigError,
     ConfigUnreadable,
     ConformanceFailed,
+    ConnectionLost,
     DemandRefused,
     DescriptorsRefused,
     Disconnected,
@@ -73,6 +74,7 @@ from iommubus.errors import (
     NotContiguous,
     NotEntered,
     NotifierFailed,
+    NotInHand,
     NotMapped,
     NotOffered,
     NotProducer,
@@ -94,6 +96,7 @@ from iommubus.errors import (
     SpaceClosed,
     StateError,
     Stopping,
+    StopUnproven,
     Straddle,
     SubscribeError,
     SubscriptionClosed,
@@ -289,6 +292,11 @@ EXAMPLES: Final[list[tuple[IommubusError, tuple[type[Exception], ...], str]]] = 
         (StateError,),
         "batch 12 was handed over by another subscription than 'vfio'",
     ),
+    (
+        NotInHand("vfio", "vtd0#3 UNMAP 0x0..0xfff"),
+        (StateError,),
+        "vtd0#3 UNMAP 0x0..0xfff is not in the hand of the subscription 'vfio', so it cannot fail any more",
+    ),
     (Fenced("vfio", "it crashed"), (IommubusError,), "the subscription 'vfio' is fenced: it crashed"),
     (MappingFailed(("0x10 failed", "0x20 failed")), (IommubusError,), "0x10 failed; 0x20 failed"),
     (
@@ -436,6 +444,11 @@ EXAMPLES: Final[list[tuple[IommubusError, tuple[type[Exception], ...], str]]] = 
         "vfio#1 cannot be proven stopped by the end of its process: it came over TCP",
     ),
     (
+        ConnectionLost("qemu", "it said nothing for 10 s"),
+        (IommubusError,),
+        "the client 'qemu' is gone: it said nothing for 10 s",
+    ),
+    (
         Disconnected("unix:/run/bus.sock", "nobody listens"),
         (IommubusError,),
         "there is no connection to the daemon at unix:/run/bus.sock: nobody listens",
@@ -458,6 +471,16 @@ EXAMPLES: Final[list[tuple[IommubusError, tuple[type[Exception], ...], str]]] = 
         "the daemon's setting limits.spaces allows 256, and no more",
     ),
     (Stopping("SIGTERM"), (IommubusError,), "the daemon is about to stop: SIGTERM"),
+    (
+        StopUnproven("vfio", 4711, "it has no on_fence"),
+        (IommubusError,),
+        "vfio is not proven stopped before process 4711 has ended: it has no on_fence",
+    ),
+    (
+        StopUnproven("vfio", 0, "it has no on_fence"),
+        (IommubusError,),
+        "vfio is not proven stopped before its process has ended: it has no on_fence",
+    ),
     (
         LeasesUnreadable("/run/l", "it is cut"),
         (IommubusError,),

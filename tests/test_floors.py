@@ -54,9 +54,15 @@ INSIDE: Final[dict[str, list[str]]] = {
     "transport": ["clock", "address", "lock", "credentials", "descriptors", "listeners", "activation", "tls"],
     "bridges": [],
     "service": [
-        "rules", "config", "settings", "logs", "leases", "record", "systemd", "http", "metrics",
+        "rules", "config", "settings", "logs", "leases", "record", "systemd", "http", "counts", "metrics",
+        "tasks", "requests", "recorder", "recovering", "evidence", "watch", "proof", "packing", "clients", "demand",
+        "applying", "closed", "spaces", "shared", "session", "stream", "following", "memories", "publishing",
+        "outcomes", "syncing", "watching", "answering", "daemon", "serve",
     ],
-    "client": [],
+    "client": [
+        "channel", "reconnect", "link", "syncing", "spaces", "directory", "adding",
+        "arrivals", "holding", "speaking", "following", "seats", "watching", "memories", "remote",
+    ],
     "testing": ["oracle", "streams", "passing", "conformance", "plugin"],
     "testing.conformance": [
         "case", "demands", "follower", "scene", "failures", "keeping", "moving", "script",

@@ -6,7 +6,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from iommubus import Bus, Cap
 from iommubus.bus.reports import BusStatistics
-from iommubus.service.metrics import BOUNDS, Counts, Histogram, health_page, metrics_page, pages
+from iommubus.service.counts import BOUNDS, Counts, Histogram
+from iommubus.service.metrics import health_page, metrics_page, pages
 from tests.actors import PAGE, apply_all, failing_sync, map_page, open_space, unmap_page
 from tests.loops import every_loop
 

@@ -58,6 +58,7 @@ LOCAL: Final = {
     errors.TraceError,
     errors.RemoteError,
     errors.Disconnected,
+    errors.ConnectionLost,
     errors.Unreachable,
     errors.WrongLoop,
 }

@@ -25,7 +25,7 @@ from .endpoint import LocalEndpoint, check_inside, check_together, common_space,
 from .logs import Lines
 from .member import Member, Terms
 from .memory import Memories
-from .observer import OBSERVER_CAPACITY, LocalObserver
+from .observer import OBSERVER_CAPACITY, LocalObserver, Watcher
 from .publisher import Making, Surroundings
 from .questions import ANSWER_TIMEOUT
 from .reports import BusStatistics, SyncReport
@@ -54,7 +54,7 @@ class Bus(EventBus):
         self._spaces: dict[str, LocalSpace] = {}
         self._endpoints: dict[str, LocalEndpoint] = {}
         self._joined: dict[Member, tuple[LocalEndpoint, ...]] = {}
-        self._observers: list[LocalObserver] = []
+        self._observers: list[Watcher] = []
         self._arrival: anyio.Event | None = None  # what everybody waits for who waits for a space
         self.memories = Memories()
         self._lines = Lines()
@@ -96,28 +96,37 @@ class Bus(EventBus):
     ) -> LocalSpace:
         self._check_open()
         await checkpoint()
-        self._check_open()
-        self._check_new(name)
-        making = Making(
-            name,
-            Shape(granule, last, tuple(reserved)),
-            offers=check_mask(offers),
-            straddle=straddle,
-            demand_changed=demand_changed,
-            translate=translate,
-            answer_timeout=answer_timeout,
+        return self.open_space(
+            Making(
+                name,
+                Shape(granule, last, tuple(reserved)),
+                offers=check_mask(offers),
+                straddle=straddle,
+                demand_changed=demand_changed,
+                translate=translate,
+                answer_timeout=answer_timeout,
+            )
         )
-        space = self._spaces[name] = self._build_space(making)
+
+    def open_space(self, making: Making) -> LocalSpace:
+        """Do `create_space` without waiting, for those who make spaces for others; raises the same."""
+        self._check_open()
+        self._check_new(making.name)
+        space = self._spaces[making.name] = self._build_space(making)
         for observer in self._observers:
-            if observer.matches(name):
+            if observer.matches(making.name):
                 space.routes.add_observer(observer.put)
-        self._endpoint(name).come(space)
+        self._endpoint(making.name).come(space)
         self._tell_arrival()
         return space
 
     async def create_endpoint(self, name: str) -> LocalEndpoint:
         self._check_open()
         await checkpoint()
+        return self.open_endpoint(name)
+
+    def open_endpoint(self, name: str) -> LocalEndpoint:
+        """Do `create_endpoint` without waiting; raises the same."""
         self._check_open()
         self._check_new(name)
         endpoint = self._endpoint(name)
@@ -187,19 +196,24 @@ class Bus(EventBus):
         Raises:
             SubscribeError, BadName, BusClosed, WrongThread: As `EventBus.subscribe`; and so does what registers it.
         """
+        endpoints, checked = self.plan_subscription(endpoint, terms)
+        member = Member(checked, self._buried, self._part)
+        return member, lambda: self._enroll(member, endpoints)
+
+    def plan_subscription(self, endpoint: str | Iterable[str], terms: Terms) -> tuple[tuple[str, ...], Terms]:
+        """Return the endpoints and the terms of a subscription, checked; takes and raises what `enlist` does."""
         self._check_open()
         endpoints = (endpoint,) if isinstance(endpoint, str) else tuple(dict.fromkeys(endpoint))
         for each in endpoints or ("",):
             check_name(each)
-        member = Member(self._checked(terms, endpoints), self._buried, self._part)
-        return member, lambda: self._enroll(member, endpoints)
+        return endpoints, self._checked(terms, endpoints)
 
     def observe(self, *patterns: str, capacity: int = OBSERVER_CAPACITY) -> LocalObserver:
         self._check_open()
         if capacity < 1:
             raise BadCapacity(capacity)
         self._select(patterns)
-        return LocalObserver(patterns or EVERYTHING, index(capacity), self._attach_observer)
+        return LocalObserver(patterns or EVERYTHING, index(capacity), self.attach_observer)
 
     async def sync(self, *patterns: str, timeout: float = SYNC_TIMEOUT) -> SyncReport:  # noqa: ASYNC109
         self._check_open()
@@ -215,6 +229,11 @@ class Bus(EventBus):
             UnknownName: There is none of this name.
         """
         return self._space(name)
+
+    def place(self, endpoints: Iterable[str]) -> LocalSpace | None:
+        """Return the space that the endpoints of these names are all in; `None` if one is elsewhere, or nowhere."""
+        places = {self._endpoints[name].place if name in self._endpoints else None for name in endpoints}
+        return places.pop() if len(places) == 1 else None
 
     async def wait_space(self, name: str) -> LocalSpace:
         self._check_open()
@@ -244,6 +263,19 @@ class Bus(EventBus):
     def __repr__(self) -> str:
         state = "open" if self._open else "closed"
         return f"<bus {state}, {len(self._spaces)} spaces, {len(self._observers)} observers>"
+
+    def attach_observer(self, observer: Watcher) -> Callable[[], None]:
+        """Begin to feed an observer; return what stops that.
+
+        Raises:
+            BusClosed, WrongThread: The bus cannot be used.
+        """
+        self._check_open()
+        self._observers.append(observer)
+        for space in self._spaces.values():
+            if observer.matches(space.name):
+                space.routes.add_observer(observer.put)
+        return lambda: self._detach_observer(observer)
 
     # -- inside ----------------------------------------------------------------
 
@@ -334,15 +366,7 @@ class Bus(EventBus):
             if any(fnmatchcase(name, pattern) for pattern in patterns or EVERYTHING)
         )
 
-    def _attach_observer(self, observer: LocalObserver) -> Callable[[], None]:
-        self._check_open()
-        self._observers.append(observer)
-        for space in self._spaces.values():
-            if observer.matches(space.name):
-                space.routes.add_observer(observer.put)
-        return lambda: self._detach_observer(observer)
-
-    def _detach_observer(self, observer: LocalObserver) -> None:
+    def _detach_observer(self, observer: Watcher) -> None:
         if observer in self._observers:
             self._observers.remove(observer)
         for space in self._spaces.values():

@@ -8,7 +8,7 @@ from typing import Final
 
 from msgspec import structs
 
-from ..events import Event, Map
+from ..events import Event
 from ..rangeset import RangeSet
 from .reports import MapFailure
 
@@ -26,16 +26,19 @@ class MapFailures:
     def __init__(self) -> None:
         self._by_space: dict[str, list[MapFailure]] = {}
 
-    def add(self, subscriber: str, event: Map, error: Exception) -> None:
+    def add(self, subscriber: str, event: Event, error: Exception) -> None:
         """Note one more; where there are too many of a space, it is joined with the last one."""
-        failure = MapFailure(subscriber, event.space, event.first, event.last, error)
-        failures = self._by_space.setdefault(event.space, [])
+        self.put(MapFailure(subscriber, event.space, event.first, event.last, error))
+
+    def put(self, failure: MapFailure) -> None:
+        """Note one more that is put into words already."""
+        failures = self._by_space.setdefault(failure.space, [])
         if len(failures) < FAILURE_LIMIT:
             failures.append(failure)
             return
         merged = failures[-1]
         first, last = min(merged.first, failure.first), max(merged.last, failure.last)
-        failures[-1] = structs.replace(merged, first=first, last=last, count=merged.count + 1)
+        failures[-1] = structs.replace(merged, first=first, last=last, count=merged.count + failure.count)
 
     def pop(self, space: str) -> list[MapFailure]:
         """Return those of a space that were added since this was last asked."""

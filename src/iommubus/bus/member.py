@@ -287,7 +287,7 @@ class Member:
                 except Exception as failure:  # noqa: BLE001 - reported by the sync that needs it
                     self.setback.cause = failure
                 else:
-                    self._go(How.STOPPED)
+                    self.stop("its on_fence has returned")
         return self.state is State.GONE
 
     # -- questions ---------------------------------------------------------------

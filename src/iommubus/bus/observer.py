@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from fnmatch import fnmatchcase
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Protocol, Self
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -17,6 +17,104 @@ from .reports import ObserverStatistics
 OBSERVER_CAPACITY: Final = 16_384
 """Most events that wait for an observer by default: about 2 MiB, and more than
 a tenth of a second at 100,000 changes a second."""
+
+
+class Watcher(Protocol):
+    """What a bus feeds with everything that it may see."""
+
+    def matches(self, name: str) -> bool:
+        """Say whether it sees a space of this name."""
+        ...
+
+    def put(self, event: Event) -> None:
+        """Take an event."""
+        ...
+
+    def end(self) -> None:
+        """Take it that there will be no more."""
+        ...
+
+    def statistics(self) -> ObserverStatistics:
+        """Return its counters."""
+        ...
+
+
+class Backlog:
+    """What waits for one observer, and what it was too slow for.
+
+    Args:
+        capacity: Most events that wait.
+
+    Attributes:
+        ended: Whether nothing more will come.
+        on_ready: Called when something came, and at the end.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._queue: deque[Observed] = deque()
+        self._missed: dict[str, Lost] = {}
+        self._delivered = 0
+        self._lost = 0
+        self.ended = False
+        self.on_ready: Callable[[], object] | None = None
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    def put(self, event: Event) -> None:
+        """Take an event if there is room, else count it as lost."""
+        if len(self._queue) >= self._capacity:
+            self._lose(event)
+            return
+        if self._missed:
+            self._tell_lost()
+        self._queue.append(event)
+        if self.on_ready is not None:
+            self.on_ready()
+
+    def miss(self, lost: Lost) -> None:
+        """Count events that were lost on their way here."""
+        self._count(lost)
+        self.settle()
+        if self.on_ready is not None:
+            self.on_ready()
+
+    def end(self) -> None:
+        """Let nothing more come."""
+        self.ended = True
+        if self.on_ready is not None:
+            self.on_ready()
+
+    def settle(self) -> bool:
+        """Let it be told of what was lost, where nothing else waits; say whether there is anything to take."""
+        if not self._queue:
+            self._tell_lost()
+        return bool(self._queue)
+
+    def take(self) -> Observed:
+        """Return the next event."""
+        self._delivered += 1
+        return self._queue.popleft()
+
+    def statistics(self) -> ObserverStatistics:
+        """Return its counters."""
+        return ObserverStatistics(lag=len(self._queue), delivered=self._delivered, lost=self._lost)
+
+    # -- inside ----------------------------------------------------------------
+
+    def _lose(self, event: Event) -> None:
+        self._count(Lost(event.space, event.seq, 1))
+
+    def _count(self, lost: Lost) -> None:
+        self._lost += lost.count
+        missed = self._missed.get(lost.space)
+        count = missed.count if missed is not None else 0
+        self._missed[lost.space] = Lost(lost.space, lost.seq, count + lost.count)
+
+    def _tell_lost(self) -> None:
+        self._queue.extend(self._missed.values())
+        self._missed.clear()
 
 
 class LocalObserver(Observer):
@@ -35,37 +133,19 @@ class LocalObserver(Observer):
         attach: Callable[["LocalObserver"], Callable[[], None]],
     ) -> None:
         self._patterns = patterns
-        self._capacity = capacity
         self._attach = attach
         self._detach: Callable[[], None] | None = None
-        self._queue: deque[Observed] = deque()
-        self._missed: dict[str, Lost] = {}
-        self._arrival: anyio.Event | None = None
+        self._backlog = Backlog(capacity)
         self._waiting = False
-        self._ended = False
-        self._delivered = 0
-        self._lost = 0
+        self.put = self._backlog.put
 
     def matches(self, name: str) -> bool:
         """Say whether a space of this name is observed."""
         return any(fnmatchcase(name, pattern) for pattern in self._patterns)
 
-    def put(self, event: Event) -> None:
-        """Take an event if there is room, else count it as lost."""
-        if len(self._queue) >= self._capacity:
-            self._lose(event)
-            return
-        if self._missed:
-            self._tell_lost()
-        self._queue.append(event)
-        if self._arrival is not None:
-            self._arrival.set()
-
     def end(self) -> None:
         """End the stream once it is empty."""
-        self._ended = True
-        if self._arrival is not None:
-            self._arrival.set()
+        self._backlog.end()
 
     async def __aenter__(self) -> Self:
         await checkpoint()
@@ -87,42 +167,32 @@ class LocalObserver(Observer):
             raise NotEntered(repr(self))
         if self._waiting:
             raise AlreadyIterated(repr(self))
-        if not self._queue:
+        if not self._backlog:
             self._waiting = True
             try:
                 await self._wait()
             finally:
                 self._waiting = False
-        if not self._queue:
+        if not self._backlog:
             raise StopAsyncIteration
-        self._delivered += 1
-        return self._queue.popleft()
+        return self._backlog.take()
 
     def statistics(self) -> ObserverStatistics:
-        return ObserverStatistics(lag=len(self._queue), delivered=self._delivered, lost=self._lost)
+        return self._backlog.statistics()
 
     def __repr__(self) -> str:
-        return f"<observer of {', '.join(self._patterns)}, lag {len(self._queue)}, lost {self._lost}>"
+        counters = self._backlog.statistics()
+        return f"<observer of {', '.join(self._patterns)}, lag {counters.lag}, lost {counters.lost}>"
 
     # -- inside ----------------------------------------------------------------
 
-    def _lose(self, event: Event) -> None:
-        self._lost += 1
-        missed = self._missed.get(event.space)
-        count = missed.count if missed is not None else 0
-        self._missed[event.space] = Lost(event.space, event.seq, count + 1)
-
-    def _tell_lost(self) -> None:
-        self._queue.extend(self._missed.values())
-        self._missed.clear()
-
     async def _wait(self) -> None:
-        self._tell_lost()
-        if self._queue or self._ended:
+        if self._backlog.settle() or self._backlog.ended:
             await checkpoint()
             return
-        self._arrival = anyio.Event()
+        arrival = anyio.Event()
+        self._backlog.on_ready = arrival.set
         try:
-            await self._arrival.wait()
+            await arrival.wait()
         finally:
-            self._arrival = None
+            self._backlog.on_ready = None

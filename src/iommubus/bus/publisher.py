@@ -214,6 +214,11 @@ class Publisher(AddressSpace):
             raise
         return registration
 
+    @property
+    def mappings(self) -> int:
+        """How many are live."""
+        return len(self._table)
+
     # -- inside: checks ------------------------------------------------------------
 
     def _check_thread(self) -> None:

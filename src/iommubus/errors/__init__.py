@@ -20,7 +20,7 @@
     * `StateError` (also `RuntimeError`) -- right call, wrong moment or place
         * `BusClosed`, `SpaceClosed`, `EndpointClosed`, `SubscriptionClosed`
         * `NotEntered`
-        * `AlreadyIterated`, `WrongThread`, `WrongMode`, `ForeignBatch`
+        * `AlreadyIterated`, `WrongThread`, `WrongMode`, `ForeignBatch`, `NotInHand`
         * `MemoryInUse`
         * `PublisherClosed`, `LoopThread`
         * `NotProducer`, `WrongLoop`
@@ -59,8 +59,10 @@
       that cannot be
         * `UnknownSetting`, `BadSetting`, `ConfigUnreadable`
     * `RuleMissing` -- this *peer* may not do that: no rule allows it
+    * `StopUnproven` -- this *subscriber* was fenced, and has no way to be stopped
     * `LimitReached` -- this *peer* wants more than the daemon gives to one
     * `Disconnected`, `Stopping` -- the *daemon* is away, or about to go
+    * `ConnectionLost` -- the *client* whom the daemon asked is gone
     * `LeasesUnreadable`, `LeasesUnwritable` -- the *disk* does not give, or
       take, the record of who may still hold something
 
@@ -139,6 +141,7 @@ from .moments import (
     LoopThread as LoopThread,
     MemoryInUse as MemoryInUse,
     NotEntered as NotEntered,
+    NotInHand as NotInHand,
     PublisherClosed as PublisherClosed,
     SpaceClosed as SpaceClosed,
     StateError as StateError,
@@ -161,6 +164,7 @@ from .outcomes import (
     TooManyMappings as TooManyMappings,
 )
 from .remote import (
+    ConnectionLost as ConnectionLost,
     Disconnected as Disconnected,
     ExitRefused as ExitRefused,
     LeaseRunOut as LeaseRunOut,
@@ -168,6 +172,7 @@ from .remote import (
     MayNotSubscribe as MayNotSubscribe,
     NotProducer as NotProducer,
     Stopping as Stopping,
+    StopUnproven as StopUnproven,
     Unreachable as Unreachable,
     WrongLoop as WrongLoop,
 )

@@ -23,6 +23,21 @@ class Disconnected(IommubusError):
         return f"there is no connection to the daemon at {self.address}: {self.reason}"
 
 
+class ConnectionLost(IommubusError):
+    """The client whom the daemon asked something is gone, and its answer with it.
+
+    Attributes:
+        client: What the client called itself.
+        reason: Why it is gone.
+    """
+
+    client: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"the client {self.client!r} is gone: {self.reason}"
+
+
 class Unreachable(TranslationFault):
     """The daemon cannot be asked now where an address leads."""
 
@@ -92,3 +107,21 @@ class ExitRefused(SubscribeError):
 
 class MayNotSubscribe(RuleMissing, SubscribeError):
     """No rule allows a peer to subscribe to an endpoint, or to the space that it is attached to."""
+
+
+class StopUnproven(IommubusError):
+    """A subscriber that was fenced, and that nothing proves stopped but the end of its process, which has not come.
+
+    Attributes:
+        subscription: Name of the subscription.
+        pid: Number of its process; 0 if it cannot be seen.
+        reason: Why nothing else stops it.
+    """
+
+    subscription: str
+    pid: int
+    reason: str
+
+    def __str__(self) -> str:
+        process = f"process {self.pid}" if self.pid else "its process"
+        return f"{self.subscription} is not proven stopped before {process} has ended: {self.reason}"

@@ -13,6 +13,7 @@ Times are seconds of one clock that never goes back; no function here reads it.
 
 from collections.abc import Hashable, Iterable
 from heapq import heapify, heappop, heappush
+from math import inf
 from typing import Generic, TypeVar
 
 from msgspec import Struct
@@ -98,7 +99,7 @@ class Recovery:
     """What a daemon that was restarted waits for before it completes a `sync`.
 
     Args:
-        longest: Seconds of the longest lease that was granted before.
+        longest: Seconds of the longest lease that was granted before; 0 if none was.
         exits: Who was to be proven stopped by the end of a process.
         now: When this daemon started.
     """
@@ -106,7 +107,7 @@ class Recovery:
     __slots__ = ("_until", "_waiting")
 
     def __init__(self, longest: float, exits: Iterable[ExitMember], now: float) -> None:
-        self._until = now + longest
+        self._until = now + longest if longest else -inf
         self._waiting = set(exits)
 
     def back(self, subscription: str) -> None:
@@ -126,14 +127,18 @@ class Recovery:
         """Return in how many seconds the last lease of before has run out; 0 if it has."""
         return max(self._until - now, 0.0)
 
+    def leases_over(self, now: float) -> bool:
+        """Say whether all leases of before have run out; at its very end one still holds."""
+        return now > self._until
+
     def over(self, now: float) -> bool:
         """Say whether nothing stands in the way any more."""
-        return now > self._until and not self._waiting
+        return self.leases_over(now) and not self._waiting
 
     def reasons(self, now: float) -> list[str]:
         """Return what stands in the way, in words."""
         reasons: list[str] = []
-        if now <= self._until:
+        if not self.leases_over(now):
             reasons.append(f"leases of before the restart run for another {self.leases_end(now):.3g} s")
         reasons += sorted(f"{member} is neither back nor gone since the restart" for member in self._waiting)
         return reasons

@@ -48,6 +48,29 @@ class Granted(Struct, frozen=True, forbid_unknown_fields=True):
     version: int = VERSION
 
 
+class Change(Struct, frozen=True):
+    """What is to be different in a record; all of it is written at once.
+
+    Attributes:
+        grant: Seconds of a lease that is about to be granted; 0 for none.
+        settle: Longer leases than this one have run out; `None` if nothing is known of that.
+        add: Who is about to be proven stopped by the end of a process.
+        forget: Who has let go, or is gone.
+    """
+
+    grant: float = 0.0
+    settle: float | None = None
+    add: tuple[ExitMember, ...] = ()
+    forget: frozenset[ExitMember] = frozenset()
+
+    def of(self, granted: Granted) -> Granted:
+        """Return what a record says after it."""
+        settled = granted.longest if self.settle is None else min(granted.longest, self.settle)
+        left = tuple(member for member in granted.exits if member not in self.forget)
+        new = tuple(member for member in self.add if member not in left)
+        return structs.replace(granted, longest=max(settled, self.grant), exits=left + new)
+
+
 class Disk:
     """The calls by which a record gets onto the disk, one method each."""
 
@@ -110,10 +133,27 @@ class Record:
             self._lock.close()
             raise
         self.granted = self.before
+        self._sure = True
 
     def close(self) -> None:
         """Let another daemon use it; what was granted stays in it."""
         self._lock.close()
+
+    def change(self, change: Change) -> None:
+        """Have a change on the disk.
+
+        Raises:
+            LeasesUnwritable: It is not, as far as is known, so nothing of it must be relied on.
+        """
+        granted = change.of(self.granted)
+        if granted == self.granted and self._sure:
+            return
+        self._sure = False  # until it is written through, the disk has the old one or the new one
+        try:
+            write(self._disk, self._path, encode(granted))
+        except OSError as failure:
+            raise LeasesUnwritable(self._path, failure.strerror or str(failure)) from failure
+        self.granted, self._sure = granted, True
 
     def grant_lease(self, seconds: float) -> None:
         """Have it on the disk that there is a lease of this length.
@@ -121,8 +161,7 @@ class Record:
         Raises:
             LeasesUnwritable: It is not, so the lease must not be granted.
         """
-        if seconds > self.granted.longest:
-            self._write(structs.replace(self.granted, longest=seconds))
+        self.change(Change(grant=seconds))
 
     def add_exit(self, member: ExitMember) -> None:
         """Have it on the disk that a process has to be waited for.
@@ -130,8 +169,7 @@ class Record:
         Raises:
             LeasesUnwritable: It is not, so the subscription must not be confirmed.
         """
-        if member not in self.granted.exits:
-            self._write(structs.replace(self.granted, exits=(*self.granted.exits, member)))
+        self.change(Change(add=(member,)))
 
     def forget(self, members: Iterable[ExitMember]) -> None:
         """Have it on the disk that these have let go, or are gone.
@@ -139,10 +177,7 @@ class Record:
         Raises:
             LeasesUnwritable: It is not; they are waited for after a restart, which ends at once.
         """
-        over = set(members)
-        left = tuple(member for member in self.granted.exits if member not in over)
-        if left != self.granted.exits:
-            self._write(structs.replace(self.granted, exits=left))
+        self.change(Change(forget=frozenset(members)))
 
     def settle(self, longest: float) -> None:
         """Have it on the disk that longer leases than this one have run out.
@@ -150,15 +185,7 @@ class Record:
         Raises:
             LeasesUnwritable: It is not; a restart waits longer than it has to.
         """
-        if longest < self.granted.longest:
-            self._write(structs.replace(self.granted, longest=longest))
-
-    def _write(self, granted: Granted) -> None:
-        try:
-            write(self._disk, self._path, encode(granted))
-        except OSError as failure:
-            raise LeasesUnwritable(self._path, failure.strerror or str(failure)) from failure
-        self.granted = granted
+        self.change(Change(settle=longest))
 
 
 def encode(granted: Granted) -> bytes:

@@ -158,6 +158,14 @@ class Process:
         """Wait until it has ended."""
         await wait_exit(self._fd)
 
+    def another(self) -> "Process":
+        """Return the same process once more, for somebody who watches it for longer.
+
+        Raises:
+            OSError: There is no room for another descriptor.
+        """
+        return Process(self.pid, self.start, os.dup(self._fd))
+
     def kill(self) -> None:
         """Kill it, as far as this process may; one that has ended is left alone.
 

@@ -128,14 +128,16 @@ class Connection(Generic[HeardT, SaidT]):
 
     Args:
         side: Which end it is.
+        limit: Longest payload that is taken once both ends have greeted each other, in bytes.
 
     Attributes:
         side: The same.
         state: How far the connection is, as this end sees it.
     """
 
-    def __init__(self, side: Side) -> None:
+    def __init__(self, side: Side, limit: int = FRAME_LIMIT) -> None:
         self.side = side
+        self._limit = limit
         self.state = State.GREETING
         self._reader = FrameReader(GREETING_LIMIT)
         self._error: ProtocolError | None = None
@@ -192,7 +194,7 @@ class Connection(Generic[HeardT, SaidT]):
 
     def _enter(self, state: State) -> None:
         self.state = state
-        self._reader.limit = GREETING_LIMIT if state in STRANGERS else FRAME_LIMIT
+        self._reader.limit = GREETING_LIMIT if state in STRANGERS else self._limit
 
 
 class ClientConnection(Connection[DaemonMessage, ClientMessage]):
@@ -205,5 +207,5 @@ class ClientConnection(Connection[DaemonMessage, ClientMessage]):
 class ServerConnection(Connection[ClientMessage, DaemonMessage | DeliverPacked]):
     """The daemon's end."""
 
-    def __init__(self) -> None:
-        super().__init__(Side.DAEMON)
+    def __init__(self, limit: int = FRAME_LIMIT) -> None:
+        super().__init__(Side.DAEMON, limit)

@@ -83,6 +83,7 @@ CLASSES: Final[tuple[type[IommubusError], ...]] = (
     errors.LimitReached,
     errors.NotProducer,
     errors.Stopping,
+    errors.StopUnproven,
     errors.LeasesUnwritable,
 )
 """The errors that may travel.  Not among them: those of one process alone (threads,

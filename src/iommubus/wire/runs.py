@@ -8,7 +8,7 @@ way round where the class is another one.
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby, islice
 from operator import attrgetter
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from msgspec import Raw
 from msgspec.msgpack import Encoder
@@ -23,6 +23,7 @@ from .messages.syncing import PIECE_LIMIT
 from .messages.values import RANGE_LIMIT, MemoryName, Piece, Range, check_order, check_target
 
 AnyRow = Row | LostRow
+EventT = TypeVar("EventT", bound=Observed)
 
 HALF: Final = 2**63
 """Where neither a target nor a last address reaches it, no sum can leave 64 bits."""
@@ -35,7 +36,7 @@ _space_of = attrgetter("space")
 # -- to the wire -------------------------------------------------------------
 
 
-def portions(events: Sequence[Observed]) -> Iterator[Sequence[Observed]]:
+def portions(events: Sequence[EventT]) -> Iterator[Sequence[EventT]]:
     """Cut events into what goes into one message each; there is always one, which may be empty."""
     yield events[:EVENT_LIMIT]
     for at in range(EVENT_LIMIT, len(events), EVENT_LIMIT):

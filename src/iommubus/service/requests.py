@@ -1,0 +1,142 @@
+"""What is waited for on one connection: by the client, and by the daemon.
+
+Both ends number their requests themselves.  One that waits here has a task, with a
+cancel scope of its own; what the daemon asked has a future.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from logging import getLogger
+from typing import Any, Final
+
+from anyio import CancelScope
+
+from ..errors import BadMessage, IommubusError, LimitReached
+from ..wire.messages import Message
+from .tasks import Tasks
+
+LIMIT: Final = 1024
+"""Most requests of one connection that wait at once: each has a task of some 5 KiB, and
+a machine has fewer virtual CPUs that could miss at the same time."""
+
+LOGGER: Final = getLogger("iommubus.service")
+
+Work = Callable[..., Awaitable[object]]
+Refuse = Callable[[int, BaseException], None]
+
+
+class Waiting:
+    """One request that waits; it can be cancelled before its task has begun."""
+
+    __slots__ = ("cancelled", "scope")
+
+    def __init__(self) -> None:
+        self.cancelled = False
+        self.scope: CancelScope | None = None  # made in the task: a callback of the loop cannot make one
+
+    def begin(self) -> CancelScope:
+        """Return the scope of its task."""
+        self.scope = CancelScope()
+        if self.cancelled:
+            self.scope.cancel()
+        return self.scope
+
+    def cancel(self) -> None:
+        """End it."""
+        self.cancelled = True
+        if self.scope is not None:
+            self.scope.cancel()
+
+
+class Running:
+    """The requests of a client that wait.
+
+    Args:
+        tasks: Where they run.
+        refuse: Answers one that failed.
+    """
+
+    __slots__ = ("_refuse", "_tasks", "_waiting")
+
+    def __init__(self, tasks: Tasks, refuse: Refuse) -> None:
+        self._tasks = tasks
+        self._refuse = refuse
+        self._waiting: dict[int, Waiting] = {}
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def start(self, request: int, work: Work, *args: Any) -> None:
+        """Begin one.
+
+        Raises:
+            LimitReached: Too many wait already.
+            BadMessage: One of this number does.
+        """
+        if request in self._waiting:
+            raise BadMessage("a request", "request", str(request), "another one of this number waits")
+        if len(self._waiting) >= LIMIT:
+            raise LimitReached("requests that wait on one connection", LIMIT)
+        waiting = self._waiting[request] = Waiting()
+        self._tasks.start_soon(self._run, request, waiting, work, args)
+
+    def cancel(self, request: int) -> None:
+        """End one whose answer nobody waits for; one that is over is left alone."""
+        if request in self._waiting:
+            self._waiting[request].cancel()
+
+    def end(self) -> None:
+        """End all of them."""
+        for waiting in self._waiting.values():
+            waiting.cancel()
+
+    async def _run(self, request: int, waiting: Waiting, work: Work, args: tuple[Any, ...]) -> None:
+        try:
+            with waiting.begin():
+                await work(*args)
+        except IommubusError as failure:
+            self._refuse(request, failure)
+        except Exception as failure:
+            LOGGER.exception("a request failed in a way that it should not")
+            self._refuse(request, failure)
+        finally:
+            del self._waiting[request]
+
+
+class Asked:
+    """What the daemon asked a client, and has no answer to yet."""
+
+    __slots__ = ("_last", "_open")
+
+    def __init__(self) -> None:
+        self._last = 0
+        self._open: dict[int, asyncio.Future[Message]] = {}
+
+    def begin(self) -> tuple[int, asyncio.Future[Message]]:
+        """Return a new number, and what its answer comes in."""
+        self._last += 1
+        future = self._open[self._last] = asyncio.get_running_loop().create_future()
+        return self._last, future
+
+    def forget(self, number: int) -> bool:
+        """Wait for an answer no longer; say whether it was still open."""
+        return self._open.pop(number, None) is not None
+
+    def answer(self, number: int, message: Message) -> None:
+        """Take an answer; one that nobody waits for any more is thrown away.
+
+        Raises:
+            BadMessage: Nobody ever asked that.
+        """
+        if not 0 < number <= self._last:
+            raise BadMessage(type(message).__name__, "request", str(number), "nothing of this number was asked")
+        future = self._open.pop(number, None)
+        if future is not None and not future.done():
+            future.set_result(message)
+
+    def lose(self, error: Callable[[], Exception]) -> None:
+        """Take it that no answer will come."""
+        waiting, self._open = self._open, {}
+        for future in waiting.values():
+            if not future.done():
+                future.set_exception(error())

@@ -1,0 +1,144 @@
+"""What all connections of a daemon share."""
+
+from collections.abc import Iterable
+from random import Random
+from typing import Final, Protocol
+
+from ..bus.attachment import Occupant
+from ..bus.bus import Bus
+from ..bus.logs import Lines
+from ..errors import RuleMissing
+from ..transport.clock import Clock
+from ..transport.credentials import Peer
+from ..transport.descriptors import Tokens
+from ..wire.messages.queries import SubscriberInfo
+from .clients import Client
+from .config import Config
+from .counts import Counts
+from .packing import Packer
+from .proof import Proof
+from .record import Record
+from .rules import Action, Rules
+from .spaces import Held, Spaces
+from .tasks import Tasks
+
+INCARNATION_BITS: Final = 31
+"""Random bits in front of every number: two daemons in a row have the same ones once in 2^31 restarts."""
+
+COUNTER_BITS: Final = 32
+"""Bits of the counter behind them: as many numbers as one daemon can give."""
+
+
+class Followed(Protocol):
+    """A subscription of a client, to those who have to do with many.
+
+    Attributes:
+        info: What it is.
+    """
+
+    @property
+    def info(self) -> SubscriberInfo:
+        """What it is, with its counters."""
+        ...
+
+
+class Shared:
+    """What all connections of a daemon share.
+
+    Args:
+        config: Its settings.
+        clock: Tells seconds for leases.
+        random: Where numbers come from that nobody else may have.
+        own_uid: The user that it runs as.
+        record: What outlives the daemon; `None` where none follows.
+
+    Attributes:
+        config: The same.
+        clock: The same.
+        random: The same.
+        bus: The bus that it serves.
+        rules: Who may do what; replaced as a whole.
+        counts: What it counts.
+        lines: Rate-limited log lines.
+        clients: The connections that were let in, by number.
+        incarnation: What tells this daemon from those before.
+        packer: Encodes hand-overs.
+        spaces: The spaces and endpoints that clients made.
+        followed: The subscriptions of clients, by what the bus keeps of them.
+        proof: What proves subscribers stopped.
+        tasks: Where requests wait.
+        tokens: What opens second connections, by the number of the client.
+        draining: Why nothing new is begun; empty as long as it is.
+    """
+
+    tasks: Tasks
+
+    def __init__(
+        self, config: Config, *, clock: Clock, random: Random, own_uid: int, record: Record | None = None
+    ) -> None:
+        self.config = config
+        self.clock = clock
+        self.random = random
+        self.bus = Bus()
+        self.rules = Rules(config.rules, own_uid)
+        self.counts = Counts()
+        self.lines = Lines(clock)
+        self.clients: dict[int, Client] = {}
+        self.incarnation = random.getrandbits(INCARNATION_BITS)
+        self.tokens: Tokens[int] = Tokens()
+        self.draining = ""
+        self.packer = Packer()
+        self.followed: dict[Occupant, Followed] = {}
+        self.proof = Proof(clock, self.lines, record=record, may_kill=self._may_kill)
+        self._own_uid = own_uid
+        self._last_id = self.incarnation << COUNTER_BITS
+        self.spaces = Spaces(self.bus, config, self.new_id)
+
+    def new_id(self) -> int:
+        """Return a number that nothing else has, also not of a daemon before: for subscriptions, epochs, clients."""
+        self._last_id += 1
+        return self._last_id
+
+    def allow(self, peer: Peer, action: Action, names: Iterable[str]) -> None:
+        """Check that a peer may do this to all of these.
+
+        Raises:
+            RuleMissing: A rule is missing; it was counted and logged.
+        """
+        for name in names:
+            try:
+                self.rules.check(peer, action, name)
+            except RuleMissing as refusal:
+                self.refused(refusal)
+                raise
+
+    def visible(self, client: Client) -> list[Held]:
+        """Return the open spaces that a client may know of: its own, and those that a rule names at all."""
+        return [held for held in self.spaces.open.values() if self.sees(client, held)]
+
+    def sees(self, client: Client, held: Held) -> bool:
+        """Say whether a client may know of a space."""
+        return held.producer is client or self.may_name(client.peer, held.name)
+
+    def may_name(self, peer: Peer, name: str) -> bool:
+        """Say whether a rule lets a peer do anything at all to a space of this name."""
+        return any(self.rules.allows(peer, action, name) for action in Action)
+
+    def check_charge(self, client: Client, held: Held) -> None:
+        """Check that a space is a client's own, or that it may see to it.
+
+        Raises:
+            RuleMissing: Neither.
+        """
+        if held.producer is not client:
+            self.allow(client.peer, Action.ADMIN, [held.name])
+
+    def refused(self, refusal: RuleMissing) -> None:
+        """Count and log a missing rule."""
+        self.counts.refusals[refusal.action] += 1
+        self.lines.warn("rule", "refused", str(refusal))
+
+    # -- inside ------------------------------------------------------------------
+
+    def _may_kill(self, peer: Peer) -> bool:
+        return self.rules.may_kill(peer)  # those of now: they are replaced as a whole
