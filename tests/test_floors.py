@@ -57,7 +57,7 @@ INSIDE: Final[dict[str, list[str]]] = {
         "rules", "config", "settings", "logs", "leases", "record", "systemd", "http", "counts", "metrics",
         "tasks", "requests", "recorder", "recovering", "evidence", "watch", "proof", "packing", "clients", "demand",
         "applying", "closed", "spaces", "shared", "session", "stream", "following", "memories", "publishing",
-        "outcomes", "syncing", "watching", "answering", "daemon", "serve",
+        "outcomes", "syncing", "watching", "answering", "daemon", "accepting", "serve",
     ],
     "client": [
         "channel", "reconnect", "link", "syncing", "spaces", "directory", "adding",

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from iommubus import Bus, Perm, SyncFailed
@@ -245,7 +246,7 @@ def test_a_process_that_is_seen_to_end_is_not_waited_for_any_longer() -> None:
         connection.lose()
         scene.loop.call_later(1.5, process.end.set)
         assert await scene.sync() == 1.5
-        await anyio.sleep(0)
+        await anyio.lowlevel.checkpoint()
         assert process.watchers == 0
 
     play(case)

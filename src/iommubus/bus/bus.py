@@ -235,6 +235,10 @@ class Bus(EventBus):
         places = {self._endpoints[name].place if name in self._endpoints else None for name in endpoints}
         return places.pop() if len(places) == 1 else None
 
+    def endpoints_of(self, member: Member) -> tuple[str, ...]:
+        """Return the names of the endpoints of a subscription; none if it has left."""
+        return tuple(endpoint.name for endpoint in self._joined.get(member, ()))
+
     async def wait_space(self, name: str) -> LocalSpace:
         self._check_open()
         await checkpoint()

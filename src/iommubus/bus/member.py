@@ -139,6 +139,16 @@ class Member:
         return None if self.where.present is None else self.where.present.home
 
     @property
+    def idle(self) -> bool:
+        """Whether everything was handed over, and acknowledged."""
+        return not self.mailbox.ready and self.completion.handed <= self.completion.acked
+
+    @property
+    def wanted(self) -> Ranges:
+        """The ranges that it asked for."""
+        return self._terms.wanted
+
+    @property
     def live(self) -> bool:
         """Whether it is to be told of what happens."""
         return self.state is State.JOINED

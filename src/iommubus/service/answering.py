@@ -23,14 +23,16 @@ from ..wire.messages.queries import (
     Spaces,
     Statistics,
     SubscriberCounters,
+    SubscriberInfo,
     Subscribers,
     WaitSpace,
 )
-from ..wire.messages.values import ENTRY_LIMIT, NAME_LIMIT, Piece
+from ..wire.messages.values import ENTRY_LIMIT, NAME_LIMIT, Piece, Range, clip_text
 from .outcomes import portions
 from .rules import Action
-from .session import Handler, Session
+from .session import US, Handler, Session
 from .spaces import Held
+from .watch import Watch
 
 SUBSCRIBERS: Final = 256
 """Most subscribers that the counters of one space name: with names of full length, a quarter of a frame."""
@@ -123,13 +125,28 @@ class Answering:
     def _list_subscribers(self, message: ListSubscribers) -> None:
         shown = {held.name for held in self._in_charge(message.patterns)}
         nowhere = not message.patterns and self._daemon.rules.allows(self._session.peer, Action.ADMIN, "*")
-        infos = [
-            info
-            for info in (followed.info for followed in self._daemon.followed.values())
-            if (info.space in shown if info.space else nowhere)
-        ]
+        infos = [self._info(watch) for watch in self._daemon.proof.watches]
+        infos = [info for info in infos if (info.space in shown if info.space else nowhere)]
         for portion, more in portions(infos, ENTRY_LIMIT):
             self._session.send(Subscribers(message.request, portion, more))
+
+    def _info(self, watch: Watch) -> SubscriberInfo:
+        """Return what a subscription is."""
+        member, holder = watch.member, watch.holding.holder
+        lease = max(holder.lease_end - self._daemon.clock(), 0.0) if watch.stops == "lease" else None
+        return SubscriberInfo(
+            watch.number,
+            watch.name,
+            holder.name,
+            member.place.name if member.place is not None else "",
+            list(self._daemon.bus.endpoints_of(member)),
+            int(member.caps),
+            [Range(first, last) for first, last in member.wanted],
+            watch.stops,
+            None if lease is None else int(lease * US),
+            clip_text(member.reason) if member.fenced else "",
+            subscriber_of(member.statistics()),
+        )
 
     def _statistics(self, message: Statistics) -> None:
         spaces = [counters_of(held) for held in self._in_charge(message.patterns)]

@@ -8,7 +8,19 @@ from ..wire.messages import Message
 from ..wire.negotiation import Agreement
 
 
-class Client(Protocol):
+class Connection(Protocol):
+    """A connection, whether or not its client was let in."""
+
+    def close(self, reason: str, /) -> None:
+        """Say `Bye`, and close the connection; its client is lost at once."""
+        ...
+
+    def abort(self) -> None:
+        """Close it without waiting for what was said to be sent."""
+        ...
+
+
+class Client(Connection, Protocol):
     """A client that was let in.
 
     Attributes:
@@ -33,12 +45,13 @@ class Client(Protocol):
         """Ask it something whose answer does not matter."""
         ...
 
-    async def ask(self, make: Callable[[int], Message], /) -> Message:
-        """Ask it something; raises `ConnectionLost`, or what it refused it with."""
+    @property
+    def waits(self) -> bool:
+        """Whether it waits for an answer."""
         ...
 
-    def close(self, reason: str, /) -> None:
-        """Say `Bye`, and close the connection; it is lost at once."""
+    async def ask(self, make: Callable[[int], Message], /) -> Message:
+        """Ask it something; raises `ConnectionLost`, or what it refused it with."""
         ...
 
 

@@ -8,21 +8,28 @@ from random import Random, SystemRandom
 from types import TracebackType
 from typing import Final, Self
 
+import anyio
+
 from ..transport.clock import Clock, boot_clock
 from ..transport.credentials import Peer, Process
+from ..wire.messages.greeting import Draining
+from ..wire.messages.values import clip_text
 from .answering import Answering
 from .config import Config
 from .following import Following
 from .publishing import Publishing
 from .record import Record
-from .session import Part, Session
+from .session import US, Part, Session, Who
 from .shared import Shared
 from .syncing import Syncing
 from .tasks import Tasks
 from .watching import Watching
 
-PARTS: Final[Sequence[Callable[[Session], Part]]] = (Publishing, Following, Syncing, Watching, Answering)
-"""What handles the messages of a connection."""
+PARTS: Final[Sequence[Callable[[Session], Part]]] = (Following, Publishing, Syncing, Watching, Answering)
+"""What handles the messages of a connection, in the order in which each hears that it is lost."""
+
+LAST_WORDS: Final = 1.0
+"""Seconds that the last words to a client may take when the daemon ends: it either reads them soon, or not at all."""
 
 
 class Daemon(Shared):
@@ -62,6 +69,7 @@ class Daemon(Shared):
             stack.push_async_callback(self.proof.close)
             self.tasks = self.spaces.tasks = await stack.enter_async_context(Tasks())
             self.proof.begin(self.tasks)
+            stack.push_async_callback(self._dismiss)
             self._stack = stack.pop_all()
         return self
 
@@ -82,4 +90,50 @@ class Daemon(Shared):
             del transport
             return peer, process
 
-        return Session(self, known, PARTS)
+        return self.session_of(known)
+
+    def session_of(self, who: Who) -> Session:
+        """Return the same, where it can be said only of the transport who is at the other end."""
+        return Session(self, who, PARTS)
+
+    # -- the end -----------------------------------------------------------------
+
+    def drain(self, reason: str, seconds: float) -> None:
+        """Begin nothing new, and tell the clients.
+
+        Args:
+            reason: Why.
+            seconds: How long it is until the end.
+        """
+        self.draining = reason
+        for client in self.clients.values():
+            client.send(Draining(clip_text(reason), int(seconds * US)))
+
+    @property
+    def quiet(self) -> bool:
+        """Whether nobody waits for anything, and everything was handed over and acknowledged."""
+        return not any(client.waits for client in self.clients.values()) and all(
+            watch.member.idle for watch in self.proof.watches if watch.member.live
+        )
+
+    @property
+    def status(self) -> str:
+        """What it does, in one line."""
+        spaces, subscriptions = len(self.spaces.open), len(self.proof.watches)
+        return f"{len(self.connections)} connections, {spaces} spaces, {subscriptions} subscriptions"
+
+    async def _dismiss(self) -> None:
+        """Say goodbye to everybody, before the bus ends their streams: they will look for the next daemon."""
+        self.over = True
+        for connection in list(self.connections):
+            connection.close(self.draining or "the daemon stops")
+        with anyio.move_on_after(LAST_WORDS):
+            await self._left()
+        for connection in list(self.connections):
+            connection.abort()
+        await self._left()
+
+    async def _left(self) -> None:
+        while self.connections:
+            self.on_empty = asyncio.Event()
+            await self.on_empty.wait()

@@ -6,7 +6,7 @@ runs out, one task for the end of each process.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final
 
 import anyio
@@ -166,6 +166,11 @@ class Proof:
         elif watch.peer == holder.peer:
             watch.member.leave()
             watch.look()
+
+    @property
+    def watches(self) -> Collection[Watch]:
+        """All subscriptions that are watched, also those whose connection is lost."""
+        return self._watches.values()
 
     def watch_of(self, holder: Holder, number: int) -> Watch | None:
         """Return what is kept of a subscription, if it is one of this connection."""

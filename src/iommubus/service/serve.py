@@ -161,7 +161,7 @@ class Server:
         seconds = self._daemon.config.deadlines.shutdown
         self._daemon.drain(STOPPED, seconds)
         with anyio.move_on_after(seconds):
-            while not self._daemon.quiet and not self._at_once.is_set():
+            while not self._daemon.quiet and not self._at_once.is_set():  # noqa: ASYNC110 - it looks at counters
                 await asyncio.sleep(LOOK)
 
     # -- beside it -----------------------------------------------------------------

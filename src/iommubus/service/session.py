@@ -204,6 +204,12 @@ class Session(asyncio.Protocol):
             self._transport.close()
             self._timers["abort"] = self._loop.call_later(self.daemon.config.deadlines.hello, self._transport.abort)
 
+    def abort(self) -> None:
+        """Close the connection without waiting for what was said to be sent."""
+        self._lose("the daemon gave it up")
+        if self._transport is not None:
+            self._transport.abort()
+
     # -- asking the client -----------------------------------------------------------
 
     async def ask(self, make: Make) -> Message:
@@ -234,6 +240,11 @@ class Session(asyncio.Protocol):
         number, _ = self._asked.begin()
         self._asked.forget(number)
         self.send(make(number))
+
+    @property
+    def waits(self) -> bool:
+        """Whether the client waits for an answer."""
+        return len(self._running) > 0
 
     # -- requests of the client ------------------------------------------------------
 
@@ -277,21 +288,15 @@ class Session(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin: find out who it is, and wait for `Hello`."""
-        self.daemon.counts.connections += 1
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(high=FULL)
         self._timers["hello"] = self._loop.call_later(self.daemon.config.deadlines.hello, self._silent)
         try:
+            self.daemon.connected(self)
             self.peer, self.process = self._who(self._transport)
-            self._check_room()
-        except (NoCredentials, PeerGone, LimitReached) as failure:
+        except (NoCredentials, PeerGone, LimitReached, Stopping) as failure:
             self.daemon.lines.warn("connection", str(self.peer), f"not let in: {failure}")
             self.close(str(failure), failure)
-
-    def _check_room(self) -> None:
-        limit = self.daemon.config.limits.connections
-        if self.daemon.counts.connections > limit:
-            raise LimitReached("limits.connections", limit)
 
     def data_received(self, data: bytes) -> None:
         """Take what arrived, and handle each whole message of it."""
@@ -319,7 +324,7 @@ class Session(asyncio.Protocol):
         self._lose("its connection was closed" if exc is None else f"its connection broke: {exc}")
         self._stop_timer("abort")
         self._transport = None
-        self.daemon.counts.connections -= 1
+        self.daemon.disconnected(self)
 
     def pause_writing(self) -> None:
         """Stop streams: the transport is full."""

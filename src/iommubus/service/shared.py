@@ -1,18 +1,17 @@
 """What all connections of a daemon share."""
 
+import asyncio
 from collections.abc import Iterable
 from random import Random
-from typing import Final, Protocol
+from typing import Final
 
-from ..bus.attachment import Occupant
 from ..bus.bus import Bus
 from ..bus.logs import Lines
-from ..errors import RuleMissing
+from ..errors import LimitReached, RuleMissing, Stopping
 from ..transport.clock import Clock
 from ..transport.credentials import Peer
 from ..transport.descriptors import Tokens
-from ..wire.messages.queries import SubscriberInfo
-from .clients import Client
+from .clients import Client, Connection
 from .config import Config
 from .counts import Counts
 from .packing import Packer
@@ -27,19 +26,6 @@ INCARNATION_BITS: Final = 31
 
 COUNTER_BITS: Final = 32
 """Bits of the counter behind them: as many numbers as one daemon can give."""
-
-
-class Followed(Protocol):
-    """A subscription of a client, to those who have to do with many.
-
-    Attributes:
-        info: What it is.
-    """
-
-    @property
-    def info(self) -> SubscriberInfo:
-        """What it is, with its counters."""
-        ...
 
 
 class Shared:
@@ -60,14 +46,16 @@ class Shared:
         rules: Who may do what; replaced as a whole.
         counts: What it counts.
         lines: Rate-limited log lines.
-        clients: The connections that were let in, by number.
+        connections: All connections, also those that were not let in.
+        clients: Those that were let in, by number.
         incarnation: What tells this daemon from those before.
         packer: Encodes hand-overs.
         spaces: The spaces and endpoints that clients made.
-        followed: The subscriptions of clients, by what the bus keeps of them.
         proof: What proves subscribers stopped.
         tasks: Where requests wait.
         tokens: What opens second connections, by the number of the client.
+        on_empty: Set when the last connection is gone.
+        over: Whether it has ended, and takes no connection any more.
         draining: Why nothing new is begun; empty as long as it is.
     """
 
@@ -83,16 +71,39 @@ class Shared:
         self.rules = Rules(config.rules, own_uid)
         self.counts = Counts()
         self.lines = Lines(clock)
+        self.connections: dict[Connection, None] = {}
         self.clients: dict[int, Client] = {}
         self.incarnation = random.getrandbits(INCARNATION_BITS)
         self.tokens: Tokens[int] = Tokens()
+        self.on_empty = asyncio.Event()
+        self.over = False
         self.draining = ""
         self.packer = Packer()
-        self.followed: dict[Occupant, Followed] = {}
         self.proof = Proof(clock, self.lines, record=record, may_kill=self._may_kill)
         self._own_uid = own_uid
         self._last_id = self.incarnation << COUNTER_BITS
         self.spaces = Spaces(self.bus, config, self.new_id)
+
+    def connected(self, connection: Connection) -> None:
+        """Count a connection; raises what keeps it from being let in.
+
+        Raises:
+            Stopping: The daemon has ended.
+            LimitReached: There are too many.
+        """
+        self.connections[connection] = None
+        self.counts.connections = len(self.connections)
+        if self.over:
+            raise Stopping(self.draining)
+        if len(self.connections) > self.config.limits.connections:
+            raise LimitReached("limits.connections", self.config.limits.connections)
+
+    def disconnected(self, connection: Connection) -> None:
+        """Take it that a connection is gone."""
+        self.connections.pop(connection, None)
+        self.counts.connections = len(self.connections)
+        if not self.connections:
+            self.on_empty.set()
 
     def new_id(self) -> int:
         """Return a number that nothing else has, also not of a daemon before: for subscriptions, epochs, clients."""

@@ -27,12 +27,14 @@ class Holder(Protocol):
     """A connection, to those who have to know what its client may still use.
 
     Attributes:
+        name: What its client calls itself.
         peer: Who is at the other end.
         process: Its process; `None` if that cannot be seen.
         open: Whether the client was let in, and is not lost.
         lease_end: When its lease runs out, by the clock of the daemon.
     """
 
+    name: str
     peer: Peer
     process: Process | None
     open: bool
