@@ -8,7 +8,7 @@ Here is the house in which everybody lives in one process, on one loop.
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import anyio
 from anyio.abc import TaskGroup
@@ -79,15 +79,18 @@ class House(ABC):
 
     Attributes:
         bus: The producer's.
-        processes: How many processes take part.
         losses: Who ended before the play did, as text.
         slow_overflows: Whether the mailbox of who is slow is sure to overflow.
     """
 
     bus: EventBus
-    processes: int
     losses: list[str]
-    slow_overflows: ClassVar[bool] = True
+    slow_overflows: bool = True
+
+    @property
+    @abstractmethod
+    def processes(self) -> int:
+        """How many processes take part."""
 
     async def copy(self, kind: type[Shadower], subject: str, granule: int) -> Copy:
         """Have a copy of a space, or of what an endpoint sees, kept from now on."""
@@ -115,14 +118,18 @@ class House(ABC):
 
     @abstractmethod
     async def wait_published(self) -> None:
-        """Wait until a question of anybody is answered with all that was published."""
+        """Wait until anybody's question is answered by what has been published so far."""
 
     @abstractmethod
-    async def lags(self, spaces: Collection[LocalSpace]) -> list[Lag]:
+    async def lags(self) -> list[Lag]:
         """Return how far each subscriber is behind."""
 
     @abstractmethod
-    async def _start(self, kind: Callable[..., Any], *arguments: str | int) -> Any: ...
+    async def close(self) -> None:
+        """Close the bus: those who follow it have nothing to do any more."""
+
+    @abstractmethod
+    async def _start(self, kind: type[Any], *arguments: str | int) -> Any: ...
 
 
 Venue = Callable[[], AbstractAsyncContextManager[House]]
@@ -139,26 +146,37 @@ class OneProcess(House):
 
     def __init__(self, bus: Bus, tasks: TaskGroup) -> None:
         self.bus = self._bus = bus
-        self.processes = 1
         self.losses = []
         self._tasks = tasks
+        self._spaces: list[LocalSpace] = []
+
+    @property
+    def processes(self) -> int:
+        """How many processes take part: this one."""
+        return 1
 
     async def create_space(self, name: str, granule: int, offers: Cap) -> LocalSpace:
         """Make a space whose mappings may be cut."""
-        return await self._bus.create_space(name, granule=granule, offers=offers, straddle="split")
+        space = await self._bus.create_space(name, granule=granule, offers=offers, straddle="split")
+        self._spaces.append(space)
+        return space
 
     async def wait_published(self) -> None:
         """Do nothing: who publishes has changed the table."""
 
-    async def lags(self, spaces: Collection[LocalSpace]) -> list[Lag]:
+    async def lags(self) -> list[Lag]:
         """Return how far each subscriber is behind."""
         return [
             Lag(space.name, name, figures.lag, figures.conflations)
-            for space in spaces
+            for space in self._spaces
             for name, figures in space.statistics().subscriptions.items()
         ]
 
-    async def _start(self, kind: Callable[..., Any], *arguments: str | int) -> Any:
+    async def close(self) -> None:
+        """Close the bus: those who follow it have nothing to do any more."""
+        await self.bus.close()
+
+    async def _start(self, kind: type[Any], *arguments: str | int) -> Any:
         consumer = kind(*arguments)
         await self._tasks.start(consumer.run, self.bus)
         return consumer

@@ -65,6 +65,9 @@ async def play(
 
     player.look_behind()
     result = player.result()
+    if expected is not None:
+        expected = structs.replace(expected, overflow=house.slow_overflows)
+
     return structs.replace(result, reasons=judge_result(result, expected))
 
 
@@ -135,7 +138,7 @@ class Player:
         self._received.append(watched)
         self._failures += self._miscounts(watched)
         await self._open_gates()
-        await self._house.bus.close()
+        await self._house.close()
 
     def look_behind(self) -> None:
         """Check that nobody kept anything of a space that is gone; who was wrong before is not asked again."""
@@ -230,7 +233,7 @@ class Player:
     async def _sync(self, steps: int, line: int) -> None:
         """Wait until nobody uses what was unmapped, and have the judge look at once."""
         if self._watch is not None:
-            self._watch(self._progress(steps, await self._house.lags([cast.space for cast in self._casts.values()])))
+            self._watch(self._progress(steps, await self._house.lags()))
 
         self._synced_at = self._events
         await self._open_gates()
