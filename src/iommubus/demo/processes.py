@@ -40,7 +40,6 @@ from .house import House
 from .pages import Target
 from .pipe import QUESTIONS, Consume, Ended, Failed, Order, Pipe, Question, Serve, Started
 from .result import Lag, Received
-from .subscribers import Keeper
 
 PROGRAM: Final = "iommubus.demo.process"
 
