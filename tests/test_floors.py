@@ -56,7 +56,7 @@ INSIDE: Final[dict[str, list[str]]] = {
     "service": [
         "rules", "config", "settings", "logs", "leases", "record", "systemd", "http", "counts", "metrics",
         "tasks", "requests", "recorder", "recovering", "evidence", "watch", "proof", "packing", "clients", "demand",
-        "applying", "closed", "spaces", "shared", "session", "stream", "following", "memories", "publishing",
+        "applying", "closed", "spaces", "store", "shared", "session", "memories", "stream", "following", "publishing",
         "outcomes", "syncing", "watching", "answering", "daemon", "accepting", "serve",
     ],
     "client": [

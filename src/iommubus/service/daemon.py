@@ -17,6 +17,7 @@ from ..wire.messages.values import clip_text
 from .answering import Answering
 from .config import Config
 from .following import Following
+from .memories import Lending
 from .publishing import Publishing
 from .record import Record
 from .session import US, Part, Session, Who
@@ -25,7 +26,7 @@ from .syncing import Syncing
 from .tasks import Tasks
 from .watching import Watching
 
-PARTS: Final[Sequence[Callable[[Session], Part]]] = (Following, Publishing, Syncing, Watching, Answering)
+PARTS: Final[Sequence[Callable[[Session], Part]]] = (Following, Publishing, Lending, Syncing, Watching, Answering)
 """What handles the messages of a connection, in the order in which each hears that it is lost."""
 
 LAST_WORDS: Final = 1.0

@@ -183,7 +183,7 @@ class Server:
             return
         from . import metrics  # noqa: PLC0415 - prometheus-client need not be there where nobody asks
 
-        pages = metrics.pages(daemon.bus.statistics, daemon.counts, lambda: daemon.proof.reasons(daemon.clock()))
+        pages = metrics.pages(daemon.bus.statistics, daemon.counts, lambda: daemon.proof.health(daemon.clock()))
         with listen(parse_address(place), daemon.config.mode) as listener:
             tasks.start_soon(serve_pages, listener.sock, pages)
             yield
