@@ -51,7 +51,7 @@ INSIDE: Final[dict[str, list[str]]] = {
     ],
     "bus.abc": ["terms", "consumer", "producer", "bus"],
     "consumers": ["pins", "views", "mirror", "iotlb"],
-    "transport": ["clock", "address", "lock", "credentials", "descriptors", "listeners", "activation", "tls"],
+    "transport": ["clock", "tasks", "address", "lock", "credentials", "descriptors", "listeners", "activation", "tls"],
     "bridges": [],
     "service": [
         "rules", "config", "settings", "logs", "leases", "record", "systemd", "http", "counts", "metrics",

@@ -14,10 +14,10 @@ import anyio
 from ..bus.space import LocalSpace
 from ..caps import Cap
 from ..errors import ConnectionLost, DemandRefused
+from ..transport.tasks import Tasks
 from ..wire.messages import Message
 from ..wire.messages.publishing import DemandChanged
 from .clients import Client
-from .tasks import Tasks
 
 NOTHING: Final = Cap(0)
 

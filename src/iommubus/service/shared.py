@@ -11,6 +11,7 @@ from ..errors import LimitReached, RuleMissing, Stopping
 from ..transport.clock import Clock
 from ..transport.credentials import Peer
 from ..transport.descriptors import Tokens
+from ..transport.tasks import Tasks
 from .clients import Client, Connection
 from .config import Config
 from .counts import Counts
@@ -20,7 +21,6 @@ from .record import Record
 from .rules import Action, Rules
 from .spaces import Held, Spaces
 from .store import Store
-from .tasks import Tasks
 
 INCARNATION_BITS: Final = 31
 """Random bits in front of every number: two daemons in a row have the same ones once in 2^31 restarts."""

@@ -29,6 +29,7 @@ from ..mapping import Mapping
 from ..ranges import IovaRange
 from ..shape import Shape
 from ..transport.credentials import Peer
+from ..transport.tasks import Tasks
 from ..wire.messages.greeting import Feature
 from ..wire.messages.publishing import Answer, Ask
 from ..wire.messages.queries import SpaceInfo
@@ -38,7 +39,6 @@ from .clients import Client, same_user
 from .closed import Closed
 from .config import Config
 from .demand import Demand
-from .tasks import Tasks
 
 Thing = TypeVar("Thing")
 

@@ -16,11 +16,11 @@ from ..bus.logs import Lines
 from ..bus.member import Member
 from ..errors import ConnectionLost, IommubusError, StopUnproven
 from ..transport.credentials import Peer, Process
+from ..transport.tasks import Tasks
 from ..wire.messages import Message
 from ..wire.messages.subscribing import RunFence
 from .evidence import Evidence, verdict
 from .requests import Waiting
-from .tasks import Tasks
 
 
 class Holder(Protocol):
