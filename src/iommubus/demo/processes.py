@@ -40,6 +40,7 @@ from .house import House
 from .pages import Target
 from .pipe import QUESTIONS, Consume, Ended, Failed, Order, Pipe, Question, Serve, Started
 from .result import Lag, Received
+from .subscribers import Keeper
 
 PROGRAM: Final = "iommubus.demo.process"
 
@@ -66,11 +67,13 @@ class Member(Struct, frozen=True, eq=False):
         name: What it is.
         process: The process.
         pipe: To it.
+        follows: Whether it follows streams of the player's bus, and ends with those.
     """
 
     name: str
     process: Process
     pipe: Pipe
+    follows: bool
 
     async def ask(self, name: str, *arguments: int) -> Any:
         """Ask one of `QUESTIONS`, and return the answer; where there is none, wait to be cancelled."""
@@ -211,9 +214,9 @@ class Processes(House):
         await self.bus.close()
 
     async def wait_ended(self) -> None:
-        """Wait until all that followed the bus have ended, as they do when it is closed."""
+        """Wait until all who follow spaces have ended, as they do when those are closed; an observer would go on."""
         for member in self._members:
-            if member.name != DAEMON:
+            if member.follows:
                 with anyio.move_on_after(END_TIMEOUT) as waiting:
                     await member.process.wait()
                 if waiting.cancelled_caught:
@@ -250,18 +253,18 @@ class Processes(House):
         try:
             reader = Reader(board)
             order = Consume(self.address, kind.__module__, kind.__qualname__, list(arguments))
-            member = await self._begin(_called(kind, arguments), order, board)
+            member = await self._begin(_called(kind, arguments), order, board, follows=issubclass(kind, Keeper))
         finally:
             os.close(board)
 
         return Resident(member, reader, self)
 
-    async def _begin(self, name: str, order: Order, *descriptors: int) -> Member:
+    async def _begin(self, name: str, order: Order, *descriptors: int, follows: bool = False) -> Member:
         """Start a process, and wait until it is what it is to be."""
         ours, theirs = socket.socketpair()
         with theirs:
             process = await self._open(theirs.fileno(), *descriptors)
-        member = Member(name, process, await Pipe.over(ours))
+        member = Member(name, process, await Pipe.over(ours), follows)
         self._members.append(member)
         self._tasks.start_soon(self._watch, member)
         with suppress(Ended):
