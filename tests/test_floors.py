@@ -72,7 +72,7 @@ INSIDE: Final[dict[str, list[str]]] = {
     ],
     "demo": [
         "pages", "script", "source", "judge", "picture", "result", "subscribers", "counters", "house", "casting",
-        "endpoints", "player", "job", "canvas", "view",
+        "endpoints", "player", "job", "canvas", "view", "board", "pipe", "process", "processes",
     ],
     "cli": [
         "words", "printing", "running", "options", "talking", "orders",

@@ -8,10 +8,11 @@ Here is the house in which everybody lives in one process, on one loop.
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import anyio
 from anyio.abc import TaskGroup
+from msgspec import Struct
 
 from ..bus.abc import EventBus
 from ..bus.bus import Bus
@@ -22,6 +23,10 @@ from .counters import Watcher
 from .pages import Target
 from .result import Lag, Received
 from .subscribers import Cacher, Shadower, SlowShadower
+
+
+class Unopened(Exception):
+    """A house cannot be opened: its daemon could not be started."""
 
 
 class Watching(Protocol):
@@ -136,6 +141,13 @@ Venue = Callable[[], AbstractAsyncContextManager[House]]
 """Opens a house for one play; at the end of the block everybody has left it."""
 
 
+class Place(Struct, frozen=True):
+    """Where to play, as a person is told of it."""
+
+    about: str
+    venue: Venue
+
+
 class OneProcess(House):
     """The house in which everybody lives in one process.
 
@@ -187,3 +199,6 @@ async def one_process() -> AsyncGenerator[House, None]:
     """Open a house in which everybody lives in one process."""
     async with Bus() as bus, anyio.create_task_group() as tasks:
         yield OneProcess(bus, tasks)
+
+
+IN_ONE_PROCESS: Final = Place("in one process", one_process)

@@ -6,7 +6,7 @@ or when the pipe does: nobody needs it any more then, whatever became of the pla
 """
 
 import socket
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from anyio import BrokenResourceError, IncompleteRead
 from anyio.abc import ByteStream, UNIXSocketStream
@@ -85,8 +85,6 @@ QUESTIONS: Final[dict[str, Any]] = {
 }
 """What a consumer is asked, which is a method of its, and what it answers."""
 
-T = TypeVar("T")
-
 
 class Ended(Exception):
     """The process at the other end has gone."""
@@ -116,8 +114,11 @@ class Pipe:
         except BrokenResourceError as end:
             raise Ended from end
 
-    async def receive(self, kind: type[T] | Any) -> T:
+    async def receive(self, kind: Any) -> Any:
         """Return what the other end says.
+
+        Args:
+            kind: Of what type that is.
 
         Raises:
             Ended: It has gone.
@@ -128,8 +129,7 @@ class Pipe:
         except (IncompleteRead, BrokenResourceError) as end:
             raise Ended from end
 
-        said: T = msgpack.decode(payload, type=kind)
-        return said
+        return msgpack.decode(payload, type=kind)
 
     async def close(self) -> None:
         """Say and hear no more."""

@@ -12,7 +12,7 @@ import sys
 from contextlib import suppress
 from functools import partial
 from importlib import import_module
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import anyio
 from anyio.abc import TaskStatus
@@ -46,7 +46,8 @@ async def be(pipe_number: int, board: int | None) -> int:
     """Return the exit status."""
     pipe = await Pipe.over(socket.socket(fileno=pipe_number))
     try:
-        match order := await pipe.receive(Order):
+        order: Order = await pipe.receive(Order)
+        match order:
             case Serve():
                 await be_daemon(order, pipe)
             case Consume():
@@ -106,7 +107,7 @@ async def be_consumer(order: Consume, pipe: Pipe, board: int | None) -> None:
 async def answer(consumer: Any, pipe: Pipe) -> None:
     """Answer questions until `Ended` is raised."""
     while True:
-        question = await pipe.receive(Question)
+        question: Question = await pipe.receive(Question)
         if question.name not in QUESTIONS:
             raise ValueError(f"nobody can be asked for {question.name}")
 
@@ -115,10 +116,8 @@ async def answer(consumer: Any, pipe: Pipe) -> None:
 
 def sole(error: BaseException) -> BaseException:
     """Return what task groups were left by, where it is one thing."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-
-    return error
+    inside = cast(BaseExceptionGroup[BaseException], error).exceptions if isinstance(error, BaseExceptionGroup) else ()
+    return sole(inside[0]) if len(inside) == 1 else error
 
 
 if __name__ == "__main__":

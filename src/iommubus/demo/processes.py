@@ -20,7 +20,7 @@ import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from tempfile import TemporaryDirectory
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 
 import anyio
 from anyio import CancelScope
@@ -36,7 +36,7 @@ from ..errors import Disconnected
 from ..mapping import Mapping as BusMapping
 from ..wire.messages.queries import ListSubscribers, SubscriberInfo, Subscribers
 from .board import Reader, make_board
-from .house import House
+from .house import House, Unopened
 from .pages import Target
 from .pipe import QUESTIONS, Consume, Ended, Failed, Order, Pipe, Question, Serve, Started
 from .result import Lag, Received
@@ -54,10 +54,6 @@ END_TIMEOUT: Final = 15.0
 DAEMON: Final = "the daemon"
 
 T = TypeVar("T")
-
-
-class Unopened(Exception):
-    """The daemon of the demo's own could not be started."""
 
 
 class Member(Struct, frozen=True, eq=False):
@@ -81,7 +77,7 @@ class Member(Struct, frozen=True, eq=False):
             await self.pipe.send(Question(name, list(arguments)))
             return await self.pipe.receive(QUESTIONS[name])
 
-        return await anyio.sleep_forever()
+        return await never()
 
     async def end(self) -> None:
         """Have it end, and see to it."""
@@ -155,7 +151,7 @@ class Processes(House):
         tasks: Where they are watched.
     """
 
-    bus: RemoteBus
+    _remote: RemoteBus
 
     def __init__(self, loop: str, tasks: TaskGroup) -> None:
         self.losses = []
@@ -182,6 +178,10 @@ class Processes(House):
         self.slow_overflows = False
         self.address = address
 
+    def use(self, bus: RemoteBus) -> None:
+        """Publish there."""
+        self.bus = self._remote = bus
+
     # -- for the player ----------------------------------------------------------------
 
     @property
@@ -191,7 +191,7 @@ class Processes(House):
 
     async def create_space(self, name: str, granule: int, offers: Cap) -> LocalSpace:
         """Make a space whose mappings may be cut."""
-        space = await self.bus.create_space(name, granule=granule, offers=offers, straddle="split")
+        space = await self._remote.create_space(name, granule=granule, offers=offers, straddle="split")
         self._spaces.append(space)
         return space
 
@@ -240,13 +240,12 @@ class Processes(House):
         """Ask the daemon behind all that was published."""
         with anyio.move_on_after(ANSWER_TIMEOUT):
             while True:
-                for space in self._spaces:
-                    channel = await space.link.flushed()
+                channels = [await space.link.flushed() for space in self._spaces]
                 with suppress(Disconnected):
-                    return await ask(channel)
+                    return await ask(channels[-1])
 
         self._lose(f"the daemon did not answer within {ANSWER_TIMEOUT:g} s")
-        return await anyio.sleep_forever()
+        return await never()
 
     async def _start(self, kind: type[Any], *arguments: str | int) -> Any:
         board = make_board()
@@ -269,13 +268,13 @@ class Processes(House):
         self._tasks.start_soon(self._watch, member)
         with suppress(Ended):
             await member.pipe.send(order)
-            said = await member.pipe.receive(Started | Failed)
+            said: Started | Failed = await member.pipe.receive(Started | Failed)
             if isinstance(said, Started):
                 return member
 
             self._lose(f"{name}: {said.reason}")
 
-        return await anyio.sleep_forever()
+        return await never()
 
     async def _open(self, *descriptors: int) -> Process:
         """Start a process that an interrupt of the terminal does not reach, and that imports what this one does."""
@@ -299,6 +298,12 @@ class Processes(House):
         if not self.losses:
             self.losses.append(reason)
         self.scope.cancel()
+
+
+async def never() -> NoReturn:
+    """Wait to be cancelled: somebody is lost, and whoever watches for that is about to do so."""
+    await anyio.sleep_forever()
+    raise AssertionError
 
 
 def how_it_ended(status: int) -> str:
@@ -339,7 +344,8 @@ async def own_processes(address: str | None, loop: str) -> AsyncGenerator[House,
                 else:
                     await house.join_daemon(address)
 
-                async with connect(house.address, name="demo") as house.bus:
+                async with connect(house.address, name="demo") as bus:
+                    house.use(bus)
                     opened = True
                     yield house
                     await house.wait_ended()

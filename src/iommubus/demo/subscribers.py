@@ -12,7 +12,7 @@ that they hold.  In the demo across processes each has a process of its own.
 """
 
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 import anyio
@@ -22,7 +22,7 @@ from ..bus.abc import Batch, EventBus, OnFence, Stops, Subscription
 from ..caps import Cap, Perm
 from ..consumers.iotlb import Iotlb
 from ..consumers.mirror import Mirror
-from ..errors import MappingError, TranslationFault
+from ..errors import Fenced, MappingError, TranslationFault
 from ..events import DevIotlbUnmap, Event, Map, Unmap
 from ..mapping import Mapping as BusMapping
 from ..ranges import LAST
@@ -243,7 +243,7 @@ class Cacher(Keeper):
     def apply(self, event: Event) -> None:
         """Drop what an event takes away."""
         self.iotlb.apply(event)
-        self._show()
+        self._show(event.first)
 
     async def miss(self, iova: int) -> BusMapping | None:
         """Ask where an address leads, keep the answer, and return it; `None` if it leads nowhere.
@@ -251,13 +251,13 @@ class Cacher(Keeper):
         The address is dropped first: the trace says that vhost did not have it.
         """
         self.iotlb.invalidate(iova, iova)
-        self._show()
+        self._show(iova & -self.pages.size)
         try:
             found = await self.iotlb.translate(iova, ANY)
         except TranslationFault:
             return None
 
-        self._show(found)
+        self._show(found.first, found)
         return found
 
     async def received(self) -> Received:
@@ -266,12 +266,18 @@ class Cacher(Keeper):
         unmaps = figures.delivered[Cap.UNMAP]
         return Received(self.space, self.name, self.role, None, unmaps, figures.lag, figures.conflations)
 
-    def _show(self, *new: BusMapping) -> None:
+    def _show(self, suspect: int, *new: BusMapping) -> None:
         """Show the pages that are in the cache, and no others.
 
         Only what was asked for comes in.  So whatever the cache has dropped, and
         for whatever reason, it has fewer entries than are shown.
+
+        Args:
+            suspect: First address of the entry that is the most likely to be gone.
+            new: What came in.
         """
+        if len(self._shown) + len(new) != len(self.iotlb):
+            self._drop_if_gone(suspect)
         if len(self._shown) + len(new) != len(self.iotlb):
             self._drop_gone()
 
@@ -279,9 +285,18 @@ class Cacher(Keeper):
             self.pages.map(mapping.first, mapping.last, mapping.target, mapping.perm)
             self._shown[mapping.first] = mapping
 
+    def _drop_if_gone(self, first: int) -> None:
+        shown = self._shown.get(first)
+        with suppress(Fenced):
+            if shown is not None and self.iotlb.lookup(first, ANY) is None:
+                self._drop(shown)
+
     def _drop_gone(self) -> None:
         cached = {mapping.first: mapping for mapping in self.iotlb}
         for first, mapping in list(self._shown.items()):
             if cached.get(first) != mapping:
-                del self._shown[first]
-                self.pages.unmap(mapping.first, mapping.last)
+                self._drop(mapping)
+
+    def _drop(self, mapping: BusMapping) -> None:
+        del self._shown[mapping.first]
+        self.pages.unmap(mapping.first, mapping.last)
