@@ -64,7 +64,8 @@ class Board(MutableMapping[int, Target]):
         self._free.append(slot)
 
     def __getitem__(self, page: int) -> Target:
-        _, address, perm, _ = SLOT.unpack_from(self._memory, self._slots[page])
+        fields: tuple[int, int, int, bool] = SLOT.unpack_from(self._memory, self._slots[page])
+        _, address, perm, _ = fields
         return address, PERMS[perm]
 
     def __iter__(self) -> Iterator[int]:

@@ -12,7 +12,7 @@ import sys
 from contextlib import suppress
 from functools import partial
 from importlib import import_module
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import anyio
 from anyio.abc import TaskStatus
@@ -20,7 +20,6 @@ from anyio.abc import TaskStatus
 from ..client.remote import connect
 from ..errors import IommubusError
 from ..service.config import Config, Limits, Log
-from ..service.serve import serve
 from ..transport.address import UnixAddress, parse_address
 from .board import Board
 from .job import LOOPS
@@ -67,6 +66,8 @@ async def be(pipe_number: int, board: int | None) -> int:
 
 async def be_daemon(order: Serve, pipe: Pipe) -> None:
     """Serve until the pipe ends."""
+    from ..service.serve import serve  # noqa: PLC0415 - a consumer need not wait for it
+
     ready = anyio.Event()
     config = Config(listen=(order.address,), limits=SLOW_LIMITS, log=Log(level="error"))
 
@@ -85,10 +86,11 @@ async def be_daemon(order: Serve, pipe: Pipe) -> None:
 
 async def be_consumer(order: Consume, pipe: Pipe, board: int | None) -> None:
     """Follow to the end of the stream, or of the pipe, and answer questions meanwhile."""
-    consumer = getattr(import_module(order.module), order.kind)(*order.arguments)
-    if isinstance(consumer, Keeper) and board is not None:
+    kind = getattr(import_module(order.module), order.kind)
+    consumer = kind(*order.arguments)
+    if issubclass(kind, Keeper) and board is not None:
         consumer.pages.keep_in(Board(board))
-    if isinstance(consumer, Shadower) and not isinstance(parse_address(order.address), UnixAddress):
+    if issubclass(kind, Shadower) and not isinstance(parse_address(order.address), UnixAddress):
         consumer.stops = "lease"  # over a network the daemon cannot see a process end
 
     async with connect(order.address, name=f"demo {consumer.name}") as bus, anyio.create_task_group() as tasks:
@@ -116,7 +118,7 @@ async def answer(consumer: Any, pipe: Pipe) -> None:
 
 def sole(error: BaseException) -> BaseException:
     """Return what task groups were left by, where it is one thing."""
-    inside = cast(BaseExceptionGroup[BaseException], error).exceptions if isinstance(error, BaseExceptionGroup) else ()
+    inside: tuple[BaseException, ...] = getattr(error, "exceptions", ())
     return sole(inside[0]) if len(inside) == 1 else error
 
 
