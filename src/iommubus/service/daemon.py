@@ -67,6 +67,7 @@ class Daemon(Shared):
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self.bus)
+            stack.callback(self.spaces.stop)
             stack.push_async_callback(self.proof.close)
             self.tasks = self.spaces.tasks = await stack.enter_async_context(Tasks())
             self.proof.begin(self.tasks)

@@ -151,8 +151,7 @@ class Watching:
         """
         daemon, peer = self._daemon, self._session.peer
         if PATTERN_CHARACTERS & set(pattern):
-            if not daemon.rules.ever_allows(peer, Action.OBSERVE):
-                daemon.allow(peer, Action.OBSERVE, [pattern])
+            daemon.allow_any(peer, Action.OBSERVE, pattern)
             return
         daemon.allow(peer, Action.OBSERVE, [pattern])
         if pattern not in daemon.spaces.open:
