@@ -12,6 +12,7 @@ from iommubus.service.config import Config, Limits
 from iommubus.service.daemon import Daemon
 from iommubus.service.rules import Rule
 from iommubus.transport.credentials import Peer
+from iommubus.wire.messages import ClientMessage
 from iommubus.wire.messages.greeting import Bye, Ping, Pong
 from iommubus.wire.messages.publishing import Answer, Ask, BeginResume, EndResume, Publish, Published, PublishFailed
 from iommubus.wire.messages.replies import Done, Refused
@@ -381,15 +382,14 @@ async def test_resuming_has_its_order(what: str) -> None:
         else:
             epoch = await resume(talker, await resumable(daemon, 1))
         begin, end = BeginResume("vtd0", epoch), EndResume(60, "vtd0", epoch)
-        await talker.say(
-            *{
-                "publish": [publishing("vtd0", epoch, 1, page(1))],
-                "end": [end],
-                "twice": [begin, begin],
-                "nothing": [begin],
-                "end of nothing": [end],
-            }[what]
-        )
+        orders: dict[str, list[ClientMessage]] = {
+            "publish": [publishing("vtd0", epoch, 1, page(1))],
+            "end": [end],
+            "twice": [begin, begin],
+            "nothing": [begin],
+            "end of nothing": [end],
+        }
+        await talker.say(*orders[what])
         assert await broken(talker)
 
 
