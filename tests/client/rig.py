@@ -1,5 +1,6 @@
 """A daemon and its clients in one virtual loop, joined by links in memory."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from random import Random
@@ -16,6 +17,9 @@ from tests.network import Network
 from tests.virtual import VirtualLoop, run
 
 ADDRESS = "unix:/daemon"
+LEARNED = 10.0
+"""Seconds after which everybody has learned that a link was cut."""
+
 PEER = Peer(pid=1, uid=1000, gids=(1000,))
 
 
@@ -31,7 +35,7 @@ class Rig:
 
     def __init__(self, loop: VirtualLoop) -> None:
         self.loop = loop
-        self.network = Network(loop, Random(1))
+        self.network = Network(loop, Random(1))  # noqa: S311
         self.daemon: Daemon | None = None
         self.sessions: list[Session] = []
         self.peer = PEER
@@ -39,7 +43,7 @@ class Rig:
     @asynccontextmanager
     async def serve(self, **settings: Any) -> AsyncGenerator[Daemon]:
         """Run a daemon while the block lasts; it is killed at its end, without goodbye."""
-        async with Daemon(Config(**settings), clock=self.loop.time, random=Random(2), own_uid=1000) as daemon:
+        async with Daemon(Config(**settings), clock=self.loop.time, random=Random(2), own_uid=1000) as daemon:  # noqa: S311
             self.daemon = daemon
             self.sessions = []
             self.network.listen(ADDRESS, lambda _: self._accept(daemon))
@@ -62,7 +66,7 @@ class Rig:
             name=name,
             features=features,
             clock=self.loop.time,
-            random=Random(3),
+            random=Random(3),  # noqa: S311
         )
 
     def cut(self) -> None:
@@ -79,8 +83,14 @@ class Rig:
 def rigged(case: Callable[[Rig], Coroutine[Any, Any, None]]) -> Callable[[], None]:
     """Make a plain test of a coroutine function that is given a rig."""
 
+    async def settled(loop: VirtualLoop) -> None:
+        rig = Rig(loop)
+        await case(rig)
+        rig.cut()
+        await asyncio.sleep(LEARNED)
+
     def test() -> None:
-        run(lambda loop: case(Rig(loop)))
+        run(settled)
 
     test.__name__, test.__doc__ = case.__name__, case.__doc__
     return test

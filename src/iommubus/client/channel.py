@@ -15,19 +15,32 @@ from collections.abc import Callable, Mapping
 from math import inf
 from typing import Any, Final, Protocol, cast
 
-from ..errors import BadMessage, Disconnected, ProtocolError
+from msgspec import Struct
+
+from ..errors import BadMessage, Disconnected, OutOfPlace, ProtocolError
 from ..transport.clock import Clock, boot_clock
 from ..wire.connection import TRANSITIONS, ClientConnection
 from ..wire.failures import to_error, to_failure
 from ..wire.messages import ClientMessage, Message, Side
 from ..wire.messages.greeting import Bye, Draining, Feature, Hello, Ping, Pong, Welcome
-from ..wire.messages.queries import Counters, Found, SpaceFound, Spaces, Subscribers
+from ..wire.messages.queries import (
+    Counters,
+    Found,
+    ListSpaces,
+    ListSubscribers,
+    Lookup,
+    SpaceFound,
+    Spaces,
+    Statistics,
+    Subscribers,
+    WaitSpace,
+)
 from ..wire.messages.replies import Cancel, Done, Refused
-from ..wire.messages.spaces import MemoryAdded, SpaceCreated
-from ..wire.messages.subscribing import Subscribed, Translated
-from ..wire.messages.syncing import FenceJudged, Synced, SyncRefused
+from ..wire.messages.spaces import AddMemory, CreateSpace, MemoryAdded, SpaceCreated
+from ..wire.messages.subscribing import Subscribe, Subscribed, Translate, Translated
+from ..wire.messages.syncing import Fence, FenceJudged, Sync, Synced, SyncRefused
 from ..wire.messages.values import clip_text
-from ..wire.messages.watching import Observing
+from ..wire.messages.watching import Observe, Observing
 from ..wire.negotiation import Agreement, accept
 
 MICROSECONDS: Final = 1_000_000
@@ -48,13 +61,38 @@ Handler = Callable[["Channel", Any], None]
 Answered = Callable[[Message | Exception], None]
 """Takes an answer, or why there is none.  Called in the order of what arrives."""
 
-ANSWERS: Final = frozenset(
-    {
-        Done, Refused, SpaceCreated, MemoryAdded, Subscribed, Translated, Synced, SyncRefused, FenceJudged, Observing,
-        Spaces, SpaceFound, Subscribers, Found, Counters,
-    }
-)  # fmt: skip
-"""What answers a request."""
+ANSWERS: Final[dict[type[Message], tuple[type[Message], ...]]] = {
+    CreateSpace: (SpaceCreated,),
+    AddMemory: (MemoryAdded,),
+    Subscribe: (Subscribed,),
+    Translate: (Translated,),
+    Sync: (Synced, SyncRefused),
+    Fence: (FenceJudged,),
+    Observe: (Observing,),
+    ListSpaces: (Spaces,),
+    WaitSpace: (SpaceFound,),
+    ListSubscribers: (Subscribers,),
+    Lookup: (Found,),
+    Statistics: (Counters,),
+}
+"""What answers a request, if it is not refused; every other one is answered by `Done`."""
+
+ANY_ANSWER: Final = frozenset({Done, Refused, *(kind for kinds in ANSWERS.values() for kind in kinds)})
+"""All that answers requests."""
+
+
+class Asked(Struct):
+    """A request without an answer.
+
+    Attributes:
+        answered: Takes the answer.
+        kinds: What may be one.
+        said: When the request was said.
+    """
+
+    answered: Answered
+    kinds: tuple[type[Message], ...]
+    said: float
 
 
 class Source(Protocol):
@@ -137,7 +175,7 @@ class Channel(asyncio.Protocol):
         self._connection = ClientConnection()
         self._transport: asyncio.Transport | None = None
         self._requests = 0
-        self._answers: dict[int, tuple[Answered, float]] = {}  # and when the request was said
+        self._asked: dict[int, Asked] = {}
         self._pings: dict[int, float] = {}  # those without a `Pong`, and when they were said
         self._pinged = 0
         self._pongs: dict[int, asyncio.Future[float]] = {}  # what waits for some of them
@@ -202,8 +240,9 @@ class Channel(asyncio.Protocol):
         if self._over:
             answered(self._disconnected("it was lost"))
             return number
-        self.send(make(number))
-        self._answers[number] = answered, self._clock()
+        request = make(number)
+        self.send(request)
+        self._asked[number] = Asked(answered, (*ANSWERS.get(type(request), (Done,)), Refused), self._clock())
         return number
 
     async def request(self, make: Callable[[int], ClientMessage]) -> Message:
@@ -271,7 +310,7 @@ class Channel(asyncio.Protocol):
 
     def forget(self, request: int) -> None:
         """Take it that nobody waits for the answer of a request any more."""
-        if self._answers.pop(request, None) is not None:
+        if self._asked.pop(request, None) is not None:
             self.send(Cancel(request))
 
     async def ping(self) -> float:
@@ -357,13 +396,13 @@ class Channel(asyncio.Protocol):
 
     def __repr__(self) -> str:
         state = "open" if self.open else "lost" if self._over else "greeting"
-        return f"<connection to the daemon, {state}, {len(self._answers)} requests>"
+        return f"<connection to the daemon, {state}, {len(self._asked)} requests>"
 
     # -- inside: what arrives ------------------------------------------------------------
 
     def _take(self, message: Message) -> None:
         kind = type(message)
-        if kind in ANSWERS:
+        if kind in ANY_ANSWER:
             self._answer(message)
         elif kind in OWN_WORDS:
             OWN_WORDS[kind](self, message)
@@ -374,14 +413,18 @@ class Channel(asyncio.Protocol):
         number = message.request
         if number > self._requests:
             raise BadMessage(type(message).__name__, "request", str(number), "nothing was asked by this number")
-        answered, asked = self._answers.get(number, (None, -inf))
+        asked = self._asked.get(number)
+        if asked is None:  # nobody waits any more
+            return
+        if type(message) not in asked.kinds:
+            raise OutOfPlace(type(message).__name__, Side.DAEMON.value, "asked something else")
         if isinstance(message, Subscribed):
-            self._renew(asked)
-        if answered is None or self._over:  # nobody waits any more, or it came too late
+            self._renew(asked.said)
+        if self._over:  # it came too late
             return
         if not has_more(message):
-            del self._answers[number]
-        answered(to_error(message.failure) if isinstance(message, Refused) else message)
+            del self._asked[number]
+        asked.answered(to_error(message.failure) if isinstance(message, Refused) else message)
 
     def _welcomed(self, message: Welcome) -> None:
         self.agreement = accept(self._hello, message)
@@ -507,11 +550,11 @@ class Channel(asyncio.Protocol):
         self._lost.set_result(None)
         for timer in self._timers.values():
             timer.cancel()
-        answers, self._answers = self._answers, {}
+        asked, self._asked = self._asked, {}
         self._sources.clear()
         why = error if isinstance(error, Disconnected) else self._disconnected(str(error))
-        for answered, _ in answers.values():
-            answered(why)
+        for one in asked.values():
+            one.answered(why)
         for pong in self._pongs.values():
             if not pong.done():
                 pong.set_exception(why)

@@ -197,6 +197,8 @@ class Watch:
             Exception: What its client could not stop it for.
         """
         attempt = self._begin()
+        if self.stops == "lease" and self.uses and not attempt.over.is_set():
+            raise self._unproven(f"{self.uses} translations are in use")  # a `sync` waits for their end, nobody else
         await attempt.over.wait()
         if attempt.failure is not None:
             raise attempt.failure
