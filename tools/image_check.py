@@ -165,7 +165,7 @@ def pip_volumes(directory: Path) -> Iterator[tuple[str, str]]:
 
 
 def local_paths(value: str) -> Iterator[str]:
-    """Yield what a setting of pip names on this machine; of an index, whose links lead beside it, the directory above."""
+    """Yield what a setting of pip names on this machine; of an index the directory above, for its links lead beside it."""
     for word in value.split():
         if word.startswith("file://"):
             yield str(Path(word.removeprefix("file://")).parent)

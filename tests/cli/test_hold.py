@@ -55,11 +55,16 @@ async def test_it_goes_on_after_a_failure_and_ends_as_failed() -> None:
         well = await follow(space, lines("map 0 0x1000 0 r", "map 0 0x1000 0 w", "frob 1", "sync"), told)
 
         assert not well
-        assert told.all[1:] == [(2, "map", Overlap.__name__), (3, "frob 1", "BadOrder"), (4, "sync", "done"), (5, "close", "done")]
+        assert told.all[1:] == [
+            (2, "map", Overlap.__name__),
+            (3, "frob 1", "BadOrder"),
+            (4, "sync", "done"),
+            (5, "close", "done"),
+        ]
 
 
 @every_loop
-async def test_somebody_who_does_not_let_go_in_the_end_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_somebody_who_does_not_let_go_in_the_end_is_a_failure() -> None:
     told = Told()
     async with Bus() as bus:
         space = await bus.create_space("vtd0")

@@ -20,9 +20,7 @@ def test_a_subscriber_is_listed_with_its_lease(address: str) -> None:
     with bus_at(address, "back end") as (portal, bus):
         space = portal.call(bus.create_space, "subscribers/a")
         portal.call(space.map, 0x1000, 0x1000, 0x8000, Perm.RW)
-        subscription = portal.call(
-            lambda: bus.subscribe("subscribers/a", Cap.IOTLB, last=0xFFFF_FFFF, name="shadow")
-        )
+        subscription = portal.call(lambda: bus.subscribe("subscribers/a", Cap.IOTLB, last=0xFFFF_FFFF, name="shadow"))
         with portal.wrap_async_context_manager(subscription) as events:
             portal.call(portal.call(events.batches).__anext__)
 

@@ -94,5 +94,5 @@ def keys_and_values(texts: list[str]) -> dict[str, str]:
         key, equals, value = text.partition("=")
         if not equals:
             raise WrongUsage(f"--set {text}: a setting is KEY=VALUE, as in --set limits.spaces=16")
-        settings[key.strip()] = value
+        settings[key.strip()] = value.strip()
     return settings
