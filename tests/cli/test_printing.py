@@ -77,7 +77,11 @@ def test_facts_stand_below_one_another(capsys: pytest.CaptureFixture[str]) -> No
     assert capsys.readouterr().out == "a       1\nlonger  2\n"
 
 
-@pytest.mark.parametrize("show", [print_document, lambda value: print_json_lines([value])])
+def print_json_line(value: object) -> None:
+    print_json_lines([value])
+
+
+@pytest.mark.parametrize("show", [print_document, print_json_line])
 def test_json_can_be_read_again(show: Callable[[object], None], capsys: pytest.CaptureFixture[str]) -> None:
     value = {"space": "vtd0\n", "last": "0xffffffffffffffff", "mapping": None}
 
