@@ -25,7 +25,7 @@ from iommubus.demo.subscribers import Cacher, Follower, Shadower
 from iommubus.errors import Disconnected
 from iommubus.events import Event, Unmap
 from tests.daemons import PATIENCE, command, daemon, environment
-from tests.demo.test_player import STORY, UNMAP_OF_VICTIM, VICTIM, Hoarder, Losing, SlowAndForgetful, map_line, script
+from tests.demo.test_player import STORY, UNMAP_OF_VICTIM, VICTIM, Hoarder, Losing, SlowAndForgetful, script
 
 PULL: Final = ["vtd_inv_desc_iotlb_pages iotlb invalidate domain 0x1 addr 0x1000 mask 0x0"]
 """Of a space without a table: it has a cache and an observer alone."""
@@ -137,7 +137,7 @@ def test_whoever_ignores_an_unmap_is_found_in_its_process(monkeypatch: pytest.Mo
 class Mortal(Cacher):
     """Is killed by its first event."""
 
-    def apply(self, event: Event) -> None:
+    def apply(self, event: Event) -> None:  # noqa: ARG002 - any
         os.kill(os.getpid(), signal.SIGKILL)
 
 
