@@ -26,9 +26,9 @@ from .job import LOOPS
 from .pipe import QUESTIONS, Consume, Ended, Failed, Order, Pipe, Question, Serve, Started
 from .subscribers import Keeper, Shadower
 
-SLOW_LIMITS: Final = Limits(frame=4096, unacknowledged=4096)
-"""So little may be on its way to a subscriber that the slow one's mailbox overflows: some
-130 events, fewer than are published between two syncs."""
+SLOW_LIMITS: Final = Limits(unacknowledged=1024)
+"""So little may be on its way to a subscriber that the slow one's mailbox overflows: some 40
+events, less than a setting may be.  A hand-over is never cut, so everybody gets on all the same."""
 
 FAILED: Final = 1
 """Exit status of a process that could not be what it was to be."""
