@@ -71,8 +71,8 @@ INSIDE: Final[dict[str, list[str]]] = {
         "trial", "consumer_laws", "consumer", "watch", "producer",
     ],
     "demo": [
-        "pages", "script", "source", "judge", "picture", "result", "subscribers", "counters", "casting", "endpoints",
-        "player", "job", "canvas", "view",
+        "pages", "script", "source", "judge", "picture", "result", "subscribers", "counters", "house", "casting",
+        "endpoints", "player", "job", "canvas", "view", "board", "pipe", "process", "processes",
     ],
     "cli": [
         "words", "printing", "running", "options", "talking", "orders",
