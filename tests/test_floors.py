@@ -59,7 +59,10 @@ INSIDE: Final[dict[str, list[str]]] = {
         "applying", "closed", "spaces", "shared", "session", "stream", "following", "memories", "publishing",
         "outcomes", "syncing", "watching", "answering", "daemon", "accepting", "serve",
     ],
-    "client": [],
+    "client": [
+        "channel", "reconnect", "link", "syncing", "spaces", "directory", "adding",
+        "arrivals", "holding", "speaking", "following", "seats", "watching", "memories", "remote",
+    ],
     "testing": ["oracle", "streams", "passing", "conformance", "plugin"],
     "testing.conformance": [
         "case", "demands", "follower", "scene", "failures", "keeping", "moving", "script",

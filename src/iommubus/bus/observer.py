@@ -73,6 +73,13 @@ class Backlog:
         if self.on_ready is not None:
             self.on_ready()
 
+    def miss(self, lost: Lost) -> None:
+        """Count events that were lost on their way here."""
+        self._count(lost)
+        self.settle()
+        if self.on_ready is not None:
+            self.on_ready()
+
     def end(self) -> None:
         """Let nothing more come."""
         self.ended = True
@@ -97,10 +104,13 @@ class Backlog:
     # -- inside ----------------------------------------------------------------
 
     def _lose(self, event: Event) -> None:
-        self._lost += 1
-        missed = self._missed.get(event.space)
+        self._count(Lost(event.space, event.seq, 1))
+
+    def _count(self, lost: Lost) -> None:
+        self._lost += lost.count
+        missed = self._missed.get(lost.space)
         count = missed.count if missed is not None else 0
-        self._missed[event.space] = Lost(event.space, event.seq, count + 1)
+        self._missed[lost.space] = Lost(lost.space, lost.seq, count + lost.count)
 
     def _tell_lost(self) -> None:
         self._queue.extend(self._missed.values())

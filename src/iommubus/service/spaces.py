@@ -131,7 +131,12 @@ class Held:
         self.more = self.emptied = self.resuming = False
         self.stop_timer()
         if resumed:
-            self.named = Named()
+            self.begin_naming()
+
+    def begin_naming(self) -> None:
+        """Take notes of what the producer names from now on; a `sync` waits until it has named all."""
+        self.named = Named()
+        if self.settled.is_set():
             self.settled = anyio.Event()
 
     def part(self) -> None:

@@ -1,0 +1,1 @@
+"""The bus of a daemon, in the process of a client."""
