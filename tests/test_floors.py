@@ -60,8 +60,8 @@ INSIDE: Final[dict[str, list[str]]] = {
         "outcomes", "syncing", "watching", "answering", "daemon", "accepting", "serve",
     ],
     "client": [
-        "channel", "reconnect", "link", "syncing", "spaces", "directory", "adding",
-        "arrivals", "holding", "speaking", "following", "seats", "watching", "memories", "remote",
+        "channel", "reconnect", "link", "syncing", "spaces", "directory", "adding", "memories", "arrivals", "holding",
+        "speaking", "following", "seats", "watching", "remote",
     ],
     "testing": ["oracle", "streams", "passing", "conformance", "plugin"],
     "testing.conformance": [
@@ -74,7 +74,11 @@ INSIDE: Final[dict[str, list[str]]] = {
         "pages", "script", "source", "judge", "picture", "result", "subscribers", "counters", "casting", "endpoints",
         "player", "job", "canvas", "view",
     ],
-    "cli": ["demo", "app", "start", "__main__"],
+    "cli": [
+        "words", "printing", "running", "options", "talking", "orders",
+        "serve", "check_config", "ping", "spaces", "subscribers", "tail", "lookup", "hold", "fence", "demo",
+        "app", "start", "__main__",
+    ],
 }  # fmt: skip
 
 LEAVES: Final = {"bridges"}

@@ -107,6 +107,7 @@ class Channel(asyncio.Protocol):
         clock: By which the lease runs.
 
     Attributes:
+        address: The same.
         open: Whether the daemon has let the client in, and the connection is not lost.
         welcome: What the daemon said when it let the client in.
         agreement: What both ends use.
@@ -131,7 +132,7 @@ class Channel(asyncio.Protocol):
         self._hello = hello
         self._owner = owner
         self._handlers = handlers
-        self._address = address
+        self.address = address
         self._clock = clock
         self._connection = ClientConnection()
         self._transport: asyncio.Transport | None = None
@@ -139,6 +140,7 @@ class Channel(asyncio.Protocol):
         self._answers: dict[int, tuple[Answered, float]] = {}  # and when the request was said
         self._pings: dict[int, float] = {}  # those without a `Pong`, and when they were said
         self._pinged = 0
+        self._pongs: dict[int, asyncio.Future[float]] = {}  # what waits for some of them
         self._out: list[bytes] = []
         self._sources: dict[Source, None] = {}
         self._flushing = False
@@ -272,6 +274,22 @@ class Channel(asyncio.Protocol):
         if self._answers.pop(request, None) is not None:
             self.send(Cancel(request))
 
+    async def ping(self) -> float:
+        """Return the seconds that the daemon takes to show that it is there.
+
+        Raises:
+            Disconnected: The connection was lost before it did.
+        """
+        if self._over:
+            raise self._disconnected("it was lost")
+        number = self._say_ping()
+        pong: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+        self._pongs[number] = pong
+        try:
+            return await pong
+        finally:
+            self._pongs.pop(number, None)
+
     # -- for the owner ---------------------------------------------------------------
 
     def lose(self, error: Exception) -> None:
@@ -381,6 +399,9 @@ class Channel(asyncio.Protocol):
 
     def _ponged(self, message: Pong) -> None:
         said = self._pings.pop(message.number, None)
+        pong = self._pongs.get(message.number)
+        if said is not None and pong is not None and not pong.done():
+            pong.set_result(self._clock() - said)
         if said is not None:
             self._renew(said)
 
@@ -402,10 +423,14 @@ class Channel(asyncio.Protocol):
         return self.welcome.heartbeat_us / MICROSECONDS
 
     def _beat(self) -> None:
+        self._say_ping()
+        self._after("heartbeat", self._heartbeat, self._beat)
+
+    def _say_ping(self) -> int:
         self._pinged += 1
         self._pings[self._pinged] = self._clock()
         self.send(Ping(self._pinged))
-        self._after("heartbeat", self._heartbeat, self._beat)
+        return self._pinged
 
     def _renew(self, since: float) -> None:
         """Take it that the lease was granted anew at a moment, unless it is too late for that."""
@@ -473,7 +498,7 @@ class Channel(asyncio.Protocol):
             self._transport.close()
 
     def _disconnected(self, reason: str) -> Disconnected:
-        return Disconnected(self._address, reason)
+        return Disconnected(self.address, reason)
 
     def _end(self, error: Exception) -> None:
         if self._over:
@@ -487,6 +512,9 @@ class Channel(asyncio.Protocol):
         why = error if isinstance(error, Disconnected) else self._disconnected(str(error))
         for answered, _ in answers.values():
             answered(why)
+        for pong in self._pongs.values():
+            if not pong.done():
+                pong.set_exception(why)
         self._owner.closed(self, error)
 
 

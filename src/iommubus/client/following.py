@@ -124,7 +124,7 @@ class RemoteSeat:
         self.first_failures = MapFailures()
         self.uses = Uses(self._uses_changed, place.buried.soon)
         self._terms = terms
-        self._endpoints = endpoints
+        self.endpoints = endpoints
         self._place = place
         self._line: Line | None = None
         self._away = "it was not connected yet"
@@ -431,7 +431,7 @@ class RemoteSeat:
         terms, contract = self._terms, self._terms.contract
         return Subscribe(
             request,
-            list(self._endpoints),
+            list(self.endpoints),
             int(terms.caps),
             [Range(first, last) for first, last in terms.wanted],
             terms.capacity,

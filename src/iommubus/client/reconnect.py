@@ -118,6 +118,7 @@ class Keeper:
         handlers: What takes what the daemon says by itself, by type of message; for every connection.
         address: Where the daemon is, for people.
         clock: By which leases run.
+        on_sync: Called when somebody is going to be waited for: what was not said yet for lack of hurry should be.
     """
 
     def __init__(
@@ -136,6 +137,7 @@ class Keeper:
         self.handlers: dict[type[Message], Handler] = {}
         self.address = address
         self.clock = clock
+        self.on_sync: Callable[[], object] = lambda: None
         self._connect = connect
         self._hello = Hello(LEAST_VERSION, MOST_VERSION, name[:NAME_LIMIT], 0, int(features))
         self._random = random or Random()  # noqa: S311 - spreads clients, keeps no secret

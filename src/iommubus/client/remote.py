@@ -41,7 +41,7 @@ from ..bus.soon import soon_in_this_loop
 from ..bus.threads import ThreadPublisher
 from ..caps import Cap, check_mask
 from ..contract import Contract
-from ..errors import AddressError, BadCapacity, BusClosed, IommubusError, WrongLoop
+from ..errors import AddressError, BadCapacity, BusClosed, IommubusError, MustShare, WrongLoop
 from ..events import Memory
 from ..mailbox import CAPACITY
 from ..ranges import LAST, IovaRange
@@ -90,10 +90,13 @@ def connect(
     place: Address = default_address() if address is None else parse_address(address)
     if isinstance(place, TlsAddress) and identity is None:
         raise AddressError(str(place), "over TLS a client shows a certificate; give it an identity")
-    features = Feature.RESUME | Feature.DESCRIPTORS if isinstance(place, UnixAddress) else Feature.RESUME
-    called = default_name() if name is None else name
-    keeper = Keeper(connector_to(place, identity), str(place), name=called, features=features)
     second = open_at(place.path) if isinstance(place, UnixAddress) else None
+    keeper = Keeper(
+        connector_to(place, identity),
+        str(place),
+        name=default_name() if name is None else name,
+        features=Feature.RESUME if second is None else Feature.RESUME | Feature.DESCRIPTORS,
+    )
     return RemoteBus(keeper, patience=patience, open_second=second)
 
 
@@ -112,7 +115,7 @@ class RemoteBus(EventBus):
     Args:
         keeper: Keeps the connection.
         patience: Seconds within which a daemon that is not there yet is tried again, at the beginning.
-        open_second: Opens the second connection, for descriptors; `None` where none travel.
+        open_second: Opens a second connection, for descriptors; `None` where they do not travel.
     """
 
     def __init__(self, keeper: Keeper, *, patience: float = 0.0, open_second: Open | None = None) -> None:
@@ -141,6 +144,7 @@ class RemoteBus(EventBus):
         self._lent = LentMemories(self._open_second, self._run, self._own.memories.view, self._known)
         self._memories = AddedMemories(self._keeper, self._own, self._all_links, self._lent.lend)
         self._seats = Seats(self._keeper.clock, soon_in_this_loop(), self._run, self._lent.knows)
+        self._keeper.on_sync = self._seats.speak
         self._watchers = Watchers()
         for part in (self._directory, self._lent, self._seats, self._watchers):
             self._keeper.handlers.update(part.handlers)
@@ -286,7 +290,7 @@ class RemoteBus(EventBus):
         )
         endpoints, checked = self._own.plan_subscription(endpoint, terms)
         checked = replace(checked, name=name or "")  # a name that is made up here may be another client's, too
-        return self._seats.subscription(checked, endpoints, self._check_open, ack, self._lent.backing)
+        return self._seats.subscription(checked, endpoints, self._own.check_thread, ack, self._lent.backing)
 
     def observe(self, *patterns: str, capacity: int = OBSERVER_CAPACITY) -> Observer:
         self._check_open()
@@ -414,6 +418,17 @@ class RemoteBus(EventBus):
 
     def _check_shared(self, endpoint: RemoteEndpoint, space: RemoteSpace) -> None:
         """Raise `MustShare` if a subscription of this client needs an endpoint in another space."""
+        for name, endpoints in self._seats.sharing(endpoint.name):
+            for other in endpoints:
+                place = None if other == endpoint.name else self._place_of(other)
+                if place is not None and place is not space:
+                    raise MustShare(name, endpoint.name, space.name, other, place.name)
+
+    def _place_of(self, name: str) -> AddressSpace | None:
+        """Return the space that an endpoint of this client is in; of others nothing is known here."""
+        if name in self._endpoints:
+            return self._endpoints[name].place
+        return next((space for space in self._own.spaces() if space.name == name), None)
 
     def _drop_endpoint(self, endpoint: RemoteEndpoint) -> None:
         self._keeper.part(endpoint)
@@ -430,8 +445,9 @@ class RemoteBus(EventBus):
             raise self._keeper.error
 
     def _run(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Have something done that ends with the client."""
-        self._tasks.start_soon(work)
+        """Have something done in a task, if there still are any."""
+        if not self._tasks.cancel_scope.cancel_called:
+            self._tasks.start_soon(work)
 
     def _known(self, memory: Memory) -> None:
         self._seats.known(memory)

@@ -119,6 +119,14 @@ class Seats:
         for seat in self._seats:
             seat.known(memory)
 
+    def sharing(self, endpoint: str) -> list[tuple[str, tuple[str, ...]]]:
+        """Return the name and the endpoints of each subscription that needs others beside this one."""
+        return [
+            (seat.name, seat.endpoints)
+            for seat in self._seats
+            if len(seat.endpoints) > 1 and endpoint in seat.endpoints
+        ]
+
     # -- the connection ------------------------------------------------------------
 
     def attached(self, channel: Channel) -> None:

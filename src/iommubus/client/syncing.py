@@ -54,6 +54,7 @@ async def sync_over(keeper: Keeper, links: Sequence[Link], words: Words, timeout
         if channel is None:
             raise _unasked(links, f"is not connected: {keeper.reason}")
         handed = {link: link.member.handed for link in links}
+        keeper.on_sync()
         parts = await _ask(channel, words, end)
         if parts:
             outcomes = _judge(parts, handed)
