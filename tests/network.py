@@ -267,7 +267,7 @@ class VirtualTransport(asyncio.Transport):
     """One end of a link, to its protocol.
 
     Attributes:
-        closed: Whether the protocol was told that the connection is lost, or will never be told.
+        closed: Whether it is closed.
     """
 
     def __init__(self, link: Link, out: Pipe, into: Pipe, process: VirtualProcess | None) -> None:
@@ -286,6 +286,7 @@ class VirtualTransport(asyncio.Transport):
         self._reading = False  # soon
         self._closing = False
         self._eof = False  # was written
+        self._told = False  # that the connection is lost
         if process is not None:
             process.at_end.append(self._kill)
 
@@ -349,10 +350,15 @@ class VirtualTransport(asyncio.Transport):
         if not self._closing:
             self._closing = True
             self._push()
+        elif self.closed:
+            self._tell(None)
 
     def abort(self) -> None:
         """Close it now; what was not taken by the system yet is lost."""
-        self._lose(None)
+        if self.closed:
+            self._tell(None)
+        else:
+            self._lose(None)
 
     def pause_reading(self) -> None:
         """Read nothing until told to."""
@@ -441,10 +447,14 @@ class VirtualTransport(asyncio.Transport):
 
     def _lose(self, error: Exception | None) -> None:
         """Close it, and tell the protocol."""
-        if self.closed:
-            return
-        self._shut()
-        if self._protocol is not None:
+        if not self.closed:
+            self._shut()
+            self._tell(error)
+
+    def _tell(self, error: Exception | None) -> None:
+        """Tell the protocol, once.  In a killed process nobody hears it, until the dead are buried."""
+        if self._protocol is not None and not self._told:
+            self._told = True
             protocol = self._protocol
             self.call(lambda: protocol.connection_lost(error))
 

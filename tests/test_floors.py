@@ -51,12 +51,12 @@ INSIDE: Final[dict[str, list[str]]] = {
     ],
     "bus.abc": ["terms", "consumer", "producer", "bus"],
     "consumers": ["pins", "views", "mirror", "iotlb"],
-    "transport": ["clock", "address", "lock", "credentials", "descriptors", "listeners", "activation", "tls"],
+    "transport": ["clock", "tasks", "address", "lock", "credentials", "descriptors", "listeners", "activation", "tls"],
     "bridges": [],
     "service": [
         "rules", "config", "settings", "logs", "leases", "record", "systemd", "http", "counts", "metrics",
         "tasks", "requests", "recorder", "recovering", "evidence", "watch", "proof", "packing", "clients", "demand",
-        "applying", "closed", "spaces", "shared", "session", "stream", "following", "memories", "publishing",
+        "applying", "closed", "spaces", "store", "shared", "session", "memories", "stream", "following", "publishing",
         "outcomes", "syncing", "watching", "answering", "daemon", "accepting", "serve",
     ],
     "client": [

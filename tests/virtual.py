@@ -133,7 +133,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
             if handle._cancelled:
                 continue
             if self._parked:
-                process = handle._context.get(PROCESS)
+                process = process_of(handle)
                 if process in self._parked:
                     self._parked[process].append(handle)
                     continue
@@ -189,9 +189,9 @@ class VirtualProcess:
         pid: Its number.
         context: In which its callbacks run.
         stopped: Whether it is stopped, as by SIGSTOP.
-        killed: Whether it has ended, as by SIGKILL: nothing of it is run, not even what cleans up.
-        ended: Set when it has.
-        at_end: Called when it is killed, outside of it: what the kernel does then.
+        killed: Whether it was killed, as by SIGKILL: nothing of it is run, not even what cleans up.
+        ended: Set when it has ended, in any way.
+        at_end: Called when it has ended, outside of it: what the kernel does then.
     """
 
     def __init__(self, loop: VirtualLoop, name: str, pid: int) -> None:
@@ -209,10 +209,17 @@ class VirtualProcess:
         """Run a task in it."""
         return self.context.copy().run(lambda: self._loop.create_task(work()))
 
+    def start_main(self, work: Callable[[], Coroutine[Any, Any, T]]) -> asyncio.Task[T]:
+        """Run the task with which it ends."""
+        task = self.start(work)
+        task.add_done_callback(lambda _: self._end(), context=Context())
+        return task
+
     def stop(self) -> None:
         """Run nothing of it until `go_on`."""
-        self.stopped = True
-        self._loop.park(self)
+        if not self.ended.is_set():
+            self.stopped = True
+            self._loop.park(self)
 
     def go_on(self) -> None:
         """Run it again; what was due meanwhile comes first."""
@@ -222,11 +229,16 @@ class VirtualProcess:
 
     def kill(self) -> None:
         """End it: nothing of it runs any more."""
-        self.killed = True
-        self._loop.park(self)
-        for act in self.at_end:
-            act()
-        self.ended.set()
+        if not self.ended.is_set():
+            self.killed = True
+            self._loop.park(self)
+            self._end()
+
+    def _end(self) -> None:
+        if not self.ended.is_set():
+            self.ended.set()
+            for act in self.at_end:
+                act()
 
     async def bury(self) -> None:
         """Clear away what a killed one left: cancel its tasks, and let them end, when all is over and nobody looks."""
@@ -235,18 +247,28 @@ class VirtualProcess:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self._loop.park(self)
+        for timer in self._loop.timers:
+            if process_of(timer) is self:
+                timer.cancel()
 
     def unfinished(self) -> list[asyncio.Task[Any]]:
         """Return its tasks that have not ended."""
         return [task for task in asyncio.all_tasks(self._loop) if getattr(task, "process", None) is self]
 
     def __repr__(self) -> str:
-        state = "killed" if self.killed else "stopped" if self.stopped else "running"
+        state = "ended" if self.ended.is_set() else "stopped" if self.stopped else "running"
         return f"<process {self.name}, {state}>"
 
 
 PROCESS: Final[ContextVar[VirtualProcess | None]] = ContextVar("PROCESS", default=None)
 """Whose callback runs, or whose a context is."""
+
+
+def process_of(handle: asyncio.Handle) -> VirtualProcess | None:
+    """Return whose callback it is."""
+    context: Context = getattr(handle, "_context")  # noqa: B009 - asyncio's own, of which no type is known
+    return context.get(PROCESS)
 
 
 def run(case: Callable[[VirtualLoop], Coroutine[Any, Any, T]]) -> T:
@@ -263,7 +285,7 @@ def run(case: Callable[[VirtualLoop], Coroutine[Any, Any, T]]) -> T:
         asyncio.set_event_loop(loop)
         with patch.object(AsyncIOBackend, "run_sync_in_worker_thread", INLINE):
             result = loop.run_until_complete(case(loop))
-        left = [*asyncio.all_tasks(loop), *loop.timers]
+        left = [*asyncio.all_tasks(loop), *((process_of(timer), timer) for timer in loop.timers)]
     finally:
         asyncio.set_event_loop(None)
         loop.close()

@@ -101,6 +101,14 @@ class Memories:
             raise BadMemory(memory.name, memory.size, "it has a descriptor already")
         backing.fd = anonymous_or_same(memory.name, memory.size, fd)
 
+    def adopt(self, memory: Memory, fd: int) -> None:
+        """Give a memory that was announced a descriptor that was looked at, and that is its own from now on.
+
+        Raises:
+            UnknownMemory: It was removed meanwhile.
+        """
+        self.find(memory).fd = fd
+
     def remove(self, memory: Memory) -> None:
         """Remove one that nothing leads into any more."""
         self.find(memory).close()

@@ -10,23 +10,20 @@ The lease is looked at by the clock whenever something is going to be used: a pr
 that was stopped has not been told of anything.
 """
 
-from collections import deque
 from collections.abc import Callable, Coroutine
 from math import inf
 from typing import Any, Final, Protocol, cast
 
 import anyio
-from msgspec import Struct, structs
+from msgspec import structs
 
 from ..bus.abc import Use
 from ..bus.attachment import State
 from ..bus.buried import Buried
 from ..bus.failures import MapFailures
-from ..bus.given import Given
-from ..bus.hand import Hand
 from ..bus.member import Terms
 from ..bus.reports import MapFailure, SubscriptionStatistics
-from ..bus.translation import RecentRemovals, StampedTranslation
+from ..bus.translation import StampedTranslation
 from ..bus.uses import Uses
 from ..errors import BusClosed, Disconnected, Fenced, NotInHand, Stopping, TooManyMappings, Unreachable
 from ..events import Event, Map, Memory
@@ -35,8 +32,7 @@ from ..wire.failures import to_error
 from ..wire.messages import Message
 from ..wire.messages.subscribing import Deliver, ReplayFailed, Subscribe, Subscribed, Translated
 from ..wire.messages.values import Range
-from .arrivals import Arrival, Arrivals
-from .holding import Holding
+from .handing import Drop, HandOvers
 from .speaking import Line, Registration
 
 RETRY: Final = 1.0
@@ -83,25 +79,6 @@ class Place(Protocol):
         ...
 
 
-class Drop(Struct):
-    """The hand-over that takes everything away, after a lost connection.
-
-    Attributes:
-        due: Whether it waits to be handed out.
-        number: Its number while it is in hand, else 0.
-        failed: Whether some of it could not be applied.
-    """
-
-    due: bool = False
-    number: int = 0
-    failed: bool = False
-
-    @property
-    def over(self) -> bool:
-        """Whether nothing has to be taken away."""
-        return not (self.due or self.number or self.failed)
-
-
 class RemoteSeat:
     """One subscription at a daemon, to its consumer's handle.
 
@@ -118,8 +95,8 @@ class RemoteSeat:
         self.fenced = False
         self.reason = ""
         self.ended = False
-        self.handed = 0
-        self.hand = Hand()
+        self._out = HandOvers(terms, endpoints[0])
+        self.hand = self._out.hand
         self.first_turn = anyio.Event()
         self.first_failures = MapFailures()
         self.uses = Uses(self._uses_changed, place.buried.soon)
@@ -134,13 +111,6 @@ class RemoteSeat:
         self._lease_end = inf  # of what it had on a lost connection
         self._entry = anyio.Event()  # set once the daemon has answered for the first time
         self._refusal: Exception | None = None
-        self._arrivals = Arrivals()
-        self._in_hand: deque[tuple[int, Arrival]] = deque()  # not acknowledged, by number
-        self._holding = Holding(terms.caps, terms.wanted, terms.contract, endpoints[0])
-        self._drop = Drop()
-        self._removals = RecentRemovals()
-        self._given = Given(terms.caps)
-        self._acked = 0
         self._last = False  # whether nothing comes behind what has arrived
         self._promised = False  # whether it was left clean, but for what is pinned
         self._told = False  # whether the daemon knows that it left
@@ -179,9 +149,6 @@ class RemoteSeat:
         self._replaces = registration.number
         self._told = False
         self._lease_end = registration.lease_end
-        self._arrivals = Arrivals()
-        self._removals.stop()
-        self._removals = RecentRemovals()
         if self.state is State.JOINED:
             self._take_away()
 
@@ -212,13 +179,11 @@ class RemoteSeat:
         registration = self._registration
         if registration is None or self.state is not State.JOINED:
             return
-        arrival = self._arrivals.take_in(message)
-        if arrival is not None:
-            arrival.awaited = {memory for memory in arrival.awaited if not self._place.knows(memory)}
+        self._out.take_in(message, self._place.knows)
         if message.prompt:
-            registration.want(self._arrivals.last)
+            registration.want(message.number)
         if message.current and not message.more:
-            registration.turn = self._arrivals.newest
+            registration.turn = self._out.arrivals.newest
             self._look_at_turn()
         self._last = self._last or message.end
         self._look()
@@ -238,7 +203,7 @@ class RemoteSeat:
     def want_all(self) -> None:
         """Acknowledge what can be at once, and what is in hand promptly."""
         if self._registration is not None:
-            self._registration.want(self._arrivals.last)
+            self._registration.want(self._out.arrivals.last)
 
     def speak(self) -> None:
         """Say what was acknowledged."""
@@ -247,7 +212,7 @@ class RemoteSeat:
 
     def known(self, memory: Memory) -> None:
         """Take it that the bytes of a memory can be looked at, or never will be."""
-        self._arrivals.known(memory)
+        self._out.arrivals.known(memory)
         self._look()
 
     def take_fence(self, reason: str) -> None:
@@ -285,22 +250,23 @@ class RemoteSeat:
     @property
     def ready(self) -> bool:
         """Whether there is something to hand over."""
-        return self._drop.due or self._arrivals.ready
+        return self._out.ready
+
+    @property
+    def handed(self) -> int:
+        """Number of the last hand-over."""
+        return self._out.handed
 
     def take(self) -> list[Event]:
         """Make a hand-over; it may turn out to be empty."""
-        self.handed += 1
-        if self._drop.due:
-            return self._hand_out(self._everything_gone())
-        arrival = self._arrivals.pop()
-        self._removals.note(arrival.number, arrival.events)
-        self._in_hand.append((self.handed, arrival))
-        if not arrival.events:
-            return self._hand_out([])
-        events, refused = self._holding.give(arrival.events, self.handed)
+        events, refused = self._out.take()
         for event in refused:
             self._say_failed(event, TooManyMappings(self.name, self._terms.contract.limit or 0))
-        return self._hand_out(events)
+        if not events:  # that is as good as acknowledged
+            self.uses.skip(self.handed)
+            self._acknowledge(self.uses.acknowledgeable())
+        self._look()
+        return events
 
     def acknowledge(self, number: int) -> None:
         """Take it that hand-overs up to ``number`` are applied, and out of use but for what is pinned."""
@@ -316,18 +282,13 @@ class RemoteSeat:
         Raises:
             NotInHand: It is not, or not any more.
         """
-        if not self._say_failed(event, error) and self._drop.over:
+        told = self._say_failed(event, error)
+        if told is None and self._out.drop.over:
             raise NotInHand(self.name, str(event))
-        behind = self.hand.behind(event)
         if isinstance(event, Map):
-            self._holding.refuse(event, behind.events)
+            self._out.refuse(event)
         else:
-            given = behind.events.copy()
-            self._arrivals.fail(event, behind.events)
-            left = set(map(id, behind.events))
-            self._holding.take_back([event, *(gone for gone in given if id(gone) not in left)])
-            self._drop.failed = self._drop.number > 0
-        behind.settle()
+            self._out.put_back(event, told=bool(told))
 
     async def wait_ready(self) -> None:
         """Wait until there is something to hand over, or the end."""
@@ -344,7 +305,7 @@ class RemoteSeat:
             Unreachable: The daemon is not there now, or went away.
             TranslationFault: It leads nowhere, or nobody can say.
         """
-        registration, removals = self._registration, self._removals
+        registration, removals = self._registration, self._out.removals
         if registration is None:
             raise Unreachable(iova, self._away)
         removals.watch()
@@ -355,23 +316,23 @@ class RemoteSeat:
         if registration is not self._registration or self.state is not State.JOINED:
             raise Unreachable(iova, self._away)
         mapping = answer.piece.mapping
-        self._holding.answer(mapping)
+        self._out.holding.answer(mapping)
         return StampedTranslation(mapping, answer.seq, removals, answer.number)
 
     def begin_use(self, thing: object = None) -> Use:
         """Begin to use something that was given; it ends with ``thing`` at the latest."""
         use = self.uses.begin(thing)
         if self._registration is not None:
-            self._registration.use(len(self.uses))
+            self._registration.use(1)
         return use
 
     def statistics(self) -> SubscriptionStatistics:
         """Return its counters; what waits at the daemon is not among them."""
         return SubscriptionStatistics(
-            lag=sum(len(arrival.events) for arrival in self._arrivals) + self._drop.due,
-            delivered=self._given.by_kind(),
-            handed=self.handed,
-            acked=self._acked,
+            lag=self._out.lag,
+            delivered=self._out.given.by_kind(),
+            handed=self._out.handed,
+            acked=self._out.acked,
             conflations=0,
             current=self._registration is not None and self._registration.turned,
             pinned=len(self.uses),
@@ -394,7 +355,7 @@ class RemoteSeat:
         """Fence it: whatever it held must not be used, and may yet be."""
         if self.state is not State.JOINED:
             return
-        if not self._holding.touched:
+        if not self._out.holding.touched and not self.uses:
             self.fenced, self.reason = True, reason
             self._cut_off(State.GONE)
             self._say_left(clean=True)
@@ -415,7 +376,7 @@ class RemoteSeat:
 
     def _go_on(self) -> None:
         """Be registered in the place of what it was, if that can be."""
-        if self._registration is not None or self._asking or not self._drop.over:
+        if self._registration is not None or self._asking or not self._out.drop.over:
             return
         if self.state is State.UNPROVEN:
             if self._line is not None:
@@ -473,70 +434,45 @@ class RemoteSeat:
         if self.state is State.NEW:
             self._refusal = error
             self._cut_off(State.GONE)
-        elif self.state is State.JOINED and self._drop.over and not self._last:
+        elif self.state is State.JOINED and self._out.drop.over and not self._last:
             self.fenced, self.reason = True, str(error)
             self._cut_off(State.GONE)
         self._entry.set()
-        if self._over and self._drop.over:
+        if self._over and self._out.drop.over:
             self._place.part(self)
 
     # -- inside: a lost connection ---------------------------------------------------
 
     def _take_away(self) -> None:
         """Have everything taken away that was given."""
-        self._holding.take_back(self.hand.rest[::-1])
-        self.hand.rest.clear()
+        finished = self.ended and self._out.settled
+        self._out.lose()
+        if finished:  # all was taken away before the end of the stream
+            self._out.drop.due = False
         if self.first_turn.is_set():
             self.first_turn = anyio.Event()
-        finished = self.ended and not self._in_hand
-        for _, arrival in self._in_hand:
-            arrival.number = 0
-        if self._holding.touched and not finished:
-            self._drop.due = True
         self._look()
-
-    def _everything_gone(self) -> list[Event]:
-        self._drop.due, self._drop.number = False, self.handed
-        return self._holding.all_gone(self.handed)
 
     def _dropped(self) -> None:
         """Take it that the hand-over which took everything away was acknowledged."""
-        self._drop.number = 0
-        if self._drop.failed:
-            self._place.later(RETRY, self._drop_again)
-        else:
-            self._holding.let_go()
+        if self._out.dropped():
             self._go_on()
+        else:
+            self._place.later(RETRY, self._drop_again)
 
     def _drop_again(self) -> None:
-        if self.state is State.JOINED and self._drop.failed:
-            self._drop = Drop(due=True)
+        if self.state is State.JOINED and self._out.drop.failed:
+            self._out.drop = Drop(due=True)
             self._look()
 
     # -- inside: hand-overs ----------------------------------------------------------
 
-    def _hand_out(self, events: list[Event]) -> list[Event]:
-        """Count a hand-over; one that gives nothing is as good as acknowledged."""
-        self._given.add(events, self._given.maps_in(events))
-        if not events:
-            self.uses.skip(self.handed)
-            self._acknowledge(self.uses.acknowledgeable())
-        self._look()
-        return events
-
     def _acknowledge(self, number: int) -> None:
-        self._acked = max(self._acked, number)
-        self.hand.acknowledge(number)
-        self._holding.acknowledge(number)
-        cost, last = 0, 0
-        while self._in_hand and self._in_hand[0][0] <= number:
-            _, arrival = self._in_hand.popleft()
-            if arrival.number:
-                cost, last = cost + arrival.cost, arrival.number
+        last, cost = self._out.acknowledge(number)
         if last and self._registration is not None:
             self._registration.acknowledge(last, cost)
             self._look_at_turn()
-        if 0 < self._drop.number <= number:
+        if 0 < self._out.drop.number <= number:
             self._dropped()
 
     def _look_at_turn(self) -> None:
@@ -547,25 +483,25 @@ class RemoteSeat:
 
     def _look(self) -> None:
         """See whether the stream is at its end; tell who waits for that, or for more."""
-        self.ended = self._last and not self._arrivals and not self._drop.due
+        self.ended = self._last and not self._out.left
         if self.ended and self._registration is None:
             self.first_turn.set()  # it will not come any more
         if self._on_ready is not None and (self.ready or self.ended or self.state is not State.JOINED):
             self._on_ready.set()
 
-    def _say_failed(self, event: Event, error: Exception) -> bool:
-        """Tell the daemon what could not be applied; say whether that is in hand."""
-        for _, arrival in self._in_hand:
-            index = arrival.place(event)
-            if index is None:
-                continue
-            if arrival.number and self._registration is not None:
-                self._registration.fail(arrival.number, index, error)
-                self._arrivals.taken_back.fail()
-                if isinstance(event, Map) and not self.first_turn.is_set():
-                    self.first_failures.add(self.name, event, error)
-            return True
-        return False
+    def _say_failed(self, event: Event, error: Exception) -> bool | None:
+        """Tell the daemon what could not be applied; say whether it was told, `None` if it is not in hand."""
+        place = self._out.place(event)
+        if place is None:
+            return None
+        number, index = place
+        if not number or self._registration is None:
+            return False
+        self._registration.fail(number, index, error)
+        self._out.arrivals.taken_back.fail()
+        if isinstance(event, Map) and not self.first_turn.is_set():
+            self.first_failures.add(self.name, event, error)
+        return True
 
     # -- inside: leaving -------------------------------------------------------------
 
@@ -581,11 +517,7 @@ class RemoteSeat:
 
     def _cut_off(self, state: State) -> None:
         self.state = state
-        self._arrivals = Arrivals()
-        self._in_hand.clear()
-        self._drop = Drop()
-        self.hand.clear()
-        self._removals.stop()
+        self._out.clear()
         self.first_turn.set()
         self._look()
 

@@ -13,7 +13,6 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 import anyio
-from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 from msgspec.structs import replace
 
@@ -47,6 +46,7 @@ from ..mailbox import CAPACITY
 from ..ranges import LAST, IovaRange
 from ..shape import Shape
 from ..transport.address import Address, TlsAddress, UnixAddress, default_address, parse_address
+from ..transport.tasks import Tasks
 from ..transport.tls import Identity
 from ..wire.failures import to_failure
 from ..wire.messages import Message
@@ -126,11 +126,11 @@ class RemoteBus(EventBus):
         self._own = OwnSpaces(keeper, self._links)
         self._endpoints: dict[str, RemoteEndpoint] = {}
         self._lines = Lines()
-        self._asked: dict[tuple[Channel, int], anyio.CancelScope] = {}
+        self._tasks = Tasks()
+        self._asked: dict[tuple[Channel, int], asyncio.Task[Any]] = {}
         self._stack = AsyncExitStack()
         self._open = False
-        self._tasks: TaskGroup  # these from the moment that it is entered
-        self._arrival: anyio.Event
+        self._arrival: anyio.Event  # these from the moment that it is entered
         self._directory: Directory
         self._memories: AddedMemories
         self._lent: LentMemories
@@ -157,8 +157,8 @@ class RemoteBus(EventBus):
         stack = self._stack = AsyncExitStack()
         try:
             await stack.enter_async_context(self._own)
-            self._tasks = await stack.enter_async_context(anyio.create_task_group())
-            stack.push_async_callback(self._leave)
+            await stack.enter_async_context(self._tasks)
+            stack.push_async_callback(self._keeper.end)
             await self._keeper.begin(self._patience)
             self._tasks.start_soon(self._keeper.keep)
             await self._directory.wait_listed()
@@ -175,7 +175,7 @@ class RemoteBus(EventBus):
         try:
             self._shut()
         finally:
-            await self._stack.aclose()  # told of the error, it would wrap it into a group
+            await self._stack.aclose()
 
     async def close(self) -> None:
         if self._open:
@@ -375,24 +375,24 @@ class RemoteBus(EventBus):
             link.demand_changed(channel, message)
 
     def _ask(self, channel: Channel, message: Ask) -> None:
-        scope = self._asked[channel, message.request] = anyio.CancelScope()
-        self._tasks.start_soon(self._answer, channel, message, scope)
+        task = self._tasks.start_soon(self._answer, channel, message)
+        if task is not None:
+            self._asked[channel, message.request] = task
 
-    async def _answer(self, channel: Channel, message: Ask, scope: anyio.CancelScope) -> None:
+    async def _answer(self, channel: Channel, message: Ask) -> None:
         try:
-            with scope:
-                space = self._own.space(message.space)
-                assert isinstance(space, RemoteSpace)  # noqa: S101 - what this bus makes
-                await space.answer(channel, message)
+            space = self._own.space(message.space)
+            assert isinstance(space, RemoteSpace)  # noqa: S101 - what this bus makes
+            await space.answer(channel, message)
         except IommubusError as failure:
             channel.send(Refused(message.request, to_failure(failure)))
         finally:
-            del self._asked[channel, message.request]
+            self._asked.pop((channel, message.request), None)
 
     def _cancel(self, channel: Channel, message: Cancel) -> None:
-        scope = self._asked.get((channel, message.request))
-        if scope is not None:
-            scope.cancel()
+        task = self._asked.get((channel, message.request))
+        if task is not None:
+            task.cancel()
 
     # -- inside: what is published ---------------------------------------------------------
 
@@ -446,8 +446,7 @@ class RemoteBus(EventBus):
 
     def _run(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Have something done in a task, if there still are any."""
-        if not self._tasks.cancel_scope.cancel_called:
-            self._tasks.start_soon(work)
+        self._tasks.start_soon(work)
 
     def _known(self, memory: Memory) -> None:
         self._seats.known(memory)
@@ -468,13 +467,6 @@ class RemoteBus(EventBus):
         finally:
             self._keeper.tell_ended()
             self._arrive()
-
-    async def _leave(self) -> None:
-        """Say goodbye."""
-        try:
-            await self._keeper.end()
-        finally:
-            self._tasks.cancel_scope.cancel()
 
 
 def check_loop() -> None:

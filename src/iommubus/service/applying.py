@@ -8,6 +8,7 @@ notes; what was not named is swept away at the end.
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Final
 
 from ..bus.space import LocalSpace
@@ -75,7 +76,8 @@ class Named:
     def apply(self, space: LocalSpace, event: Event, limit: int) -> None:
         """Make an event happen, as `apply` does; a MAP of what is there changes nothing.
 
-        One that differs from what is there takes the place of all that it overlaps.
+        One that differs from what is there takes the place of all that it
+        overlaps, and an UNMAP takes what it would cut: that is not the producer's any more.
         """
         if type(event) is Map:
             space.shape.check_map(event.first, event.last - event.first + 1, event.target, event.perm)
@@ -84,7 +86,8 @@ class Named:
             if space.lookup(event.first) == wanted:
                 return
             take_whole(space, event.first, event.last)
-        apply(space, event, limit)
+        with suppress(Straddle):
+            apply(space, event, limit)
 
     def sweep(self, space: LocalSpace) -> Iterator[None]:
         """Unmap what was not named, a piece of the table between two yields."""

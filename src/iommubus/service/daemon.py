@@ -12,20 +12,21 @@ import anyio
 
 from ..transport.clock import Clock, boot_clock
 from ..transport.credentials import Peer, Process
+from ..transport.tasks import Tasks
 from ..wire.messages.greeting import Draining
 from ..wire.messages.values import clip_text
 from .answering import Answering
 from .config import Config
 from .following import Following
+from .memories import Lending
 from .publishing import Publishing
 from .record import Record
 from .session import US, Part, Session, Who
 from .shared import Shared
 from .syncing import Syncing
-from .tasks import Tasks
 from .watching import Watching
 
-PARTS: Final[Sequence[Callable[[Session], Part]]] = (Following, Publishing, Syncing, Watching, Answering)
+PARTS: Final[Sequence[Callable[[Session], Part]]] = (Following, Publishing, Lending, Syncing, Watching, Answering)
 """What handles the messages of a connection, in the order in which each hears that it is lost."""
 
 LAST_WORDS: Final = 1.0
@@ -66,6 +67,7 @@ class Daemon(Shared):
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self.bus)
+            stack.callback(self.spaces.stop)
             stack.push_async_callback(self.proof.close)
             self.tasks = self.spaces.tasks = await stack.enter_async_context(Tasks())
             self.proof.begin(self.tasks)

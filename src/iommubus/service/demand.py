@@ -14,10 +14,10 @@ import anyio
 from ..bus.space import LocalSpace
 from ..caps import Cap
 from ..errors import ConnectionLost, DemandRefused
+from ..transport.tasks import Tasks
 from ..wire.messages import Message
 from ..wire.messages.publishing import DemandChanged
 from .clients import Client
-from .tasks import Tasks
 
 NOTHING: Final = Cap(0)
 
@@ -111,14 +111,34 @@ class Demand:
                 raise DemandRefused(space.name, int(old), int(wanted), str(refusal)) from refusal
 
     async def _judge(self, producer: Client, old: Cap, wanted: Cap) -> None:
-        """Ask a producer about those who have moved; fence them if it refuses."""
+        """Ask a producer about those who have moved: all at once, and if it refuses, each by itself."""
+        refusal = await self._refusal(producer, old, wanted)
+        if refusal is None:
+            return
+        self._take_back(producer, old, wanted)
+        masks = {mask | old for mask in self._masks if mask & ~old}
+        for mask in sorted(masks):
+            if masks != {mask}:
+                refusal = await self._refusal(producer, old, mask)
+            if refusal is None:
+                old, self.told = old | mask, self.told | mask
+            else:
+                self._fence(mask & ~old, refusal)
+
+    async def _refusal(self, producer: Client, old: Cap, wanted: Cap) -> DemandRefused | None:
+        """Ask a producer; return what it refuses with, if it does."""
         try:
             await producer.ask(self._make(old, wanted))
         except ConnectionLost:
-            return
+            return None
         except Exception as refusal:  # noqa: BLE001 - whatever it says, it refuses
-            self._take_back(producer, old, wanted)
-            self._fence(wanted & ~old, DemandRefused(self._name, int(old), int(wanted), str(refusal)))
+            return DemandRefused(self._name, int(old), int(wanted), str(refusal))
+        return None
+
+    @property
+    def _masks(self) -> list[Cap]:
+        """What each subscription asks for that is there now."""
+        return [] if self._space is None else [attachment.member.caps for attachment in self._space.routes.present]
 
     def _take_back(self, producer: Client, old: Cap, wanted: Cap) -> None:
         if producer is self._producer:

@@ -41,6 +41,7 @@ from ..wire.messages.subscribing import (
     Using,
 )
 from ..wire.messages.values import NAME_LIMIT, MemoryName, Piece
+from .memories import Lending
 from .packing import Packer
 from .rules import Action
 from .session import US, Handler, Session
@@ -118,6 +119,8 @@ class Following:
 
     def show(self, memories: tuple[MemoryName, ...], /) -> None:
         """Have the client given the descriptors of memories, if it was not."""
+        if memories:
+            self._session.part(Lending).show(memories)
 
     def fenced(self, stream: Stream, /) -> None:
         """Hear that a subscription is not to be told of anything any more."""

@@ -1,8 +1,8 @@
 """What became of a `sync`, in messages that fit a frame, whatever is in them.
 
-What does not fit is left out: causes first, then the old pieces, in whose place one
-range stays that contains them all.  The producer is told so, and keeps more out of
-use, never less.
+What does not fit is left out: causes first, then the old pieces, in whose place stands
+a range of everything.  There may be very many of them, of which this looks at those
+that it names.  So the producer keeps more out of use, never less.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,6 +13,7 @@ from msgspec.msgpack import Encoder
 
 from ..bus import reports
 from ..errors import SyncFailed
+from ..ranges import LAST
 from ..wire.failures import to_failure
 from ..wire.framing import FRAME_LIMIT
 from ..wire.messages.syncing import (
@@ -101,16 +102,14 @@ def missing_of(one: reports.Missing, room: int, pieces: int) -> Missing:
         room: Bytes that it may have, at least `LEAST`.
         pieces: Most pieces that are named.
     """
-    named, ranges = to_pieces(one.pieces, pieces)
     words = one.subscriber[:NAME_LIMIT], one.space[:NAME_LIMIT], clip_text(one.reason)
-    said = Missing(*words, named, ranges)
-    if one.cause is not None:
-        explained = Missing(*words, named, ranges, to_failure(one.cause))
-        said = explained if size(explained) <= room else said
-    if size(said) <= room:
-        return said
-    _, unnamed = to_pieces(one.pieces, 0)
-    return Missing(*words, [], [Range(min(each.first for each in unnamed), max(each.last for each in unnamed))])
+    cause = None if one.cause is None else to_failure(one.cause)
+    if pieces > 0:
+        named, ranges = to_pieces(one.pieces, pieces)
+        for said in (Missing(*words, named, ranges, cause), Missing(*words, named, ranges)):
+            if size(said) <= room:
+                return said
+    return Missing(*words, [], [Range(0, LAST)] if one.pieces else [])
 
 
 def failure_of(one: reports.MapFailure) -> MapFailure:

@@ -15,11 +15,11 @@ from ..bus.logs import Lines
 from ..errors import ExitRefused
 from ..transport.clock import Clock, boot_clock
 from ..transport.credentials import Peer, Process
+from ..transport.tasks import Tasks
 from .leases import ExitMember, Leases
 from .record import Granted, Record
 from .recorder import InThread, Recorder
 from .recovering import GRAIN, Recovering
-from .tasks import Tasks
 from .watch import Holder, Holding, Watch
 
 LAST_WORDS: Final = 0.05

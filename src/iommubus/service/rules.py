@@ -107,6 +107,10 @@ class Rules:
         """Say whether there is any space or endpoint to which a peer may do this."""
         return peer.uid == self._own_uid or any(getattr(rule, action.value) for rule in self._about(peer))
 
+    def allows_any(self, peer: Peer, action: Action) -> bool:
+        """Say whether a rule lets a peer do this to anything at all."""
+        return peer.uid == self._own_uid or any(getattr(rule, action.value) for rule in self._about(peer))
+
     def check(self, peer: Peer, action: Action, name: str) -> None:
         """Check that it may.
 

@@ -16,6 +16,7 @@ from ..transport.activation import inherited
 from ..transport.address import Address, parse_address
 from ..transport.credentials import boot_id
 from ..transport.listeners import Listener, listen
+from ..transport.tasks import Tasks
 from ..transport.tls import server_context
 from . import logs
 from .accepting import Acceptor
@@ -25,7 +26,6 @@ from .http import serve_pages
 from .record import Record
 from .rules import Rules
 from .systemd import Supervisor
-from .tasks import Tasks
 
 LOOK: Final = 0.05
 """Seconds between two looks whether a daemon that is to stop has anything left to do."""
@@ -183,7 +183,7 @@ class Server:
             return
         from . import metrics  # noqa: PLC0415 - prometheus-client need not be there where nobody asks
 
-        pages = metrics.pages(daemon.bus.statistics, daemon.counts, lambda: daemon.proof.reasons(daemon.clock()))
+        pages = metrics.pages(daemon.bus.statistics, daemon.counts, lambda: daemon.proof.health(daemon.clock()))
         with listen(parse_address(place), daemon.config.mode) as listener:
             tasks.start_soon(serve_pages, listener.sock, pages)
             yield

@@ -10,7 +10,7 @@ import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from logging import getLogger
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, Protocol, TypeVar, cast
 
 from ..errors import (
     ConnectionLost,
@@ -60,6 +60,7 @@ BEGINNINGS: Final = frozenset(
 )
 """Requests for something new, which a daemon refuses that is about to stop."""
 
+PartT = TypeVar("PartT")
 Handler = Callable[[Any], None]
 Make = Callable[[int], Message]
 
@@ -263,6 +264,10 @@ class Session(asyncio.Protocol):
             BadMessage: One of this number does.
         """
         self._running.start(request, work, *args)
+
+    def part(self, kind: type[PartT]) -> PartT:
+        """Return the part of a kind that handles messages here."""
+        return next(part for part in self._parts if isinstance(part, kind))
 
     def renew_lease(self) -> None:
         """Note that something arrived that renews the lease of the connection."""

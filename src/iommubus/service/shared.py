@@ -11,6 +11,7 @@ from ..errors import LimitReached, RuleMissing, Stopping
 from ..transport.clock import Clock
 from ..transport.credentials import Peer
 from ..transport.descriptors import Tokens
+from ..transport.tasks import Tasks
 from .clients import Client, Connection
 from .config import Config
 from .counts import Counts
@@ -19,7 +20,7 @@ from .proof import Proof
 from .record import Record
 from .rules import Action, Rules
 from .spaces import Held, Spaces
-from .tasks import Tasks
+from .store import Store
 
 INCARNATION_BITS: Final = 31
 """Random bits in front of every number: two daemons in a row have the same ones once in 2^31 restarts."""
@@ -51,6 +52,7 @@ class Shared:
         incarnation: What tells this daemon from those before.
         packer: Encodes hand-overs.
         spaces: The spaces and endpoints that clients made.
+        store: The memories that they added.
         proof: What proves subscribers stopped.
         tasks: Where requests wait.
         tokens: What opens second connections, by the number of the client.
@@ -83,6 +85,7 @@ class Shared:
         self._own_uid = own_uid
         self._last_id = self.incarnation << COUNTER_BITS
         self.spaces = Spaces(self.bus, config, self.new_id)
+        self.store = Store(self.bus, self.spaces, config.limits.memories)
 
     def connected(self, connection: Connection) -> None:
         """Count a connection; raises what keeps it from being let in.
@@ -122,6 +125,15 @@ class Shared:
             except RuleMissing as refusal:
                 self.refused(refusal)
                 raise
+
+    def allow_any(self, peer: Peer, action: Action, name: str) -> None:
+        """Check that a peer may do this to anything at all, where names are no part of the rules.
+
+        Raises:
+            RuleMissing: It may not; it was counted and logged.
+        """
+        if not self.rules.allows_any(peer, action):
+            self.allow(peer, action, [name])
 
     def visible(self, client: Client) -> list[Held]:
         """Return the open spaces that a client may know of: its own, and those that a rule names at all."""

@@ -29,6 +29,7 @@ from ..mapping import Mapping
 from ..ranges import IovaRange
 from ..shape import Shape
 from ..transport.credentials import Peer
+from ..transport.tasks import Tasks
 from ..wire.messages.greeting import Feature
 from ..wire.messages.publishing import Answer, Ask
 from ..wire.messages.queries import SpaceInfo
@@ -38,7 +39,6 @@ from .clients import Client, same_user
 from .closed import Closed
 from .config import Config
 from .demand import Demand
-from .tasks import Tasks
 
 Thing = TypeVar("Thing")
 
@@ -398,9 +398,10 @@ class Spaces:
                 endpoint.producer = None
         self._thin(producer.peer)
 
-    def of(self, producer: Client) -> list[Held]:
-        """Return the spaces of a producer."""
-        return [held for held in self.open.values() if held.producer is producer]
+    def stop(self) -> None:
+        """Take nothing away by itself any more: the daemon ends."""
+        for held in self.open.values():
+            held.stop_timer()
 
     # -- inside --------------------------------------------------------------------
 
