@@ -7,7 +7,6 @@ takes the place of many.
 import asyncio
 import socket
 import ssl
-from collections.abc import Callable
 from logging import getLogger
 from typing import Final
 
@@ -61,13 +60,8 @@ class Acceptor:
     # -- inside ----------------------------------------------------------------
 
     async def _open(self, sock: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
         try:
-            protocol = self._protocol(sock)
-            timeout = None if self._context is None else self._daemon.config.deadlines.hello
-            await loop.connect_accepted_socket(
-                protocol, sock, ssl=self._context, ssl_handshake_timeout=timeout, ssl_shutdown_timeout=timeout
-            )
+            await self._connect(sock)
         except (OSError, NoCredentials, PeerGone) as failure:  # of TLS, too
             self._daemon.lines.warn("connection", str(self._listener.address), f"not let in: {failure}")
             sock.close()
@@ -77,19 +71,27 @@ class Acceptor:
         finally:
             self._opening -= 1
 
-    def _protocol(self, sock: socket.socket) -> Callable[[], asyncio.Protocol]:
-        """Return what serves a connection.
+    async def _connect(self, sock: socket.socket) -> None:
+        """Find out who it is, and have it served.
 
         Raises:
             NoCredentials, PeerGone: It cannot be said who it is.
+            OSError: It is gone, or its TLS handshake failed.
         """
-        daemon = self._daemon
+        loop, daemon, hello = asyncio.get_running_loop(), self._daemon, self._daemon.config.deadlines.hello
         if self._context is not None:
-            return lambda: daemon.session_of(by_certificate)
-        if not isinstance(self._listener.address, UnixAddress):
-            return lambda: daemon.session(Peer())
-        peer, process = peer_of(sock), visible_process(sock)
-        return lambda: daemon.session(peer, process)
+            await loop.connect_accepted_socket(
+                lambda: daemon.session_of(by_certificate),
+                sock,
+                ssl=self._context,
+                ssl_handshake_timeout=hello,
+                ssl_shutdown_timeout=hello,
+            )
+        elif isinstance(self._listener.address, UnixAddress):
+            peer, process = peer_of(sock), visible_process(sock)
+            await loop.connect_accepted_socket(lambda: daemon.session(peer, process), sock)
+        else:
+            await loop.connect_accepted_socket(lambda: daemon.session(Peer()), sock)
 
 
 def by_certificate(transport: asyncio.Transport) -> tuple[Peer, Process | None]:

@@ -5,9 +5,10 @@ import os
 import signal
 import sys
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from logging import getLogger
-from typing import Final
+from types import TracebackType
+from typing import Final, Self
 
 import anyio
 
@@ -32,6 +33,9 @@ LOOK: Final = 0.05
 
 STATUS: Final = 10.0
 """Seconds after which the service manager is told again what the daemon does."""
+
+STOPS: Final = (signal.SIGTERM, signal.SIGINT)
+"""What tells the daemon to stop."""
 
 STOPPED: Final = "the daemon was told to stop"
 
@@ -58,13 +62,12 @@ async def serve(config: Config, *, reload: Reload | None = None, ready: Ready | 
     """
     with ExitStack() as stack:
         stack.enter_context(logging_to_stderr(config))
+        signals = stack.enter_context(Signals())
         listeners = [stack.enter_context(each) for each in inherited() or listening(config)]
-        addresses = [listener.address for listener in listeners]
-        record = Record(config.state_path(tuple(addresses)), boot_id())
+        record = Record(config.state_path(tuple(each.address for each in listeners)), boot_id())
         stack.callback(record.close)
         async with Daemon(config, record=record) as daemon, Tasks() as tasks:
-            server = Server(daemon, Supervisor(), reload)
-            await server.run(listeners, tasks, ready)
+            await Server(daemon, signals, Supervisor(), reload).run(listeners, tasks, ready)
 
 
 def listening(config: Config) -> list[Listener]:
@@ -85,62 +88,80 @@ def logging_to_stderr(config: Config) -> Generator[None]:
         getLogger("iommubus").removeHandler(handler)
 
 
+class Signals:
+    """What the daemon is told by signals, from its start to its very end.
+
+    Attributes:
+        stop: Set by the first SIGTERM or SIGINT.
+        stop_at_once: Set by the second.
+        on_hangup: Called at SIGHUP.
+    """
+
+    def __init__(self) -> None:
+        self.stop = asyncio.Event()
+        self.stop_at_once = asyncio.Event()
+        self.on_hangup: Callable[[], object] | None = None
+
+    def __enter__(self) -> Self:
+        loop = asyncio.get_running_loop()
+        for number in STOPS:
+            loop.add_signal_handler(number, self._stop, number)
+        loop.add_signal_handler(signal.SIGHUP, self._hang_up)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number in (*STOPS, signal.SIGHUP):
+            asyncio.get_running_loop().remove_signal_handler(number)
+
+    def _stop(self, number: signal.Signals) -> None:
+        LOGGER.info("%s: stopping", number.name)
+        if self.stop.is_set():
+            self.stop_at_once.set()
+        self.stop.set()
+
+    def _hang_up(self) -> None:
+        if self.on_hangup is not None:
+            self.on_hangup()
+
+
 class Server:
     """A daemon that runs.
 
     Args:
         daemon: The daemon.
+        signals: What it is told.
         supervisor: The service manager.
         reload: Reads the settings again.
     """
 
-    def __init__(self, daemon: Daemon, supervisor: Supervisor, reload: Reload | None) -> None:
+    def __init__(self, daemon: Daemon, signals: Signals, supervisor: Supervisor, reload: Reload | None) -> None:
         self._daemon = daemon
+        self._signals = signals
         self._supervisor = supervisor
         self._reload = reload
-        self._stopping = asyncio.Event()
-        self._at_once = asyncio.Event()
 
     async def run(self, listeners: Sequence[Listener], tasks: Tasks, ready: Ready | None) -> None:
         """Serve at these listeners until told to stop."""
         config = self._daemon.config
         context = None if config.tls is None else server_context(config.tls)
-        async with AsyncExitStack() as stack:
-            stack.enter_context(self._signals())
-            accepting = await stack.enter_async_context(Tasks())
-            for listener in listeners:
-                accepting.start_soon(Acceptor(self._daemon, listener, context).run)
-            await stack.enter_async_context(self._pages(tasks))
-            tasks.start_soon(self._tell_supervisor)
-            addresses = [listener.address for listener in listeners]
-            LOGGER.info("serving at %s", ", ".join(map(str, addresses)))
-            self._supervisor.ready()
-            if ready is not None:
-                ready(addresses)
-            await self._stopping.wait()
-            self._supervisor.stopping()
-            await accepting.__aexit__(None, None, None)
+        async with self._pages(tasks):
+            async with Tasks() as accepting:
+                for listener in listeners:
+                    accepting.start_soon(Acceptor(self._daemon, listener, context).run)
+                tasks.start_soon(self._tell_supervisor)
+                self._signals.on_hangup = self._replace_rules
+                self._say_ready([listener.address for listener in listeners], ready)
+                await self._signals.stop.wait()
+                self._supervisor.stopping()
             await self._drain()
 
-    # -- signals -----------------------------------------------------------------
-
-    @contextmanager
-    def _signals(self) -> Generator[None]:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop, number)
-        loop.add_signal_handler(signal.SIGHUP, self._replace_rules)
-        try:
-            yield
-        finally:
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-                loop.remove_signal_handler(number)
-
-    def _stop(self, number: signal.Signals) -> None:
-        LOGGER.info("%s: stopping", number.name)
-        if self._stopping.is_set():
-            self._at_once.set()
-        self._stopping.set()
+    def _say_ready(self, addresses: Sequence[Address], ready: Ready | None) -> None:
+        LOGGER.info("serving at %s", ", ".join(map(str, addresses)))
+        self._supervisor.ready()
+        if ready is not None:
+            ready(addresses)
 
     def _replace_rules(self) -> None:
         if self._reload is None:
@@ -161,7 +182,7 @@ class Server:
         seconds = self._daemon.config.deadlines.shutdown
         self._daemon.drain(STOPPED, seconds)
         with anyio.move_on_after(seconds):
-            while not self._daemon.quiet and not self._at_once.is_set():  # noqa: ASYNC110 - it looks at counters
+            while not self._daemon.quiet and not self._signals.stop_at_once.is_set():  # noqa: ASYNC110 - it looks at counters
                 await asyncio.sleep(LOOK)
 
     # -- beside it -----------------------------------------------------------------

@@ -338,11 +338,12 @@ class Session(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin: find out who it is, and wait for `Hello`."""
         self._transport = cast("asyncio.Transport", transport)
+        self.daemon.connected(self)
         self._transport.set_write_buffer_limits(high=FULL)
         self._timers["hello"] = self._loop.call_later(self.daemon.config.deadlines.hello, self._silent)
         try:
-            self.daemon.connected(self)
             self.peer, self.process = self._who(self._transport)
+            self.daemon.check_room()
         except (NoCredentials, PeerGone, LimitReached, Stopping) as failure:
             self.daemon.lines.warn("connection", str(self.peer), f"not let in: {failure}")
             self.close(str(failure), failure)

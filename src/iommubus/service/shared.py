@@ -88,14 +88,17 @@ class Shared:
         self.store = Store(self.bus, self.spaces, config.limits.memories)
 
     def connected(self, connection: Connection) -> None:
-        """Count a connection; raises what keeps it from being let in.
+        """Count a connection."""
+        self.connections[connection] = None
+        self.counts.connections = len(self.connections)
+
+    def check_room(self) -> None:
+        """Check that the last connection may be let in.
 
         Raises:
             Stopping: The daemon has ended.
             LimitReached: There are too many.
         """
-        self.connections[connection] = None
-        self.counts.connections = len(self.connections)
         if self.over:
             raise Stopping(self.draining)
         if len(self.connections) > self.config.limits.connections:
