@@ -19,7 +19,9 @@ def test_numbers_are_decimal_or_hexadecimal(text: str, value: int) -> None:
     assert words.number(text) == value
 
 
-@pytest.mark.parametrize("text", ["", "-1", "+1", " 1", "1_0", "0x", "ff", "1.0", "0x1_0", "0x10000000000000000", "१", "0b1"])
+@pytest.mark.parametrize(
+    "text", ["", "-1", "+1", " 1", "1_0", "0x", "ff", "1.0", "0x1_0", "0x10000000000000000", "१", "0b1"]
+)
 def test_what_is_no_number_of_64_bits_is_named(text: str) -> None:
     with pytest.raises(ValueError, match=r"is no number from 0 to 0xffffffffffffffff, decimal or with 0x"):
         words.number(text)

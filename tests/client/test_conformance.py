@@ -37,6 +37,7 @@ def accepted(daemon: Daemon) -> Session:
         own = socket.socket(fileno=os.dup(sock.fileno()))
         with own:
             return peer_of(own), process_of(own, ticks_now())
+
     return Session(daemon, who, __import__("iommubus.service.daemon", fromlist=["PARTS"]).PARTS)
 
 
@@ -47,5 +48,5 @@ NAMES = [case.name for case in bus_cases(lambda: at_socket(Path()))]
 @pytest.mark.parametrize("name", NAMES)
 async def test_the_bus_of_a_daemon_keeps(name: str, tmp_path: Path) -> None:
     path = tmp_path / "bus"
-    case, = (one for one in bus_cases(lambda: at_socket(path), patience=PATIENCE) if one.name == name)
+    (case,) = (one for one in bus_cases(lambda: at_socket(path), patience=PATIENCE) if one.name == name)
     await case.run()

@@ -1,12 +1,10 @@
 """Waiting for subscribers: `sync`, `drain` and `fence` of clients."""
 
 from collections.abc import Mapping, Sequence
-from fnmatch import fnmatchcase
 from typing import Final
 
 import anyio
 
-from ..bus.bus import EVERYTHING, PATTERN_CHARACTERS
 from ..bus.reports import Missing, SyncReport
 from ..bus.space import LocalSpace, sync_spaces
 from ..errors import SpaceClosed, SyncFailed, UnknownName
@@ -15,6 +13,7 @@ from ..ranges import LAST
 from ..wire.messages import Message
 from ..wire.messages.syncing import Drain, Fence, FenceJudged, SpaceEpoch, Sync
 from .clients import same_user
+from .globs import Globs, is_plain
 from .outcomes import refused, synced
 from .rules import Action
 from .session import US, Handler, Session
@@ -84,11 +83,12 @@ class Syncing:
         Raises:
             UnknownName: There is no such space.
             RuleMissing: It may see one of them, and not sync it.
+            LimitReached: Its patterns are too long.
         """
         known = self._daemon.visible(self._session)
         named = [self._named(name, known) for name in patterns if is_plain(name)]
-        globs = patterns or (EVERYTHING if everything else ())
-        matching = [held for held in known if any(fnmatchcase(held.name, glob) for glob in globs)]
+        globs = Globs(patterns)
+        matching = [held for held in known if globs.match(held.name)] if patterns or everything else []
         selected = list(dict.fromkeys([*named, *matching]))
         for held in selected:
             self._daemon.check_charge(self._session, held)
@@ -206,11 +206,6 @@ class Syncing:
             raise SpaceClosed(name)
         self._daemon.check_charge(self._session, held)
         return held
-
-
-def is_plain(name: str) -> bool:
-    """Say whether this is a name, and no pattern of names."""
-    return not PATTERN_CHARACTERS & set(name)
 
 
 def absent(space: LocalSpace, reason: str) -> Missing:

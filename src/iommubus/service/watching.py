@@ -5,10 +5,9 @@ here, up to the capacity of the observer, and past that is lost and counted.
 """
 
 from collections.abc import Mapping, Sequence
-from fnmatch import fnmatchcase
 from typing import Final
 
-from ..bus.bus import EVERYTHING, PATTERN_CHARACTERS
+from ..bus.bus import EVERYTHING
 from ..bus.observer import OBSERVER_CAPACITY, Backlog
 from ..bus.reports import ObserverStatistics
 from ..caps import Cap
@@ -18,6 +17,7 @@ from ..wire.messages import Message, watching
 from ..wire.messages.rows import EVENT_LIMIT
 from ..wire.messages.watching import Observe, Observing, Unobserve
 from ..wire.runs import to_watched
+from .globs import Globs, is_plain
 from .rules import Action
 from .session import Handler, Session
 
@@ -37,7 +37,7 @@ class Watched:
     def __init__(self, number: int, session: Session, message: Observe) -> None:
         self.number = number
         self._session = session
-        self._patterns: Sequence[str] = message.patterns or EVERYTHING
+        self._globs = Globs(message.patterns)
         self._backlog = Backlog(min(message.capacity or OBSERVER_CAPACITY, OBSERVER_CAPACITY))
         self._kinds = frozenset(kind for kind, bit in KINDS.items() if bit & message.kinds)
         self._told_end = False
@@ -56,9 +56,7 @@ class Watched:
     def matches(self, name: str) -> bool:
         """Say whether it sees a space of this name: it asked for it, and a rule lets it."""
         daemon = self._session.daemon
-        return any(fnmatchcase(name, pattern) for pattern in self._patterns) and (
-            daemon.rules.allows(self._session.peer, Action.OBSERVE, name)
-        )
+        return self._globs.match(name) and (daemon.rules.allows(self._session.peer, Action.OBSERVE, name))
 
     def put(self, event: Event) -> None:
         """Take an event, if it is of a kind that was asked for."""
@@ -150,7 +148,7 @@ class Watching:
             UnknownName: It is a name, and no space has it.
         """
         daemon, peer = self._daemon, self._session.peer
-        if PATTERN_CHARACTERS & set(pattern):
+        if not is_plain(pattern):
             if not daemon.rules.ever_allows(peer, Action.OBSERVE):
                 daemon.allow(peer, Action.OBSERVE, [pattern])
             return
