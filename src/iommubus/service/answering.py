@@ -36,6 +36,10 @@ from .watch import Watch
 SUBSCRIBERS: Final = 256
 """Most subscribers that the counters of one space name: with names of full length, a quarter of a frame."""
 
+RANGES: Final = 16
+"""Most ranges of one subscriber that are shown; the last one contains what is left.  A thousand
+subscribers with all that they may have would not be taken by who asked for them."""
+
 NAMES: Final = 128
 """Most subscribers that are named without counters, for the same reason."""
 
@@ -141,7 +145,7 @@ class Answering:
             member.place.name if member.place is not None else "",
             list(self._daemon.bus.endpoints_of(member)),
             int(member.caps),
-            [Range(first, last) for first, last in member.wanted],
+            shown_ranges(member.wanted),
             watch.stops,
             None if lease is None else int(lease * US),
             clip_text(member.reason) if member.fenced else "",
@@ -179,6 +183,12 @@ class Answering:
             if globs.match(held.name)
             and (held.producer is self._session or rules.allows(peer, Action.ADMIN, held.name))
         ]
+
+
+def shown_ranges(wanted: Sequence[tuple[int, int]]) -> list[Range]:
+    """Return the ranges of a subscriber, which are in order, as they are shown."""
+    edges = [*wanted[: RANGES - 1], (wanted[RANGES - 1][0], wanted[-1][1])] if len(wanted) > RANGES else wanted
+    return [Range(first, last) for first, last in edges]
 
 
 def counters_of(held: Held) -> SpaceCounters:

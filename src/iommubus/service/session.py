@@ -420,7 +420,7 @@ class Session(asyncio.Protocol):
     def _take(self, message: Message) -> None:
         handler = self._handlers.get(type(message))
         if handler is None:
-            LOGGER.error("nobody handles %s", type(message).__name__)
+            self.daemon.lines.warn("handler", str(self.peer), f"nobody handles {type(message).__name__}")
             return
         try:
             self._check_begins(message)
@@ -453,7 +453,7 @@ class Session(asyncio.Protocol):
         heartbeat, lease = int(leases.seconds / leases.heartbeats * US), int(leases.seconds * US)
         version, features = self.agreement.version, int(self.agreement.features)
         self.send(Welcome(version, features, daemon.incarnation, self.number, heartbeat, token, lease))
-        LOGGER.info("client %r is here: %s", self.name, self.peer)
+        daemon.lines.info("here", f"client {self.name!r}", f"is here, {self.peer}")
         if daemon.draining:
             self.send(greeting.Draining(clip_text(daemon.draining), 0))
 
@@ -504,7 +504,7 @@ class Session(asyncio.Protocol):
             self.process = None
 
     def _lose_client(self, reason: str) -> None:
-        LOGGER.info("client %r is gone: %s", self.name, reason)
+        self.daemon.lines.info("gone", f"client {self.name!r}", f"is gone: {reason}")
         self.daemon.clients.pop(self.number, None)
         self.daemon.tokens.revoke(self.number)
         for part in self._parts:
