@@ -343,7 +343,7 @@ class Session(asyncio.Protocol):
         self._timers["hello"] = self._loop.call_later(self.daemon.config.deadlines.hello, self._silent)
         try:
             self.peer, self.process = self._who(self._transport)
-            self.daemon.check_room()
+            self.daemon.check_room(self.peer)
         except (NoCredentials, PeerGone, LimitReached, Stopping) as failure:
             self.daemon.lines.warn("connection", str(self.peer), f"not let in: {failure}")
             self.close(str(failure), failure)

@@ -21,6 +21,10 @@ from .globs import Globs, is_plain
 from .rules import Action
 from .session import Handler, Session
 
+MISSED: Final = 4096
+"""Most spaces of which an observer is told later that it lost events.  One that reads nothing while
+so many spaces come and go is at its end: each costs some 200 bytes, and there may be any number."""
+
 KINDS: Final[dict[type[Event], Cap]] = {Unmap: Cap.UNMAP, Map: Cap.MAP, DevIotlbUnmap: Cap.DEVIOTLB_UNMAP}
 """The bit of each kind of event."""
 
@@ -60,8 +64,10 @@ class Watched:
 
     def put(self, event: Event) -> None:
         """Take an event, if it is of a kind that was asked for."""
-        if type(event) in self._kinds:
+        if type(event) in self._kinds and not self._backlog.ended:
             self._backlog.put(event)
+            if self._backlog.missing > MISSED:
+                self._backlog.end()
 
     def end(self) -> None:
         """Take it that there will be no more."""
