@@ -1,6 +1,6 @@
 """A machine in a virtual loop: its clock, its processes, its network, a daemon that can be killed and started again."""
 
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from random import Random
 from typing import Any, Final, Protocol, Self

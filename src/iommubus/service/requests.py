@@ -94,7 +94,7 @@ class Running:
         try:
             with waiting.begin():
                 await work(*args)
-        except IommubusError as failure:
+        except (IommubusError, OSError) as failure:  # no descriptors are left, perhaps
             self._refuse(request, failure)
         except Exception as failure:
             LOGGER.exception("a request failed in a way that it should not")
