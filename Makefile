@@ -8,8 +8,8 @@ BENCH_READY := .venv/.bench-ready
 
 .PHONY: demo test seeds check fix cover mutants image-check bench clean
 
-demo: $(READY)  ## two recorded guests' IOMMU events through the bus, judged as they go
-	.venv/bin/iommubus demo
+demo: $(READY)  ## two recorded guests' IOMMU events through the bus, in one process and across several, judged as they go
+	.venv/bin/iommubus demo --connect none --connect own
 
 test: $(READY)  ## every test
 	$(PYTHON) -m pytest

@@ -30,7 +30,6 @@ from iommubus.service.daemon import Daemon
 from iommubus.service.record import Change, Granted, Record
 from iommubus.service.rules import Rule
 from iommubus.transport.credentials import Peer
-from tests.network import VirtualTransport
 from tests.story import Story
 from tests.virtual import VirtualLoop, VirtualProcess, run
 from tests.world import ADDRESS, UID, Machine
@@ -71,7 +70,19 @@ class DaemonHost:
         fates: What can befall those who use it.
     """
 
-    fates: Sequence[str] = ("cut", "cut", "stall", "stall", "stop", "stop", "kill", "kill", "kill host", "stop host", "suspend")
+    fates: Sequence[str] = (
+        "cut",
+        "cut",
+        "stall",
+        "stall",
+        "stop",
+        "stop",
+        "kill",
+        "kill",
+        "kill host",
+        "stop host",
+        "suspend",
+    )
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine

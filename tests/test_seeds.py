@@ -8,7 +8,7 @@ from typing import Final
 
 import pytest
 
-from tests.seeds import judge, quiet, tell
+from tests.seeds import quiet, tell
 
 SEEDS: Final = 1000
 
@@ -18,7 +18,14 @@ ROOT: Final = Path(__file__).parents[1]
 @pytest.mark.timeout(600)
 def test_a_thousand_stories_end_well() -> None:
     command = [sys.executable, "-m", "tests.seeds", "--count", str(SEEDS)]
-    told = subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}, capture_output=True, text=True, check=False)
+    told = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
     assert told.returncode == 0, told.stdout + told.stderr
 
@@ -35,4 +42,3 @@ def test_a_story_is_the_same_each_time() -> None:
 def test_a_story_that_ends_badly_says_how(monkeypatch: pytest.MonkeyPatch) -> None:
     """The client forgets that leases run out."""
     quiet()
-    ...

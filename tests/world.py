@@ -1,6 +1,6 @@
 """A machine in a virtual loop: its clock, its processes, its network, a daemon that can be killed and started again."""
 
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from random import Random
 from typing import Any, Final, Protocol, Self
@@ -144,7 +144,9 @@ class Machine:
                 continue
             for held in player.held():
                 for wrong in self.truth.wrong(held, since, found):
-                    raise Stale(f"a sync of {', '.join(sorted(found))} called at {since} returned: {player.name}, {wrong}")
+                    raise Stale(
+                        f"a sync of {', '.join(sorted(found))} called at {since} returned: {player.name}, {wrong}"
+                    )
 
     def watch(self, process: VirtualProcess) -> Watched:
         """Return a watch of a process."""

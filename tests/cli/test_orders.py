@@ -16,22 +16,22 @@ def read(line: str) -> tuple[str, list[Any]] | None:
     return None if parsed is None else (parsed[0], parsed[2])
 
 
-@pytest.mark.parametrize(
-    ("line", "order"),
-    [
-        ("map 0x1000 4096 0x8000 rw", ("map", [0x1000, 4096, 0x8000, Perm.RW])),
-        ("  remap\t0 1 2 R  # again", ("remap", [0, 1, 2, Perm.R])),
-        ("unmap 4096 0x1000\r\n", ("unmap", [4096, 0x1000])),
-        ("unmap-all", ("unmap-all", [])),
-        ("invalidate 0 1", ("invalidate", [0, 1])),
-        ("sync", ("sync", [])),
-        ("sync 0.5", ("sync", [0.5])),
-        ("drain", ("drain", [])),
-        ("fence shadow", ("fence", ["shadow"])),
-        ("", None),
-        ("   # nothing", None),
-    ],
-)
+READ: list[tuple[str, tuple[str, list[Any]] | None]] = [
+    ("map 0x1000 4096 0x8000 rw", ("map", [0x1000, 4096, 0x8000, Perm.RW])),
+    ("  remap\t0 1 2 R  # again", ("remap", [0, 1, 2, Perm.R])),
+    ("unmap 4096 0x1000\r\n", ("unmap", [4096, 0x1000])),
+    ("unmap-all", ("unmap-all", [])),
+    ("invalidate 0 1", ("invalidate", [0, 1])),
+    ("sync", ("sync", [])),
+    ("sync 0.5", ("sync", [0.5])),
+    ("drain", ("drain", [])),
+    ("fence shadow", ("fence", ["shadow"])),
+    ("", None),
+    ("   # nothing", None),
+]
+
+
+@pytest.mark.parametrize(("line", "order"), READ)
 def test_lines_are_read(line: str, order: tuple[str, list[Any]] | None) -> None:
     assert read(line) == order
 

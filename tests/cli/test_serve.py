@@ -97,6 +97,20 @@ def test_settings_that_cannot_be_are_one_line(served: Served, flags: list[str], 
     assert reason in done.stderr
 
 
+def test_counters_without_what_counts_them_are_said_to_need_it(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nothing(name: str) -> None:
+        assert name == "prometheus_client"
+
+    monkeypatch.setattr("iommubus.cli.serve.find_spec", nothing)
+
+    assert iommubus("serve").exit_code == 0
+    done = iommubus("serve", "--metrics-listen", "unix:/m")
+
+    assert done.exit_code == 1
+    assert done.stderr.endswith("install it with: pip install 'iommubus[metrics]'\n")
+    assert served.config.metrics.listen is None
+
+
 def test_what_keeps_a_daemon_from_listening_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     async def taken(config: Config, *, reload: Callable[[], Config]) -> None:
         del config, reload

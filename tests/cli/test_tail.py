@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from iommubus import Cap, Perm
-from iommubus.cli.tail import Lines, _write, filter_text, json_lines
+from iommubus.cli.tail import Lines, filter_text, json_lines, write
 from iommubus.events import DevIotlbUnmap, Lost, Map, Memory, Observed, Unmap
 from iommubus.wire.messages import ClientMessage, DaemonMessage
 from iommubus.wire.messages.greeting import Bye, Hello
@@ -195,6 +195,6 @@ def test_all_is_written_where_a_pipe_takes_less_at_once(monkeypatch: pytest.Monk
     monkeypatch.setattr("sys.stdout", Out())
     monkeypatch.setattr(os, "write", little)
 
-    _write("zwölf Zeichen\udcff\n")
+    write("zwölf Zeichen\udcff\n")
 
     assert written.decode() == "zwölf Zeichen?\n"

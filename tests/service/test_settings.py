@@ -10,8 +10,8 @@ from hypothesis import given, strategies as st
 
 from iommubus.errors import BadSetting, ConfigError, ConfigUnreadable, UnknownSetting
 from iommubus.service.config import Config
-from iommubus.transport.address import ADDRESS_VARIABLE
 from iommubus.service.settings import CONFIG_VARIABLE, LEAVES, accepted, load, variable_of
+from iommubus.transport.address import ADDRESS_VARIABLE
 
 
 @pytest.fixture
