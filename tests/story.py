@@ -48,6 +48,10 @@ class Host(Protocol):
         """Connect the process that calls this."""
         ...
 
+    def is_connected(self, name: str) -> bool:
+        """Say whether the last one that connected under a name still is."""
+        ...
+
     async def end(self) -> None:
         """Stop it in an orderly way, and look whether anything is left."""
         ...
@@ -262,6 +266,7 @@ class Story:
             f"{player.name} has not synced" for player in players if isinstance(player, Producer) and not player.settled
         ]
         consumers = [player for player in players if isinstance(player, Consumer)]
+        waiting += [f"{name} is not connected" for name in self.cast if not self.host.is_connected(name)]
         lost = [f"{player.name} is not current" for player in consumers if not (player.current or player.refused)]
         return waiting + lost + [problem for player in consumers if (problem := player.differs())]
 
