@@ -55,20 +55,32 @@ def acknowledge_at_once(seat: RemoteSeat, take: Any = RemoteSeat.take) -> object
     return events
 
 
+def take_nothing(_: RemoteSeat) -> None:
+    pass
+
+
+def no_reasons(_: Recovering, __: float) -> list[str]:
+    return []
+
+
 MISTAKES: Final[dict[str, Mistake]] = {
     "a client keeps what it has when the connection is lost": lambda: patch.object(
-        RemoteSeat, "_take_away", lambda _: None
+        RemoteSeat, "_take_away", take_nothing
     ),
     "a client acknowledges what it has not applied": lambda: patch.object(RemoteSeat, "take", acknowledge_at_once),
-    "a daemon forgets what the one before it granted": lambda: patch.object(Recovering, "reasons", lambda _, __: []),
+    "a daemon forgets what the one before it granted": lambda: patch.object(Recovering, "reasons", no_reasons),
 }
+
+
+def tell_many(count: int) -> None:
+    for seed in range(count):
+        tell(seed)
 
 
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_is_found(name: str) -> None:
     with MISTAKES[name](), pytest.raises(Stale):
-        for seed in range(SEEDS):
-            tell(seed)
+        tell_many(SEEDS)
 
 
 def test_a_story_that_ends_badly_says_its_number() -> None:
