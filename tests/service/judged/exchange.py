@@ -1,6 +1,8 @@
 """An exchange between a producer, a consumer and a daemon, and what befalls one of them in the middle of it."""
 
 import signal
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from time import sleep
 from typing import Any, Final, Literal
@@ -23,6 +25,9 @@ HELP: Final = 6.0
 
 Stops = Literal["lease", "exit"]
 Role = Literal["daemon", "producer", "consumer"]
+
+Fate = Callable[["Exchange", Role, str], None]
+"""Something that befalls somebody while a step is taken, and what is done then to hear its answer."""
 
 ROLES: Final[tuple[Role, ...]] = ("daemon", "producer", "consumer")
 
@@ -245,13 +250,14 @@ STEPS: Final[tuple[tuple[Role, str], ...]] = (
 """What is done."""
 
 
-def play(exchange: Exchange, victim: Role, number: signal.Signals, at: int) -> int:
-    """Play it; somebody gets a signal while a step is taken.  Return how many `sync` were judged."""
+def play(exchange: Exchange, fate: Fate, at: int) -> int:
+    """Play it; something befalls somebody while a step is taken.  Return how many `sync` were judged."""
     exchange.begin()
     try:
         for place, (role, do) in enumerate(STEPS):
             if place == at:
-                befall(exchange, victim, number, role, do)
+                exchange.tell(role, do)
+                fate(exchange, role, do)
                 exchange.settle()
             else:
                 exchange.tell(role, do)
@@ -262,16 +268,17 @@ def play(exchange: Exchange, victim: Role, number: signal.Signals, at: int) -> i
     return exchange.syncs
 
 
-def befall(exchange: Exchange, victim: Role, number: signal.Signals, role: Role, do: str) -> None:
-    """Take a step, in the middle of which somebody gets a signal."""
-    exchange.tell(role, do)
+def kill(victim: Role, exchange: Exchange, role: Role, do: str) -> None:
+    """Kill somebody while a step is taken."""
+    exchange.kill(victim)  # and have the next one do it again
+    if victim != role:
+        exchange.finish(role, do)
+
+
+def stop(victim: Role, exchange: Exchange, role: Role, do: str) -> None:
+    """Stop somebody while a step is taken, for longer than a lease."""
     since = boot_clock()
-    exchange.cast[victim].signal(number)
-    if number == signal.SIGKILL:
-        exchange.kill(victim)  # and have the next one do it again
-        if victim != role:
-            exchange.finish(role, do)
-        return
+    exchange.cast[victim].signal(signal.SIGSTOP)
     if victim == "consumer" and role == "producer":
         exchange.finish(role, do)
     if victim == "consumer":
@@ -281,3 +288,26 @@ def befall(exchange: Exchange, victim: Role, number: signal.Signals, role: Role,
         exchange.finish(role, do)
     for _ in range(3):
         exchange.sync_after()
+
+
+def abandon(exchange: Exchange, role: Role, do: str) -> None:
+    """Stop the consumer while a step is taken, and kill the daemon before that knows of it."""
+    since = boot_clock()
+    exchange.cast["consumer"].signal(signal.SIGSTOP)
+    exchange.kill("daemon")
+    if role == "producer":
+        exchange.finish(role, do)
+    exchange.sync_after("unmap")
+    exchange.go_on("consumer", since)
+    if role != "producer":
+        exchange.finish(role, do)
+    for _ in range(3):
+        exchange.sync_after()
+
+
+FATES: Final[dict[str, Fate]] = {
+    **{f"{role} killed": partial(kill, role) for role in ROLES},
+    **{f"{role} stopped": partial(stop, role) for role in ROLES},
+    "consumer stopped and daemon killed": abandon,
+}
+"""What can befall them."""

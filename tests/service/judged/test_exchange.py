@@ -1,6 +1,5 @@
 """Somebody is killed or stopped at every step of an exchange between real processes, and law 1 holds."""
 
-import signal
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Final
 
 import pytest
 
-from tests.service.judged.exchange import STEPS, Exchange, Role, Stops, play
+from tests.service.judged.exchange import FATES, STEPS, Exchange, Stops, play
 from tests.service.judged.nursery import Nursery
 
 AT_ONCE: Final = 10
@@ -24,16 +23,15 @@ def nursery() -> Generator[Nursery]:
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("stops", ["lease", "exit"])
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
-@pytest.mark.parametrize("victim", ["daemon", "producer", "consumer"])
-def test_whoever_it_befalls_nothing_old_is_used(
-    nursery: Nursery, tmp_path: Path, victim: Role, number: signal.Signals, stops: Stops
+@pytest.mark.parametrize("fate", FATES)
+def test_whatever_befalls_whomever_nothing_old_is_used(
+    nursery: Nursery, tmp_path: Path, fate: str, stops: Stops
 ) -> None:
     def played(at: int) -> int:
         directory = tmp_path / str(at)
         directory.mkdir()
         try:
-            return play(Exchange(nursery, directory, stops), victim, number, at)
+            return play(Exchange(nursery, directory, stops), FATES[fate], at)
         except BaseException as problem:
             problem.add_note(f"at step {at}, {STEPS[at]}")
             raise
