@@ -62,6 +62,7 @@ class Exchange:
             "log": {"level": "info"},
         }
         self._done: dict[Role, list[str]] = {"producer": [], "consumer": [], "daemon": []}
+        self._alone = 0  # descriptors of a daemon to which nobody has connected
         self.cast: dict[Role, Someone] = {}
 
     # -- who takes part ------------------------------------------------------------
@@ -75,6 +76,7 @@ class Exchange:
         self.cast[role] = self._nursery.bear(role, self._settings)
         if role == "daemon":
             self.cast[role].answer()  # that it takes connections
+            self._alone = self._alone or descriptors(self.cast[role].pid)
 
     def end(self) -> None:
         """Kill whoever is left."""
@@ -223,7 +225,12 @@ class Exchange:
                 self.do(role, "close")
             left = self.cast[role].ask("left")
             assert left["tasks"] == 1, f"{role} has left {left}"
+            self.cast.pop(role).close()  # a daemon may watch a process for as long as it lives
         daemon = self.cast["daemon"]
+        deadline = boot_clock() + PATIENCE
+        while descriptors(daemon.pid) != self._alone:
+            assert boot_clock() < deadline, f"the daemon has left descriptors open: {daemon.said}"
+            sleep(LOOK)
         daemon.signal(signal.SIGTERM)
         daemon.wait_end()
         assert not (self._directory / "daemon.sock").exists(), daemon.said
@@ -233,6 +240,11 @@ class Exchange:
     def said(self) -> str:
         """What everybody has written."""
         return "\n".join(f"{someone.name}: {someone.said[-2000:]}" for someone in self.cast.values())
+
+
+def descriptors(pid: int) -> int:
+    """Return how many descriptors a process has open."""
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
 STEPS: Final[tuple[tuple[Role, str], ...]] = (
