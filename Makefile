@@ -6,7 +6,7 @@ PIP := $(PYTHON) -m pip --disable-pip-version-check --quiet install
 READY := .venv/.ready
 BENCH_READY := .venv/.bench-ready
 
-.PHONY: demo test check fix cover mutants bench clean
+.PHONY: demo test check fix cover mutants image-check bench clean
 
 demo: $(READY)  ## two recorded guests' IOMMU events through the bus, judged as they go
 	.venv/bin/iommubus demo
@@ -31,6 +31,9 @@ cover: $(READY)  ## branch coverage: each machine by its own tests alone, then e
 
 mutants: $(READY)  ## seeded bugs in the machines: which ones does no test see?
 	$(PYTHON) tools/mutants.py
+
+image-check: $(READY)  ## build the image of the Dockerfile, start it, ping it; as root, installs buildah if it is missing
+	$(PYTHON) tools/image_check.py
 
 bench: $(BENCH_READY)  ## measure, beside other event buses
 	$(PYTHON) -m bench

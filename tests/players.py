@@ -143,7 +143,9 @@ class Producer(Player):
         self.endpoint: Endpoint | None = None
         self.settled = False
         self.steps: Sequence[Callable[[str], None]] = (
-            (self.map, self.map, self.unmap) if pull else (self.map, self.map, self.map, self.unmap, self.apply, self.remap)
+            (self.map, self.map, self.unmap)
+            if pull
+            else (self.map, self.map, self.map, self.unmap, self.apply, self.remap)
         )
 
     @property
@@ -172,7 +174,9 @@ class Producer(Player):
 
     async def _create(self, bus: EventBus, name: str) -> AddressSpace:
         if self.pull:
-            return await bus.create_space(name, last=PAGES * PAGE - 1, offers=Cap.UNMAP, translate=self._answering(name))
+            return await bus.create_space(
+                name, last=PAGES * PAGE - 1, offers=Cap.UNMAP, translate=self._answering(name)
+            )
         return await bus.create_space(name, last=PAGES * PAGE - 1, straddle=self.straddle)
 
     async def _patiently(self, make: Callable[[], Awaitable[Any]]) -> Any:

@@ -70,7 +70,19 @@ class DaemonHost:
         fates: What can befall those who use it.
     """
 
-    fates: Sequence[str] = ("cut", "cut", "stall", "stall", "stop", "stop", "kill", "kill", "kill host", "stop host", "suspend")
+    fates: Sequence[str] = (
+        "cut",
+        "cut",
+        "stall",
+        "stall",
+        "stop",
+        "stop",
+        "kill",
+        "kill",
+        "kill host",
+        "stop host",
+        "suspend",
+    )
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine

@@ -230,7 +230,9 @@ class Story:
     def _problems(self) -> list[str]:
         """Say what is not as it should be."""
         players = self.cast.values()
-        waiting = [f"{player.name} has not synced" for player in players if isinstance(player, Producer) and not player.settled]
+        waiting = [
+            f"{player.name} has not synced" for player in players if isinstance(player, Producer) and not player.settled
+        ]
         consumers = [player for player in players if isinstance(player, Consumer)]
         lost = [f"{player.name} is not current" for player in consumers if not (player.current or player.refused)]
         return waiting + lost + [problem for player in consumers if (problem := player.differs())]

@@ -74,7 +74,11 @@ INSIDE: Final[dict[str, list[str]]] = {
         "pages", "script", "source", "judge", "picture", "result", "subscribers", "counters", "casting", "endpoints",
         "player", "job", "canvas", "view",
     ],
-    "cli": ["demo", "app", "start", "__main__"],
+    "cli": [
+        "words", "printing", "running", "options", "talking", "orders",
+        "serve", "check_config", "ping", "spaces", "subscribers", "tail", "lookup", "hold", "fence", "demo",
+        "app", "start", "__main__",
+    ],
 }  # fmt: skip
 
 LEAVES: Final = {"bridges"}

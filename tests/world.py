@@ -140,7 +140,9 @@ class Machine:
                 continue
             for held in player.held():
                 for wrong in self.truth.wrong(held, since, found):
-                    raise Stale(f"a sync of {', '.join(sorted(found))} called at {since} returned: {player.name}, {wrong}")
+                    raise Stale(
+                        f"a sync of {', '.join(sorted(found))} called at {since} returned: {player.name}, {wrong}"
+                    )
 
     def watch(self, process: VirtualProcess) -> Watched:
         """Return a watch of a process."""

@@ -300,6 +300,40 @@ async def test_a_ping_is_answered_at_once(rig: Rig) -> None:
     channel.lose(ValueError())
 
 
+@rigged
+async def test_the_daemon_can_be_asked_for_a_sign_of_life(rig: Rig) -> None:
+    script = Script()
+    channel, _ = await begin(rig, script)
+    asked = [asyncio.ensure_future(channel.ping()) for _ in range(2)]
+    await until(lambda: len(script.of(Ping)) == 2)
+    start = rig.loop.time()
+    await asyncio.sleep(0.25)
+
+    script.say(Pong(2))
+    assert await asked[1] >= rig.loop.time() - start > 0
+    assert not asked[0].done()
+    script.say(Pong(1), Pong(1), Pong(99))
+    assert await asked[0] >= 0.25
+    channel.lose(ValueError())
+
+
+@rigged
+async def test_a_sign_of_life_that_will_not_come_is_not_waited_for(rig: Rig) -> None:
+    script = Script()
+    channel, _ = await begin(rig, script)
+    given_up, left = asyncio.ensure_future(channel.ping()), asyncio.ensure_future(channel.ping())
+    await until(lambda: len(script.of(Ping)) == 2)
+
+    given_up.cancel()
+    await asyncio.sleep(0)
+    channel.lose(ValueError("gone"))
+
+    with pytest.raises(Disconnected, match="gone"):
+        await left
+    with pytest.raises(Disconnected):
+        await channel.ping()
+
+
 def answer_pings(script: Script, until_number: float = float("inf")) -> None:
     script.on_hear = lambda message: (
         script.say(Pong(message.number)) if isinstance(message, Ping) and message.number <= until_number else None

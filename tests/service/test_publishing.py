@@ -12,6 +12,7 @@ from iommubus.service.config import Config, Limits
 from iommubus.service.daemon import Daemon
 from iommubus.service.rules import Rule
 from iommubus.transport.credentials import Peer
+from iommubus.wire.messages import ClientMessage
 from iommubus.wire.messages.greeting import Bye, Ping, Pong
 from iommubus.wire.messages.publishing import Answer, Ask, BeginResume, EndResume, Publish, Published, PublishFailed
 from iommubus.wire.messages.replies import Done, Refused
@@ -171,6 +172,9 @@ async def test_what_cannot_be_mapped_is_told_by_its_place_and_the_rest_goes_on()
         ]
         await talker.hear(Published)
         assert mapped(daemon) == [1, 2, 3]
+        await talker.say(publishing("vtd0", epoch, 2, unaligned))
+        failed.append(await talker.hear(PublishFailed))
+        assert (failed[-1].number, failed[-1].index) == (2, 0)
 
 
 @pytest.mark.parametrize(
@@ -381,15 +385,14 @@ async def test_resuming_has_its_order(what: str) -> None:
         else:
             epoch = await resume(talker, await resumable(daemon, 1))
         begin, end = BeginResume("vtd0", epoch), EndResume(60, "vtd0", epoch)
-        await talker.say(
-            *{
-                "publish": [publishing("vtd0", epoch, 1, page(1))],
-                "end": [end],
-                "twice": [begin, begin],
-                "nothing": [begin],
-                "end of nothing": [end],
-            }[what]
-        )
+        orders: dict[str, list[ClientMessage]] = {
+            "publish": [publishing("vtd0", epoch, 1, page(1))],
+            "end": [end],
+            "twice": [begin, begin],
+            "nothing": [begin],
+            "end of nothing": [end],
+        }
+        await talker.say(*orders[what])
         assert await broken(talker)
 
 
@@ -521,6 +524,9 @@ async def test_a_sweep_ends_with_its_space(monkeypatch: pytest.MonkeyPatch) -> N
     async with Daemon(settings(producer_grace=60)) as daemon, greeted(daemon) as talker:
         epoch = await resume(talker, await resumable(daemon, *range(100)))
         before = len(daemon.tasks)
-        await talker.say(BeginResume("vtd0", epoch), EndResume(60, "vtd0", epoch), CloseSpace(61, "vtd0", epoch))
-        assert (await talker.hear(Done)).request == 61
+        await talker.say(BeginResume("vtd0", epoch), EndResume(60, "vtd0", epoch))
+        await until(lambda: len(mapped(daemon)) < 100)
+        daemon.spaces.close(daemon.spaces.open["vtd0"])
         await until(lambda: len(daemon.tasks) == before)
+        await talker.say(Ping(1))
+        await talker.hear(Pong)

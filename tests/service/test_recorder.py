@@ -59,10 +59,23 @@ def path(tmp_path: Path) -> str:
     return str(tmp_path / "leases")
 
 
+def exists(path: str) -> bool:
+    return Path(path).exists()
+
+
+def put(path: str, granted: Granted) -> None:
+    Path(path).write_bytes(encode(granted))
+
+
+def failed(recorder: Recorder) -> bool:
+    """Say whether the last attempt did."""
+    return recorder.failure is not None
+
+
 async def settled(condition: Callable[[], bool]) -> None:
     """Wait until a condition holds."""
     with anyio.fail_after(10):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - a file sets no event
             await anyio.sleep(0.001)
 
 
@@ -98,7 +111,7 @@ async def test_what_comes_while_the_disk_is_busy_is_written_at_once(path: str) -
             for member in MEMBERS:
                 clients.start_soon(recorder.grant, 10.0, member)
             await gate.waiting.wait()
-            assert not Path(path).exists()
+            assert not exists(path)
             gate.open.set()
     assert set(load(path, BOOT).exits) == set(MEMBERS)
     assert disk.writes <= 2
@@ -117,13 +130,13 @@ async def test_a_disk_that_says_no_refuses_everybody_who_waits_and_is_asked_agai
         disk.full = True
         with pytest.raises(LeasesUnwritable, match="No space left"):
             await recorder.grant(10.0, MEMBERS[1])
-        assert recorder.failure is not None
+        assert failed(recorder)
         writes = disk.writes
         recorder.forget(MEMBERS[0])
         await settled(lambda: disk.writes > writes)
         disk.full = False
         await recorder.grant(10.0, MEMBERS[2])
-        assert recorder.failure is None
+        assert not failed(recorder)
     assert load(path, BOOT) == Granted(BOOT, 10.0, (MEMBERS[2],))
     record.close()
 
@@ -140,13 +153,13 @@ async def test_who_is_cancelled_meanwhile_is_forgotten_again(path: str) -> None:
             await gate.waiting.wait()
             clients.cancel_scope.cancel()
         gate.open.set()
-        await settled(lambda: Path(path).exists() and load(path, BOOT) == Granted(BOOT, 10.0))
+        await settled(lambda: exists(path) and load(path, BOOT) == Granted(BOOT, 10.0))
     record.close()
 
 
 @pytest.mark.asyncio
 async def test_what_is_left_is_written_at_the_end(path: str) -> None:
-    Path(path).write_bytes(encode(Granted(BOOT, 10.0, tuple(MEMBERS))))
+    put(path, Granted(BOOT, 10.0, tuple(MEMBERS)))
     record = Record(path, BOOT, ShakyDisk())
     recorder = Recorder(record, Lines())
     async with Tasks() as tasks:
@@ -162,7 +175,7 @@ async def test_what_is_left_is_written_at_the_end(path: str) -> None:
 @pytest.mark.asyncio
 async def test_longer_leases_of_before_are_settled_and_never_those_of_this_daemon(path: str) -> None:
     """Also if that could not be written before this daemon granted one itself."""
-    Path(path).write_bytes(encode(Granted(BOOT, 60.0)))
+    put(path, Granted(BOOT, 60.0))
     disk = ShakyDisk()
     record = Record(path, BOOT, disk)
     recorder = Recorder(record, Lines())
@@ -170,7 +183,7 @@ async def test_longer_leases_of_before_are_settled_and_never_those_of_this_daemo
         recorder.begin(tasks)
         disk.full = True
         recorder.settle()
-        await settled(lambda: recorder.failure is not None)
+        await settled(lambda: failed(recorder))
         await recorder.grant(10.0)  # the record of before covers it
         disk.full = False
         await recorder.grant(10.0, MEMBERS[0])
@@ -187,4 +200,4 @@ async def test_without_a_record_nothing_is_written() -> None:
     recorder.forget(MEMBERS[0])
     recorder.settle()
     await recorder.close()
-    assert recorder.failure is None
+    assert not failed(recorder)

@@ -178,6 +178,7 @@ class Channel(asyncio.Protocol):
         self._asked: dict[int, Asked] = {}
         self._pings: dict[int, float] = {}  # those without a `Pong`, and when they were said
         self._pinged = 0
+        self._pongs: dict[int, asyncio.Future[float]] = {}  # what waits for some of them
         self._out: list[bytes] = []
         self._sources: dict[Source, None] = {}
         self._flushing = self._speaking = False
@@ -320,6 +321,22 @@ class Channel(asyncio.Protocol):
         if self._asked.pop(request, None) is not None:
             self.send(Cancel(request))
 
+    async def ping(self) -> float:
+        """Return the seconds that the daemon takes to show that it is there.
+
+        Raises:
+            Disconnected: The connection was lost before it did.
+        """
+        if self._over:
+            raise self._disconnected("it was lost")
+        number = self._say_ping()
+        pong: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+        self._pongs[number] = pong
+        try:
+            return await pong
+        finally:
+            self._pongs.pop(number, None)
+
     # -- for the owner ---------------------------------------------------------------
 
     def lose(self, error: Exception) -> None:
@@ -433,6 +450,9 @@ class Channel(asyncio.Protocol):
 
     def _ponged(self, message: Pong) -> None:
         said = self._pings.pop(message.number, None)
+        pong = self._pongs.get(message.number)
+        if said is not None and pong is not None and not pong.done():
+            pong.set_result(self._clock() - said)
         if said is not None:
             self._renew(said)
 
@@ -454,10 +474,14 @@ class Channel(asyncio.Protocol):
         return self.welcome.heartbeat_us / MICROSECONDS
 
     def _beat(self) -> None:
+        self._say_ping()
+        self._after("heartbeat", self._heartbeat, self._beat)
+
+    def _say_ping(self) -> int:
         self._pinged += 1
         self._pings[self._pinged] = self._clock()
         self.send(Ping(self._pinged))
-        self._after("heartbeat", self._heartbeat, self._beat)
+        return self._pinged
 
     def _renew(self, since: float) -> None:
         """Take it that the lease was granted anew at a moment, unless it is too late for that."""
@@ -543,6 +567,9 @@ class Channel(asyncio.Protocol):
         why = error if isinstance(error, Disconnected) else self._disconnected(str(error))
         for one in asked.values():
             one.answered(why)
+        for pong in self._pongs.values():
+            if not pong.done():
+                pong.set_exception(why)
         self._owner.closed(self, error)
 
 

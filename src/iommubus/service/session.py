@@ -454,9 +454,7 @@ class Session(asyncio.Protocol):
 
     def _watch_half(self) -> None:
         """Give a client a deadline for the rest of a frame of which part has come."""
-        if self._over or not self._wire.partial:
-            self._stop_timer("half")
-        elif "half" not in self._timers:
+        if self._wire.partial and not self._over and "half" not in self._timers:
             self._timers["half"] = self._loop.call_later(self.daemon.config.deadlines.hello, self._cut)
 
     def _cut(self) -> None:
