@@ -440,7 +440,7 @@ class Channel(asyncio.Protocol):
         self.open = True
         self.lease_end = self._greeted + self._lease
         self._look_at_lease()
-        if message.heartbeat_us:
+        if message.heartbeat_us and self.open:  # the lease may be over already
             self._after("heartbeat", self._heartbeat, self._beat)
         if self.open:
             self._owner.opened(self)
