@@ -861,7 +861,11 @@ async def test_nothing_comes_behind_the_end() -> None:
         await consumer.ack()
         await producer.talker.say(Sync(91, SECOND // 20, [], [SpaceEpoch("vtd0", producer.epoch)]))
         assert isinstance(await producer.end_sync(91), SyncRefused)
+        await consumer.ack()
         await consumer.talker.say(Ping(1))
+        await turns()
+        await consumer.talker.say(Ping(2))
+        assert isinstance(await consumer.talker.next(), Pong)
         assert isinstance(await consumer.talker.next(), Pong)
         await consumer.leave()
 
