@@ -209,8 +209,7 @@ class Pipe:
     def lose(self, count: int) -> None:
         """Lose the last pieces that are on their way."""
         for _ in range(count):
-            self._flying.pop()
-        self._count()
+            self._count(self._flying.pop()[1], -1)
 
     def forget(self) -> None:
         """Let nothing arrive any more."""
@@ -225,11 +224,12 @@ class Pipe:
         if self._flying:
             when = max(when, self._flying[-1][0])
         self._flying.append((when, piece))
-        self._count()
+        self._count(piece, 1)
         self._wait()
 
-    def _count(self) -> None:
-        self._bytes = sum(len(piece) for _, piece in self._flying if isinstance(piece, bytes))
+    def _count(self, piece: bytes | Exception | bool, sign: int) -> None:
+        if isinstance(piece, bytes):
+            self._bytes += sign * len(piece)
 
     def _wait(self) -> None:
         if self._timer is None and self._flying:
@@ -242,11 +242,11 @@ class Pipe:
         self._timer = None
         while self._flying and max(self._flying[0][0], self._free) <= now:
             _, piece = self._flying.popleft()
+            self._count(piece, -1)
             if isinstance(piece, bytes):
                 self.arrived += piece
             else:
                 self.end = piece
-        self._count()
         self._wait()
         self.receiver.read_soon()
 
@@ -267,7 +267,7 @@ class VirtualTransport(asyncio.Transport):
     """One end of a link, to its protocol.
 
     Attributes:
-        closed: Whether the protocol was told that the connection is lost, or will never be told.
+        closed: Whether it is closed.
     """
 
     def __init__(self, link: Link, out: Pipe, into: Pipe, process: VirtualProcess | None) -> None:
@@ -286,6 +286,7 @@ class VirtualTransport(asyncio.Transport):
         self._reading = False  # soon
         self._closing = False
         self._eof = False  # was written
+        self._told = False  # that the connection is lost
         if process is not None:
             process.at_end.append(self._kill)
 
@@ -349,10 +350,15 @@ class VirtualTransport(asyncio.Transport):
         if not self._closing:
             self._closing = True
             self._push()
+        elif self.closed:
+            self._tell(None)
 
     def abort(self) -> None:
         """Close it now; what was not taken by the system yet is lost."""
-        self._lose(None)
+        if self.closed:
+            self._tell(None)
+        else:
+            self._lose(None)
 
     def pause_reading(self) -> None:
         """Read nothing until told to."""
@@ -441,10 +447,14 @@ class VirtualTransport(asyncio.Transport):
 
     def _lose(self, error: Exception | None) -> None:
         """Close it, and tell the protocol."""
-        if self.closed:
-            return
-        self._shut()
-        if self._protocol is not None:
+        if not self.closed:
+            self._shut()
+            self._tell(error)
+
+    def _tell(self, error: Exception | None) -> None:
+        """Tell the protocol, once.  In a killed process nobody hears it, until the dead are buried."""
+        if self._protocol is not None and not self._told:
+            self._told = True
             protocol = self._protocol
             self.call(lambda: protocol.connection_lost(error))
 

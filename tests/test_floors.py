@@ -51,15 +51,18 @@ INSIDE: Final[dict[str, list[str]]] = {
     ],
     "bus.abc": ["terms", "consumer", "producer", "bus"],
     "consumers": ["pins", "views", "mirror", "iotlb"],
-    "transport": ["clock", "address", "lock", "credentials", "descriptors", "listeners", "activation", "tls"],
+    "transport": ["clock", "tasks", "address", "lock", "credentials", "descriptors", "listeners", "activation", "tls"],
     "bridges": [],
     "service": [
-        "rules", "config", "settings", "logs", "leases", "record", "systemd", "http", "counts", "metrics",
-        "tasks", "requests", "recorder", "recovering", "evidence", "watch", "proof", "packing", "clients", "demand",
+        "rules", "globs", "config", "settings", "logs", "leases", "record", "systemd", "http", "counts", "metrics",
+        "requests", "recorder", "recovering", "evidence", "watch", "proof", "packing", "clients", "demand",
         "applying", "closed", "spaces", "store", "shared", "session", "memories", "stream", "following", "publishing",
         "outcomes", "syncing", "watching", "answering", "daemon", "accepting", "serve",
     ],
-    "client": [],
+    "client": [
+        "channel", "reconnect", "link", "syncing", "spaces", "directory", "adding", "memories", "arrivals", "holding",
+        "handing", "speaking", "following", "seats", "watching", "remote",
+    ],
     "testing": ["oracle", "streams", "passing", "conformance", "plugin"],
     "testing.conformance": [
         "case", "demands", "follower", "scene", "failures", "keeping", "moving", "script",
@@ -68,10 +71,14 @@ INSIDE: Final[dict[str, list[str]]] = {
         "trial", "consumer_laws", "consumer", "watch", "producer",
     ],
     "demo": [
-        "pages", "script", "source", "judge", "picture", "result", "subscribers", "counters", "casting", "endpoints",
-        "player", "job", "canvas", "view",
+        "pages", "script", "source", "judge", "picture", "result", "subscribers", "counters", "house", "casting",
+        "endpoints", "player", "job", "canvas", "view", "board", "pipe", "process", "processes",
     ],
-    "cli": ["demo", "app", "start", "__main__"],
+    "cli": [
+        "words", "printing", "running", "options", "talking", "orders",
+        "serve", "check_config", "ping", "spaces", "subscribers", "tail", "lookup", "hold", "fence", "demo",
+        "app", "start", "__main__",
+    ],
 }  # fmt: skip
 
 LEAVES: Final = {"bridges"}

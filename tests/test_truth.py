@@ -64,6 +64,16 @@ def test_what_was_mapped_again_is_another_one(truth: Truth) -> None:
     assert problems(truth, held(1, old), since)
 
 
+def test_a_space_that_was_closed_is_not_the_next_one(truth: Truth) -> None:
+    one = held(1, truth.map("space", 1, 1))
+    truth.unmap_all("space")
+    since = truth.now()
+
+    assert problems(truth, one, since)
+    truth.create("space", another=True)
+    assert problems(truth, one, truth.now()) == []
+
+
 def test_what_never_was_is_wrong_at_any_time(truth: Truth) -> None:
     target = truth.map("space", 1, 2)
 

@@ -35,6 +35,7 @@ class Truth:
     def __init__(self) -> None:
         self._order = 0
         self._pages: list[tuple[str, int]] = [("", 0)]  # space and page, by the number of the page it leads to
+        self._first: dict[str, int] = {}  # number of the first page that the space there is now could have
         self._live: dict[str, dict[int, int]] = {}  # that number, by page, by space
         self._ended: dict[int, int] = {}
         self._invalidated: dict[tuple[str, int], int] = {}
@@ -48,10 +49,17 @@ class Truth:
 
     # -- what producers do --------------------------------------------------------
 
-    def create(self, space: str) -> None:
-        """Have a space made, or taken over: whatever was in one of this name has ended."""
+    def create(self, space: str, *, another: bool = False) -> None:
+        """Have a space made, or taken over: whatever was in one of this name has ended.
+
+        Args:
+            space: Its name.
+            another: Whether it has nothing to do with the one before, which was closed and is synced by itself.
+        """
         self.unmap_all(space)
         self._live[space] = {}
+        if another:
+            self._first[space] = len(self._pages)
         self.attach(space, space)
 
     def map(self, space: str, page: int, count: int) -> int:
@@ -112,7 +120,7 @@ class Truth:
             space, page = self._pages[number]
             if (number - held.mapping.target // PAGE) != page - held.mapping.first // PAGE:
                 yield f"{held} leads to where page {page} of {space} led"
-            elif spaces is None or space in spaces:
+            elif number >= self._first.get(space, 0) and (spaces is None or space in spaces):
                 yield from self._late(held, number, since)
 
     def _late(self, held: Held, number: int, since: int) -> Iterator[str]:

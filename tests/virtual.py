@@ -16,7 +16,7 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
 from contextvars import Context, ContextVar, copy_context
 from functools import partial
-from heapq import heappop
+from heapq import heappop, heappush
 from threading import get_ident
 from typing import Any, Final, TypeVar, TypeVarTuple, Unpack, cast
 from unittest.mock import patch
@@ -49,8 +49,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         thread_time: Says how long the next call in a worker thread takes, in seconds.
     """
 
-    _ready: deque[Any]  # asyncio's own, as the next two
-    _scheduled: list[Any]
+    _ready: deque[Any]  # asyncio's own, as the next one
     _thread_id: int | None
 
     def __init__(self) -> None:
@@ -59,6 +58,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self.thread_time: Callable[[], float] = lambda: NO_TIME
         self._now = START
         self._steps = 0
+        self._timers: list[tuple[float, int, Any]] = []
+        self._timed = 0
         self._parked: dict[VirtualProcess, list[Any]] = {}
         self._made = 0
 
@@ -69,7 +70,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
     @property
     def timers(self) -> list[asyncio.TimerHandle]:
         """What is going to happen at some time and was not called off."""
-        return [timer for timer in self._scheduled if not timer.cancelled()]
+        return [timer for _, _, timer in sorted(self._timers) if not timer.cancelled()]
 
     def park(self, process: "VirtualProcess") -> None:
         """Run nothing of a process from now on."""
@@ -87,6 +88,19 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return work()
 
     # -- what asyncio asks of a loop ----------------------------------------------
+
+    def call_at(
+        self,
+        when: float,
+        callback: Callable[[Unpack[Arguments]], object],
+        *args: *Arguments,
+        context: Context | None = None,
+    ) -> asyncio.TimerHandle:
+        """Call at some time; who comes first of those at the same time goes first."""
+        timer = asyncio.TimerHandle(when, callback, args, self, context)
+        self._timed += 1
+        heappush(self._timers, (when, self._timed, timer))
+        return timer
 
     def call_soon_threadsafe(
         self, callback: Callable[[Unpack[Arguments]], object], *args: *Arguments, context: Context | None = None
@@ -133,7 +147,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
             if handle._cancelled:
                 continue
             if self._parked:
-                process = handle._context.get(PROCESS)
+                process = process_of(handle)
                 if process in self._parked:
                     self._parked[process].append(handle)
                     continue
@@ -144,22 +158,17 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return stopping
 
     def _jump(self) -> None:
-        scheduled = self._scheduled
-        while scheduled and scheduled[0]._cancelled:
-            self._pop_timer()
-        if not scheduled:
+        timers = self._timers
+        while timers and timers[0][2]._cancelled:
+            heappop(timers)
+        if not timers:
             raise Deadlock("nothing is ready, no timer runs, and the run is not over")
-        self._now = max(self._now, scheduled[0]._when)
+        self._now = max(self._now, timers[0][0])
 
     def _collect_timers(self) -> None:
-        scheduled = self._scheduled
-        while scheduled and (scheduled[0]._when <= self._now or scheduled[0]._cancelled):
-            self._ready.append(self._pop_timer())
-
-    def _pop_timer(self) -> Any:
-        timer = heappop(self._scheduled)
-        timer._scheduled = False
-        return timer
+        timers, now = self._timers, self._now
+        while timers and timers[0][0] <= now:
+            self._ready.append(heappop(timers)[2])
 
 
 class NumberedTask(asyncio.Task[T]):
@@ -189,9 +198,9 @@ class VirtualProcess:
         pid: Its number.
         context: In which its callbacks run.
         stopped: Whether it is stopped, as by SIGSTOP.
-        killed: Whether it has ended, as by SIGKILL: nothing of it is run, not even what cleans up.
-        ended: Set when it has.
-        at_end: Called when it is killed, outside of it: what the kernel does then.
+        killed: Whether it was killed, as by SIGKILL: nothing of it is run, not even what cleans up.
+        ended: Set when it has ended, in any way.
+        at_end: Called when it has ended, outside of it: what the kernel does then.
     """
 
     def __init__(self, loop: VirtualLoop, name: str, pid: int) -> None:
@@ -209,10 +218,17 @@ class VirtualProcess:
         """Run a task in it."""
         return self.context.copy().run(lambda: self._loop.create_task(work()))
 
+    def start_main(self, work: Callable[[], Coroutine[Any, Any, T]]) -> asyncio.Task[T]:
+        """Run the task with which it ends."""
+        task = self.start(work)
+        task.add_done_callback(lambda _: self._end(), context=Context())
+        return task
+
     def stop(self) -> None:
         """Run nothing of it until `go_on`."""
-        self.stopped = True
-        self._loop.park(self)
+        if not self.ended.is_set():
+            self.stopped = True
+            self._loop.park(self)
 
     def go_on(self) -> None:
         """Run it again; what was due meanwhile comes first."""
@@ -222,11 +238,16 @@ class VirtualProcess:
 
     def kill(self) -> None:
         """End it: nothing of it runs any more."""
-        self.killed = True
-        self._loop.park(self)
-        for act in self.at_end:
-            act()
-        self.ended.set()
+        if not self.ended.is_set():
+            self.killed = True
+            self._loop.park(self)
+            self._end()
+
+    def _end(self) -> None:
+        if not self.ended.is_set():
+            self.ended.set()
+            for act in self.at_end:
+                act()
 
     async def bury(self) -> None:
         """Clear away what a killed one left: cancel its tasks, and let them end, when all is over and nobody looks."""
@@ -235,18 +256,28 @@ class VirtualProcess:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self._loop.park(self)
+        for timer in self._loop.timers:
+            if process_of(timer) is self:
+                timer.cancel()
 
     def unfinished(self) -> list[asyncio.Task[Any]]:
         """Return its tasks that have not ended."""
         return [task for task in asyncio.all_tasks(self._loop) if getattr(task, "process", None) is self]
 
     def __repr__(self) -> str:
-        state = "killed" if self.killed else "stopped" if self.stopped else "running"
+        state = "ended" if self.ended.is_set() else "stopped" if self.stopped else "running"
         return f"<process {self.name}, {state}>"
 
 
 PROCESS: Final[ContextVar[VirtualProcess | None]] = ContextVar("PROCESS", default=None)
 """Whose callback runs, or whose a context is."""
+
+
+def process_of(handle: asyncio.Handle) -> VirtualProcess | None:
+    """Return whose callback it is."""
+    context: Context = getattr(handle, "_context")  # noqa: B009 - asyncio's own, of which no type is known
+    return context.get(PROCESS)
 
 
 def run(case: Callable[[VirtualLoop], Coroutine[Any, Any, T]]) -> T:
@@ -263,7 +294,7 @@ def run(case: Callable[[VirtualLoop], Coroutine[Any, Any, T]]) -> T:
         asyncio.set_event_loop(loop)
         with patch.object(AsyncIOBackend, "run_sync_in_worker_thread", INLINE):
             result = loop.run_until_complete(case(loop))
-        left = [*asyncio.all_tasks(loop), *loop.timers]
+        left = [*asyncio.all_tasks(loop), *((process_of(timer), timer) for timer in loop.timers)]
     finally:
         asyncio.set_event_loop(None)
         loop.close()

@@ -355,19 +355,38 @@ class Mailbox:
 
     def _park(self, first: int, last: int, hand: list[Event]) -> None:
         """Set a range aside, with all that waits there or has not been given yet."""
-        found = [(first, last)]
+        found = [(first, last), *self._take_from_hand(first, last, hand)]
         while found:
             first = min(low for low, _ in found)
             last = max(high for _, high in found)
             first, last = self._parked.ranges.add(first, last, mark=True)  # with what was parked beside it
-            found = self._dirty.pop_overlapping(first, last)
-            for event in take_overlapping(self._fifo, first, last) + take_overlapping(hand, first, last):
-                if type(event) is DevIotlbUnmap:
-                    self._parked.devices.add(event.first, event.last, mark=True)
-                else:
-                    found.append((event.first, event.last))
+            found = self._dirty.pop_overlapping(first, last) + self._set_aside(
+                take_overlapping(self._fifo, first, last)
+            )
         for low, high in self._dev.pop_overlapping(first, last):
             self._parked.devices.add(low, high, mark=True)
+
+    def _take_from_hand(self, first: int, last: int, hand: list[Event]) -> list[tuple[int, int]]:
+        """Take back what overlaps a range, and what overlaps that; return the ranges.
+
+        What waits here has no say: a consumer in another process, which does not see
+        that, takes back the same.
+        """
+        taken: list[tuple[int, int]] = []
+        found = [(first, last)]
+        while found:
+            first = min(low for low, _ in [(first, last), *found])
+            last = max(high for _, high in [(first, last), *found])
+            found = self._set_aside(take_overlapping(hand, first, last))
+            taken += found
+        return taken
+
+    def _set_aside(self, events: list[Event]) -> list[tuple[int, int]]:
+        """Remember device invalidations that have to wait; return the ranges of everything else."""
+        for event in events:
+            if type(event) is DevIotlbUnmap:
+                self._parked.devices.add(event.first, event.last, mark=True)
+        return [(event.first, event.last) for event in events if type(event) is not DevIotlbUnmap]
 
     def _make_way(self, first: int, last: int) -> None:
         """See to it that nothing comes before what failed there."""

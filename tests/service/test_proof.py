@@ -20,9 +20,9 @@ from iommubus.errors import ConnectionLost, ExitRefused, IommubusError, LeasesUn
 from iommubus.service.leases import ExitMember
 from iommubus.service.proof import Proof
 from iommubus.service.record import Disk, Granted, Record, encode, load
-from iommubus.service.tasks import Tasks
 from iommubus.service.watch import Watch
 from iommubus.transport.credentials import Peer, Process
+from iommubus.transport.tasks import Tasks
 from iommubus.wire.messages import Message
 from iommubus.wire.messages.replies import Done
 from iommubus.wire.messages.subscribing import RunFence

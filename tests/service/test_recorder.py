@@ -15,7 +15,7 @@ from iommubus.errors import LeasesUnwritable
 from iommubus.service.leases import ExitMember
 from iommubus.service.record import Disk, Granted, Record, encode, load
 from iommubus.service.recorder import Recorder
-from iommubus.service.tasks import Tasks
+from iommubus.transport.tasks import Tasks
 
 BOOT = "b6e1b2d2-0000-4000-8000-000000000000"
 MEMBERS = [ExitMember(4711 + number, 123456, str(number)) for number in range(8)]

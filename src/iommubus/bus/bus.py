@@ -196,12 +196,17 @@ class Bus(EventBus):
         Raises:
             SubscribeError, BadName, BusClosed, WrongThread: As `EventBus.subscribe`; and so does what registers it.
         """
+        endpoints, checked = self.plan_subscription(endpoint, terms)
+        member = Member(checked, self._buried, self._part)
+        return member, lambda: self._enroll(member, endpoints)
+
+    def plan_subscription(self, endpoint: str | Iterable[str], terms: Terms) -> tuple[tuple[str, ...], Terms]:
+        """Return the endpoints and the terms of a subscription, checked; takes and raises what `enlist` does."""
         self._check_open()
         endpoints = (endpoint,) if isinstance(endpoint, str) else tuple(dict.fromkeys(endpoint))
         for each in endpoints or ("",):
             check_name(each)
-        member = Member(self._checked(terms, endpoints), self._buried, self._part)
-        return member, lambda: self._enroll(member, endpoints)
+        return endpoints, self._checked(terms, endpoints)
 
     def observe(self, *patterns: str, capacity: int = OBSERVER_CAPACITY) -> LocalObserver:
         self._check_open()

@@ -8,7 +8,7 @@ from typing import Final
 
 from msgspec import structs
 
-from ..events import Event, Map
+from ..events import Event
 from ..rangeset import RangeSet
 from .reports import MapFailure
 
@@ -26,7 +26,7 @@ class MapFailures:
     def __init__(self) -> None:
         self._by_space: dict[str, list[MapFailure]] = {}
 
-    def add(self, subscriber: str, event: Map, error: Exception) -> None:
+    def add(self, subscriber: str, event: Event, error: Exception) -> None:
         """Note one more; where there are too many of a space, it is joined with the last one."""
         self.put(MapFailure(subscriber, event.space, event.first, event.last, error))
 

@@ -67,7 +67,7 @@ class Memories:
 
     def add(self, name: str, size: int, fd: int | None) -> Memory:
         """Add one; raises as `EventBus.add_memory` does."""
-        self._check_new(name, size)
+        self.check_new(name, size)
         own = anonymous_or_same(name, size, fd)
         memory = Memory(name, self._generations.get(name, 0) + 1, index(size))
         self._keep(memory, own)
@@ -84,7 +84,7 @@ class Memories:
         Raises:
             MemoryNameTaken, BadMemory: As `EventBus.add_memory`.
         """
-        self._check_new(name, size)
+        self.check_new(name, size)
         memory = Memory(name, generation or self._generations.get(name, 0) + 1, index(size))
         self._keep(memory, None)
         return memory
@@ -137,6 +137,15 @@ class Memories:
         """Return the whole of a memory; raises as `find` and `Backing.view` do."""
         return self.find(memory).view()
 
+    def check_new(self, name: str, size: int) -> None:
+        """Check a memory that is going to be added; raises as `announce` does."""
+        if name in self._backings:
+            raise MemoryNameTaken(name)
+        if not name:
+            raise BadMemory(name, size, "its name is empty")
+        if index(size) < 1:
+            raise BadMemory(name, size, "it has no bytes")
+
     def check(self, memory: Memory, target: int, size: int) -> None:
         """Check that a mapping may lead there.
 
@@ -149,14 +158,6 @@ class Memories:
             raise PastMemory(target, size, str(memory), memory.size)
 
     # -- inside ----------------------------------------------------------------
-
-    def _check_new(self, name: str, size: int) -> None:
-        if name in self._backings:
-            raise MemoryNameTaken(name)
-        if not name:
-            raise BadMemory(name, size, "its name is empty")
-        if index(size) < 1:
-            raise BadMemory(name, size, "it has no bytes")
 
     def _keep(self, memory: Memory, fd: int | None) -> None:
         self._generations[memory.name] = max(memory.generation, self._generations.get(memory.name, 0))

@@ -62,6 +62,11 @@ class Backlog:
     def __len__(self) -> int:
         return len(self._queue)
 
+    @property
+    def missing(self) -> int:
+        """Of how many spaces events were lost that it was not told of yet."""
+        return len(self._missed)
+
     def put(self, event: Event) -> None:
         """Take an event if there is room, else count it as lost."""
         if len(self._queue) >= self._capacity:
@@ -70,6 +75,13 @@ class Backlog:
         if self._missed:
             self._tell_lost()
         self._queue.append(event)
+        if self.on_ready is not None:
+            self.on_ready()
+
+    def miss(self, lost: Lost) -> None:
+        """Count events that were lost on their way here."""
+        self._count(lost)
+        self.settle()
         if self.on_ready is not None:
             self.on_ready()
 
@@ -97,10 +109,13 @@ class Backlog:
     # -- inside ----------------------------------------------------------------
 
     def _lose(self, event: Event) -> None:
-        self._lost += 1
-        missed = self._missed.get(event.space)
+        self._count(Lost(event.space, event.seq, 1))
+
+    def _count(self, lost: Lost) -> None:
+        self._lost += lost.count
+        missed = self._missed.get(lost.space)
         count = missed.count if missed is not None else 0
-        self._missed[event.space] = Lost(event.space, event.seq, count + 1)
+        self._missed[lost.space] = Lost(lost.space, lost.seq, count + lost.count)
 
     def _tell_lost(self) -> None:
         self._queue.extend(self._missed.values())

@@ -20,7 +20,7 @@
     * `StateError` (also `RuntimeError`) -- right call, wrong moment or place
         * `BusClosed`, `SpaceClosed`, `EndpointClosed`, `SubscriptionClosed`
         * `NotEntered`
-        * `AlreadyIterated`, `WrongThread`, `WrongMode`, `ForeignBatch`
+        * `AlreadyIterated`, `WrongThread`, `WrongMode`, `ForeignBatch`, `NotInHand`
         * `MemoryInUse`
         * `PublisherClosed`, `LoopThread`
         * `NotProducer`, `WrongLoop`
@@ -141,6 +141,7 @@ from .moments import (
     LoopThread as LoopThread,
     MemoryInUse as MemoryInUse,
     NotEntered as NotEntered,
+    NotInHand as NotInHand,
     PublisherClosed as PublisherClosed,
     SpaceClosed as SpaceClosed,
     StateError as StateError,

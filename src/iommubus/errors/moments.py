@@ -114,6 +114,20 @@ class ForeignBatch(StateError):
         return f"batch {self.number} was handed over by another subscription than {self.subscription!r}"
 
 
+class NotInHand(StateError):
+    """An event that failed, it is said, and that was acknowledged already, or never handed over.
+
+    Attributes:
+        event: What it is, as people read it.
+    """
+
+    subscription: str
+    event: str
+
+    def __str__(self) -> str:
+        return f"{self.event} is not in the hand of the subscription {self.subscription!r}, so it cannot fail any more"
+
+
 class MemoryInUse(StateError):
     """A memory that a mapping leads into; unmap that first."""
 

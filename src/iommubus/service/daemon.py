@@ -12,6 +12,7 @@ import anyio
 
 from ..transport.clock import Clock, boot_clock
 from ..transport.credentials import Peer, Process
+from ..transport.tasks import Tasks
 from ..wire.messages.greeting import Draining
 from ..wire.messages.values import clip_text
 from .answering import Answering
@@ -23,7 +24,6 @@ from .record import Record
 from .session import US, Part, Session, Who
 from .shared import Shared
 from .syncing import Syncing
-from .tasks import Tasks
 from .watching import Watching
 
 PARTS: Final[Sequence[Callable[[Session], Part]]] = (Following, Publishing, Lending, Syncing, Watching, Answering)

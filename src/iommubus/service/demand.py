@@ -14,12 +14,16 @@ import anyio
 from ..bus.space import LocalSpace
 from ..caps import Cap
 from ..errors import ConnectionLost, DemandRefused
+from ..transport.tasks import Tasks
 from ..wire.messages import Message
 from ..wire.messages.publishing import DemandChanged
 from .clients import Client
-from .tasks import Tasks
 
 NOTHING: Final = Cap(0)
+
+UNANSWERED: Final = 256
+"""Most questions about those who moved that a producer leaves open for one space: each has a task, and
+who moves endpoints to and fro without an answer would have any number of them."""
 
 
 class Demand:
@@ -41,6 +45,7 @@ class Demand:
         self._producer: Client | None = None
         self._epoch = 0
         self._asks = False
+        self._judging = 0  # questions about those who moved that are open
 
     def meet(self, space: LocalSpace, producer: Client, epoch: int, *, asks: bool) -> None:
         """Tell a producer that is new what is asked of its space.
@@ -67,7 +72,11 @@ class Demand:
             return
         self.told = wanted
         if self._asks and wanted & ~old:
-            self._tasks.start_soon(self._judge, producer, old, wanted)
+            if self._judging >= UNANSWERED:
+                producer.close(f"it left {UNANSWERED} questions about the demand of {self._name} unanswered")
+                return
+            self._judging += 1
+            self._tasks.start_soon(self._judge_counted, producer, old, wanted)
         else:
             producer.tell(self._make(old, wanted))
 
@@ -110,15 +119,41 @@ class Demand:
                 self._take_back(producer, old, wanted)
                 raise DemandRefused(space.name, int(old), int(wanted), str(refusal)) from refusal
 
+    async def _judge_counted(self, producer: Client, old: Cap, wanted: Cap) -> None:
+        try:
+            await self._judge(producer, old, wanted)
+        finally:
+            self._judging -= 1
+
     async def _judge(self, producer: Client, old: Cap, wanted: Cap) -> None:
-        """Ask a producer about those who have moved; fence them if it refuses."""
+        """Ask a producer about those who have moved: all at once, and if it refuses, each by itself."""
+        refusal = await self._refusal(producer, old, wanted)
+        if refusal is None:
+            return
+        self._take_back(producer, old, wanted)
+        masks = {mask | old for mask in self._masks if mask & ~old}
+        for mask in sorted(masks):
+            if masks != {mask}:
+                refusal = await self._refusal(producer, old, mask)
+            if refusal is None:
+                old, self.told = old | mask, self.told | mask
+            else:
+                self._fence(mask & ~old, refusal)
+
+    async def _refusal(self, producer: Client, old: Cap, wanted: Cap) -> DemandRefused | None:
+        """Ask a producer; return what it refuses with, if it does."""
         try:
             await producer.ask(self._make(old, wanted))
         except ConnectionLost:
-            return
+            return None
         except Exception as refusal:  # noqa: BLE001 - whatever it says, it refuses
-            self._take_back(producer, old, wanted)
-            self._fence(wanted & ~old, DemandRefused(self._name, int(old), int(wanted), str(refusal)))
+            return DemandRefused(self._name, int(old), int(wanted), str(refusal))
+        return None
+
+    @property
+    def _masks(self) -> list[Cap]:
+        """What each subscription asks for that is there now."""
+        return [] if self._space is None else [attachment.member.caps for attachment in self._space.routes.present]
 
     def _take_back(self, producer: Client, old: Cap, wanted: Cap) -> None:
         if producer is self._producer:

@@ -59,6 +59,10 @@ WINDOWS: Final = 16
 acknowledge keeps the daemon from letting go of what it sent, and a connection may have
 a thousand subscriptions."""
 
+RANGES: Final = 4096
+"""Most ranges of the subscriptions of one connection beyond one for each, 120 bytes each: one
+subscription has a few, and as many as a message has room for only if somebody means harm."""
+
 MADE_UP: Final = 11
 """Most characters behind a name that was made up, or is another's: a number of 32 bits."""
 
@@ -219,7 +223,7 @@ class Following:
         Raises:
             LimitReached, SubscribeError, BadName, LeasesUnwritable: It cannot be had.
         """
-        self._check_limit()
+        self._check_limit(len(message.ranges))
         number = self._daemon.new_id()
         endpoints = tuple(dict.fromkeys(message.endpoints))
         for endpoint in endpoints:
@@ -298,15 +302,18 @@ class Following:
         if not self._session.open:
             raise ConnectionLost(self._session.name, "it was lost meanwhile")
 
-    def _check_limit(self) -> None:
+    def _check_limit(self, ranges: int) -> None:
         """Count what the connection has, and what lost ones of the same peer may still use.
 
         Raises:
             LimitReached: It is too much.
         """
         limit = self._daemon.config.limits.subscriptions
-        if self._daemon.proof.count(self._session) >= limit:
+        watches = self._daemon.proof.of_peer(self._session)
+        if len(watches) >= limit:
             raise LimitReached("limits.subscriptions", limit)
+        if ranges > 1 and ranges + sum(len(watch.member.wanted) - 1 for watch in watches) > RANGES:
+            raise LimitReached("ranges of the subscriptions of one connection", RANGES)
 
     # -- inside ------------------------------------------------------------------
 

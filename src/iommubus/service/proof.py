@@ -15,11 +15,11 @@ from ..bus.logs import Lines
 from ..errors import ExitRefused
 from ..transport.clock import Clock, boot_clock
 from ..transport.credentials import Peer, Process
+from ..transport.tasks import Tasks
 from .leases import ExitMember, Leases
 from .record import Granted, Record
 from .recorder import InThread, Recorder
 from .recovering import GRAIN, Recovering
-from .tasks import Tasks
 from .watch import Holder, Holding, Watch
 
 LAST_WORDS: Final = 0.05
@@ -203,12 +203,16 @@ class Proof:
         watch = self._watches.get(number)
         return watch if watch is not None and watch.holding.holder is holder else None
 
-    def count(self, holder: Holder) -> int:
-        """Return how many subscriptions a connection has, and lost ones of its peer that are not proven stopped."""
+    def of_peer(self, holder: Holder) -> list[Watch]:
+        """Return the subscriptions of a connection, and lost ones of its peer that are not proven stopped."""
         holdings = [holding for holding, peer in self._lost.items() if peer == holder.peer]
         if holder in self._holdings:
             holdings.append(self._holdings[holder])
-        return sum(len(holding.watches) for holding in holdings)
+        return [watch for holding in holdings for watch in holding.watches.values()]
+
+    def count(self, holder: Holder) -> int:
+        """Return how many those are."""
+        return len(self.of_peer(holder))
 
     # -- inside ------------------------------------------------------------------
 

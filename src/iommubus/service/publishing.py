@@ -159,8 +159,9 @@ class Publishing:
 
     def _begin_resume(self, message: BeginResume) -> None:
         held = self._own(message)
-        if held.named is None or held.resuming:
-            raise BadMessage("BeginResume", "space", message.space, "there is nothing to resume")
+        if held.resuming:
+            raise BadMessage("BeginResume", "space", message.space, "it was begun already")
+        held.begin_naming()
         held.resuming = True
 
     def _end_resume(self, message: EndResume) -> None:

@@ -14,9 +14,9 @@ from msgspec import structs
 
 from ..bus.logs import Lines
 from ..errors import LeasesUnwritable
+from ..transport.tasks import Tasks
 from .leases import ExitMember
 from .record import Change, Record
-from .tasks import Tasks
 
 InThread = Callable[..., Awaitable[Any]]
 """Runs a function that waits for the disk, with its arguments."""

@@ -12,10 +12,10 @@ import anyio
 from ..bus.logs import Lines
 from ..transport.clock import Clock
 from ..transport.credentials import Process, process_again
+from ..transport.tasks import Tasks
 from .leases import ExitMember, Recovery
 from .record import Granted
 from .recorder import Recorder
-from .tasks import Tasks
 
 GRAIN: Final = 0.001
 """Seconds that are waited beyond the end of a lease, at which it still holds."""

@@ -12,8 +12,8 @@ from typing import Any, Final
 from anyio import CancelScope
 
 from ..errors import BadMessage, IommubusError, LimitReached
+from ..transport.tasks import Tasks
 from ..wire.messages import Message
-from .tasks import Tasks
 
 LIMIT: Final = 1024
 """Most requests of one connection that wait at once: each has a task of some 5 KiB, and
@@ -94,7 +94,7 @@ class Running:
         try:
             with waiting.begin():
                 await work(*args)
-        except IommubusError as failure:
+        except (IommubusError, OSError) as failure:  # no descriptors are left, perhaps
             self._refuse(request, failure)
         except Exception as failure:
             LOGGER.exception("a request failed in a way that it should not")

@@ -17,6 +17,7 @@ from ..transport.activation import inherited
 from ..transport.address import Address, parse_address
 from ..transport.credentials import boot_id
 from ..transport.listeners import Listener, listen
+from ..transport.tasks import Tasks
 from ..transport.tls import server_context
 from . import logs
 from .accepting import Acceptor
@@ -26,7 +27,6 @@ from .http import serve_pages
 from .record import Record
 from .rules import Rules
 from .systemd import Supervisor
-from .tasks import Tasks
 
 LOOK: Final = 0.05
 """Seconds between two looks whether a daemon that is to stop has anything left to do."""

@@ -16,12 +16,16 @@ import msgspec
 from msgspec import Struct, ValidationError, inspect
 
 from ..errors import BadSetting, ConfigUnreadable, UnknownSetting
+from ..transport.address import ADDRESS_VARIABLE
 from .config import Config, problems
 
 PREFIX: Final = "IOMMUBUS_"
 
 CONFIG_VARIABLE: Final = "IOMMUBUS_CONFIG"
 """The variable that names the file; it is no setting."""
+
+NO_SETTINGS: Final = frozenset({CONFIG_VARIABLE, ADDRESS_VARIABLE})
+"""Variables that begin so and are none: the second one is for clients, and may be set for a whole login."""
 
 WHERE: Final = re.compile(r"^(?P<text>.*) - at `\$\.?(?P<key>.*)`$", re.DOTALL)
 """How msgspec says at which key something is wrong."""
@@ -105,7 +109,7 @@ def from_environ(environ: Mapping[str, str]) -> list[Given]:
     keys = {variable_of(key): key for key in LEAVES}
     given: list[Given] = []
     for name in sorted(environ):
-        if not name.startswith(PREFIX) or name == CONFIG_VARIABLE:
+        if not name.startswith(PREFIX) or name in NO_SETTINGS:
             continue
         if name not in keys:
             raise UnknownSetting("the environment", name, nearest(name, keys))

@@ -30,6 +30,7 @@ from ..mapping import Mapping
 from ..ranges import IovaRange
 from ..shape import Shape
 from ..transport.credentials import Peer
+from ..transport.tasks import Tasks
 from ..wire.messages.greeting import Feature
 from ..wire.messages.publishing import Answer, Ask
 from ..wire.messages.queries import SpaceInfo
@@ -39,7 +40,6 @@ from .clients import Client, same_user
 from .closed import Closed
 from .config import Config
 from .demand import Demand
-from .tasks import Tasks
 
 CheckMemory = Callable[[Memory, Peer], None]
 Thing = TypeVar("Thing")
@@ -137,7 +137,12 @@ class Held:
         self.more = self.emptied = self.resuming = False
         self.stop_timer()
         if resumed:
-            self.named = Named()
+            self.begin_naming()
+
+    def begin_naming(self) -> None:
+        """Take notes of what the producer names from now on; a `sync` waits until it has named all."""
+        self.named = Named()
+        if self.settled.is_set():
             self.settled = anyio.Event()
 
     def part(self) -> None:

@@ -16,11 +16,11 @@ from ..bus.logs import Lines
 from ..bus.member import Member
 from ..errors import ConnectionLost, IommubusError, StopUnproven
 from ..transport.credentials import Peer, Process
+from ..transport.tasks import Tasks
 from ..wire.messages import Message
 from ..wire.messages.subscribing import RunFence
 from .evidence import Evidence, verdict
 from .requests import Waiting
-from .tasks import Tasks
 
 
 class Holder(Protocol):
@@ -197,6 +197,8 @@ class Watch:
             Exception: What its client could not stop it for.
         """
         attempt = self._begin()
+        if self.stops == "lease" and self.uses and not attempt.over.is_set():
+            raise self._unproven(f"{self.uses} translations are in use")  # a `sync` waits for their end, nobody else
         await attempt.over.wait()
         if attempt.failure is not None:
             raise attempt.failure

@@ -23,6 +23,9 @@ PATH_LIMIT: Final = 107
 PORTS: Final = range(65_536)
 """Ports of TCP; to a listener, 0 is any one that is free."""
 
+ADDRESS_VARIABLE: Final = "IOMMUBUS_ADDRESS"
+"""The variable that says to clients where the daemon is; a daemon listens where its settings say."""
+
 RUNTIME: Final = "/run"
 """Where sockets of the system are; a user's own are in ``$XDG_RUNTIME_DIR``."""
 

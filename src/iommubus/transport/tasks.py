@@ -10,7 +10,7 @@ from logging import getLogger
 from types import TracebackType
 from typing import Any, Final, Self, TypeVarTuple
 
-LOGGER: Final = getLogger("iommubus.service")
+LOGGER: Final = getLogger("iommubus")
 
 Args = TypeVarTuple("Args")
 
@@ -41,13 +41,14 @@ class Tasks:
         while self._running:
             await asyncio.wait(self._running)
 
-    def start_soon(self, work: Callable[[*Args], Coroutine[Any, Any, Any]], *args: *Args) -> None:
-        """Start a task; after the block has ended nothing is started any more."""
+    def start_soon(self, work: Callable[[*Args], Coroutine[Any, Any, Any]], *args: *Args) -> asyncio.Task[Any] | None:
+        """Start a task and return it; after the block has ended nothing is started any more."""
         if not self._open:
-            return
+            return None
         task = asyncio.get_running_loop().create_task(work(*args))
         self._running.add(task)
         task.add_done_callback(self._ended)
+        return task
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._running.discard(task)

@@ -1,0 +1,91 @@
+"""Stories on the embedded bus: they end well there, and do not on a bus with a mistake."""
+
+import logging
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
+from random import Random
+from typing import Final
+
+import pytest
+
+from iommubus import Bus, EventBus
+from iommubus.testing import MakeBus
+from tests.faulty import FAULTS
+from tests.mistakes import MISTAKES
+from tests.story import Story
+from tests.virtual import VirtualLoop, run
+from tests.world import Machine, Stale
+
+SEEDS: Final = 100
+
+ALL: Final = FAULTS | MISTAKES
+
+FOUND: Final[dict[str, type[BaseException]]] = {
+    "AnswersForEver": Stale,
+    "FailsSilently": Stale,
+    "LosesUnmaps": Stale,
+    "NeverAttaches": AssertionError,
+    "NeverDetaches": Stale,
+    "NeverLeaves": AssertionError,
+    "PinsNothing": Stale,
+    "SyncsAtOnce": Stale,
+    "UnmapsAtDetach": AssertionError,
+    "ignores first and last": AssertionError,
+    "stops everybody by a lease": Stale,
+}
+"""Mistakes, and how a story tells of them: law 1 is broken, or it does not become well again."""
+
+
+class Embedded:
+    """A bus that everybody shares, in one process."""
+
+    fates: Sequence[str] = ("stop",)
+
+    def __init__(self, machine: Machine, bus: EventBus) -> None:
+        self.process = machine.process("bus")
+        self._bus = bus
+
+    def begin(self) -> None:
+        """Find it there."""
+
+    @asynccontextmanager
+    async def connect(self, name: str) -> AsyncGenerator[EventBus]:
+        del name
+        yield self._bus
+
+    async def end(self) -> None:
+        assert self._bus.spaces() == ()
+
+
+def tell(seed: int, make: MakeBus = Bus, note: Callable[[str], object] | None = None) -> Machine:
+    """Tell one story."""
+    logging.getLogger("iommubus").setLevel(logging.CRITICAL)
+
+    async def case(loop: VirtualLoop) -> Machine:
+        machine = Machine(loop, Random(seed), note)  # noqa: S311 - the same each time
+        async with make() as bus:
+            await Story(machine, Embedded(machine, bus)).play()
+        return machine
+
+    return run(case)
+
+
+def test_stories_end_well() -> None:
+    judged = sum(tell(seed).judged for seed in range(SEEDS))
+
+    assert judged > SEEDS
+
+
+def test_a_story_is_the_same_each_time() -> None:
+    first, second = list[str](), list[str]()
+    tell(7, note=first.append)
+    tell(7, note=second.append)
+
+    assert first == second
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_a_mistake_is_found(name: str) -> None:
+    with pytest.raises(FOUND[name]):
+        for seed in range(2 * SEEDS):
+            tell(seed, ALL[name])
