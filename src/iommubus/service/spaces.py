@@ -22,6 +22,7 @@ from ..errors import (
     NotProducer,
     NoTranslator,
     SpaceClosed,
+    Stopping,
     TranslatorFailed,
     UnknownName,
 )
@@ -279,6 +280,7 @@ class Spaces:
         self.endpoints: dict[str, HeldEndpoint] = {}
         self.closed = Closed()
         self.followers: dict[Follower, None] = {}
+        self._draining = ""  # why none is made any more
         self._arrival: anyio.Event | None = None  # what everybody waits for who waits for a space
 
     # -- spaces ------------------------------------------------------------------
@@ -311,15 +313,24 @@ class Spaces:
         """Tell everybody of a space whose producer knows its epoch."""
         if held.producer is not None:
             held.demand.meet(held.space, held.producer, held.epoch, asks=held.making.asks_demand)
-        if self._arrival is not None:
-            arrival, self._arrival = self._arrival, None
-            arrival.set()
+        self._tell_waiting()
         for follower in list(self.followers):
             follower.opened(held)
 
+    def drain(self, reason: str) -> None:
+        """Have nobody wait for a space any more: none is made."""
+        self._draining = reason
+        self._tell_waiting()
+
     async def wait(self, name: str) -> Held:
-        """Wait until a space of this name is open."""
+        """Wait until a space of this name is open.
+
+        Raises:
+            Stopping: None will be.
+        """
         while name not in self.open:
+            if self._draining:
+                raise Stopping(self._draining)
             self._arrival = self._arrival or anyio.Event()
             await self._arrival.wait()
         return self.open[name]
@@ -433,6 +444,11 @@ class Spaces:
         self._tell_gone(held)
         held.meet(wanted, producer, self._new_id(), resumed=resumed)
         return held, resumed
+
+    def _tell_waiting(self) -> None:
+        if self._arrival is not None:
+            arrival, self._arrival = self._arrival, None
+            arrival.set()
 
     def _tell_gone(self, held: Held) -> None:
         for follower in list(self.followers):
