@@ -184,7 +184,7 @@ def test_a_crowd_does_not_notice_who_behaves_badly(tmp_path: Path) -> None:
             assert crowd.hands >= SUBSCRIBERS * ROUNDS
             for talker in bad.values():
                 talker.sock.close()
-            for task in tasks._tasks:  # noqa: SLF001 - those who acknowledge would do so for ever
+            for task in tasks._tasks:  # those who acknowledge would do so for ever
                 task.cancel()
 
     with serving(tmp_path, "leases.seconds=3", "deadlines.hello=1") as daemon:
@@ -279,7 +279,8 @@ async def left(talker: Talker) -> None:
 async def own(talker: Talker) -> SubscriberInfo:
     """Have mappings in hand, and return what is known of the one who has."""
     await held(talker)
-    return (await ask(talker, ListSubscribers(7, ["visited"]), Subscribers)).subscribers[-1]
+    infos: list[SubscriberInfo] = (await ask(talker, ListSubscribers(7, ["visited"]), Subscribers)).subscribers
+    return infos[-1]
 
 
 async def broken(talker: Talker) -> None:
@@ -293,7 +294,7 @@ async def ask(talker: Talker, message: ClientMessage, kind: type[Any]) -> Any:
     return await talker.skip_to(kind)
 
 
-STATES: Final[dict[str, Callable[[Talker], Awaitable[None]]]] = {
+STATES: Final[dict[str, Callable[[Talker], Awaitable[object]]]] = {
     "connected": silent,
     "half a greeting": hasty,
     "half a frame": halved,

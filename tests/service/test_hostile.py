@@ -3,26 +3,26 @@
 import asyncio
 import os
 import struct
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from msgspec import Raw
 
 from iommubus.errors import LimitReached
 from iommubus.service.daemon import Daemon
 from iommubus.transport.credentials import Peer
 from iommubus.wire.failures import to_error
 from iommubus.wire.messages import ClientMessage, DaemonMessage
-from iommubus.wire.messages.greeting import Bye, Hello, Ping, Pong, Welcome
+from iommubus.wire.messages.greeting import Bye, Ping, Pong
 from iommubus.wire.messages.publishing import Answer
-from iommubus.wire.messages.queries import ListSpaces, ListSubscribers, Spaces, Statistics, Subscribers, WaitSpace
-from iommubus.wire.messages.replies import Cancel, Done, Refused
-from iommubus.wire.messages.rows import MapRow
-from iommubus.wire.messages.spaces import Attach, CloseSpace, SpaceCreated
+from iommubus.wire.messages.queries import ListSpaces, ListSubscribers, Statistics, Subscribers, WaitSpace
+from iommubus.wire.messages.replies import Cancel, Done, Failure, Refused
+from iommubus.wire.messages.spaces import Attach, CloseSpace
 from iommubus.wire.messages.subscribing import Ack, Deliver, Fail, Leave, Subscribe, Subscribed, Translate, Using
-from iommubus.wire.messages.syncing import Drain, Fence, FenceJudged, Sync, Synced, SyncRefused
+from iommubus.wire.messages.syncing import Fence, Sync, Synced, SyncRefused
 from iommubus.wire.messages.values import Range
 from iommubus.wire.messages.watching import Observe, Observing
 from tests.babble import Babble, framed
@@ -33,8 +33,6 @@ SECONDS: Final = 1_000_000
 EVERYWHERE: Final = [Range(0, 2**64 - 1)]
 FRAMES: Final = int(os.environ.get("IOMMUBUS_FRAMES", "10000"))
 """Wrong frames in all; more can be asked for."""
-
-NO_FAILURE: Final = ("OSError", "no", b"\x92\x0c\xa2no")
 
 
 @pytest.fixture(scope="module")
@@ -252,7 +250,7 @@ def test_wrong_frames_in_bulk(caplog: pytest.LogCaptureFixture) -> None:
                         if transport.open:
                             session.data_received(part)
                     if transport.paused:
-                        await until(lambda each=transport: not (each.open and each.paused))  # type: ignore[misc]
+                        await until(lambda each=transport: not (each.open and each.paused))
                 transport.close()
                 await turns(2)
             await until(lambda: not daemon.connections and not daemon.proof.watches)
@@ -283,13 +281,8 @@ BREAKS: Final[dict[str, Callable[[int, int, int], ClientMessage]]] = {
 }
 
 
-def failure() -> Any:
-    from msgspec import Raw  # noqa: PLC0415 - nothing else here needs it
-
-    from iommubus.wire.messages.replies import Failure  # noqa: PLC0415
-
-    kind, text, values = NO_FAILURE
-    return Failure(kind, text, Raw(values))
+def failure() -> Failure:
+    return Failure("OSError", "no", Raw(b"\x92\x0c\xa2no"))
 
 
 @pytest.mark.parametrize("what", BREAKS)
@@ -385,7 +378,7 @@ def test_nobody_excuses_the_subscriber_of_another() -> None:
     asyncio.run(attack())
 
 
-def test_two_who_fight_for_a_name_get_it_in_turn(daemon: DaemonProcess) -> None:
+def test_two_who_fight_for_a_name_get_it_in_turn() -> None:
     """Only who has it publishes; its epoch, that everybody may see, is worth nothing to another process."""
 
     async def attack() -> None:
@@ -403,7 +396,14 @@ def test_two_who_fight_for_a_name_get_it_in_turn(daemon: DaemonProcess) -> None:
     asyncio.run(attack())
 
 
-ODD: Final = ["\r\n2026-11-27T00:00:00Z all is lost", "\x1b[2J\x1b]0;title\x07", "\u202egnp.exe", "\0", "\U0001f4a3" * 255, 'a"b\\c{d="e"} 1']
+ODD: Final = [
+    "\r\n2026-11-27T00:00:00Z all is lost",
+    "\x1b[2J\x1b]0;title\x07",
+    "\u202egnp.exe",
+    "\0",
+    "\U0001f4a3" * 255,
+    'a"b\\c{d="e"} 1',
+]
 
 
 def test_odd_names_break_no_line_of_the_log_nor_of_the_metrics(tmp_path: Path) -> None:

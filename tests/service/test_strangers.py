@@ -96,7 +96,9 @@ def test_another_user_is_told_which_rule_is_missing(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
 def test_a_rule_for_others_is_none_for_this_one(tmp_path: Path) -> None:
-    rules = f'[[rules]]\nuid = {STRANGER + 1}\npublish = ["*"]\nsubscribe = ["*"]\n[[rules]]\ngid = 1\nobserve = ["*"]\n'
+    rules = (
+        f'[[rules]]\nuid = {STRANGER + 1}\npublish = ["*"]\nsubscribe = ["*"]\n[[rules]]\ngid = 1\nobserve = ["*"]\n'
+    )
     rules += f'[[rules]]\nuid = {STRANGER}\npublish = ["smmu*"]\nobserve = ["*"]\n'
     with serving(tmp_path, "socket_mode=0666", rules=rules) as daemon:
         said = ask_as(STRANGER, daemon.path)
@@ -222,7 +224,7 @@ def test_a_peer_by_certificate_is_told_which_rule_is_missing(
     """It may do what a rule for its name says, and cannot be one whose process is watched."""
     daemon, port = secured
     everywhere = [Range(0, 2**64 - 1)]
-    messages = [
+    messages: list[ClientMessage] = [
         creating(1, "vtd0"),
         Subscribe(2, ["vtd0"], 3, everywhere, stops="exit"),
         Observe(3, ["*"]),
