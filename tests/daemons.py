@@ -1,112 +1,124 @@
-"""Daemons in processes of their own, to be attacked over real sockets."""
+"""A daemon in a process of its own, and clients of it in a thread of their own."""
 
-import asyncio
-import signal
+import os
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncGenerator, Generator
-from contextlib import asynccontextmanager, contextmanager
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Thread
 from typing import Final
 
-from tests.talkers import ALL, Talker, until
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+from msgspec import Struct
 
-MIB: Final = 1 << 20
+from iommubus.bus.abc import EventBus
+from iommubus.client.remote import connect
+from iommubus.wire.connection import ServerConnection
+from iommubus.wire.messages import ClientMessage, DaemonMessage
+from iommubus.wire.messages.greeting import Bye, Welcome
+
+SOURCE: Final = Path(__file__).parents[1] / "src"
+
+PATIENCE: Final = 30.0
+"""Seconds after which what a test waits for will not come any more."""
 
 
-class DaemonProcess:
-    """A daemon, ``python -m iommubus serve``.
+class Daemon(Struct, frozen=True):
+    """A daemon that runs.
 
     Attributes:
-        path: Its Unix socket.
+        address: Where.
+        process: Its process.
+        log: The file of its log lines.
     """
 
-    def __init__(self, process: subprocess.Popen[bytes], path: Path, log: Path) -> None:
-        self.path = path
-        self._process = process
-        self._log = log
+    address: str
+    process: subprocess.Popen[bytes]
+    log: Path
 
-    @property
-    def alive(self) -> bool:
-        """Whether it runs."""
-        return self._process.poll() is None
 
-    @property
-    def log(self) -> str:
-        """What it has logged."""
-        return self._log.read_text(encoding="utf-8")
+def environment(**variables: str) -> dict[str, str]:
+    """Return the environment for a process of this package; nothing of it is set but what is given."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("IOMMUBUS_")}
+    return {**kept, "PYTHONPATH": str(SOURCE), "COLUMNS": "120", "PYTHONIOENCODING": "utf-8", **variables}
 
-    @property
-    def troubles(self) -> list[str]:
-        """The lines that no peer should be able to bring about."""
-        bad = ("in a way that it should not", "Traceback", " error ", "never retrieved", "Task was destroyed")
-        return [line for line in self.log.splitlines() if any(word in line for word in bad)]
 
-    @property
-    def resident(self) -> int:
-        """Bytes of memory that it has now."""
-        return self._status("VmRSS")
-
-    @property
-    def peak(self) -> int:
-        """Bytes of memory that it had at most."""
-        return self._status("VmHWM")
-
-    @property
-    def descriptors(self) -> int:
-        """How many descriptors it has open."""
-        return len(list(Path(f"/proc/{self._process.pid}/fd").iterdir()))
-
-    def _status(self, key: str) -> int:
-        lines = Path(f"/proc/{self._process.pid}/status").read_text(encoding="ascii").splitlines()
-        return next(int(line.split()[1]) << 10 for line in lines if line.startswith(f"{key}:"))
-
-    # -- clients -----------------------------------------------------------------
-
-    async def connect(self) -> Talker:
-        """Return a connection that has not been greeted yet."""
-        sock = socket.socket(socket.AF_UNIX)
-        sock.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(sock, str(self.path))
-        return Talker(sock)
-
-    @asynccontextmanager
-    async def greeted(self, name: str = "qemu", features: int = ALL) -> AsyncGenerator[Talker]:
-        """Give a connection that was let in."""
-        talker = await self.connect()
-        try:
-            await talker.greet(name, features)
-            yield talker
-        finally:
-            talker.sock.close()
+def command(*words: str) -> list[str]:
+    """Return a command line of this package; Ctrl-C interrupts it, also where tests run in the background."""
+    return ["/usr/bin/env", "--default-signal=INT", sys.executable, "-m", "iommubus", *words]
 
 
 @contextmanager
-def serving(directory: Path, *settings: str, rules: str = "", listen: str = "") -> Generator[DaemonProcess]:
-    """Give a daemon with these settings, ``KEY=VALUE`` each; it ends with the block.
+def daemon(directory: Path, *flags: str, **variables: str) -> Generator[Daemon]:
+    """Give a daemon that takes connections at a socket in a directory; in the end it has to end well."""
+    address, log = f"unix:{directory}/bus.sock", directory / "log"
+    with log.open("wb") as lines:
+        process = subprocess.Popen(
+            command("serve", "--listen", address, *flags), stderr=lines, env=environment(**variables)
+        )
+    try:
+        wait_for_line(process, log, "serving at")
+        yield Daemon(address, process, log)
+        process.terminate()
+        assert process.wait(PATIENCE) == 0, log.read_text()
+    finally:
+        process.kill()
+        process.wait()
 
-    Args:
-        directory: Where its socket is.
-        settings: Beyond the defaults.
-        rules: Further lines of its file.
-        listen: Where it listens, too.
-    """
-    path, log, file = directory / "bus.sock", directory / "daemon.log", directory / "daemon.toml"
-    file.write_text(rules, encoding="utf-8")
-    command = [sys.executable, "-m", "iommubus", "serve", "--config", str(file), "--listen", f"unix:{path}"]
-    command += ["--listen", listen] if listen else []
-    command += [part for setting in settings for part in ("--set", setting)]
-    with log.open("wb") as lines, subprocess.Popen(command, stderr=lines) as process:
-        daemon = DaemonProcess(process, path, log)
-        try:
-            asyncio.run(until(lambda: "serving at" in daemon.log or not daemon.alive, 20_000))
-            assert daemon.alive, daemon.log
-            yield daemon
-        finally:
-            if daemon.alive:
-                process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
+
+def wait_for_line(process: subprocess.Popen[bytes], log: Path, part: str) -> None:
+    """Wait until a process has written a line that has this part."""
+    end = time.monotonic() + PATIENCE
+    while part not in log.read_text():
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < end, f"{part!r} is not in {log.read_text()!r}"
+        time.sleep(0.01)
+
+
+@contextmanager
+def bus_at(address: str, name: str = "test") -> Generator[tuple[BlockingPortal, EventBus]]:
+    """Give the bus of a daemon, and what calls it in the thread that it belongs to."""
+    with (
+        start_blocking_portal() as portal,
+        portal.wrap_async_context_manager(connect(address, name=name)) as bus,
+    ):
+        yield portal, bus
+
+
+Answers = Callable[[ClientMessage], list[DaemonMessage]]
+"""Says what a scripted daemon answers to a message."""
+
+WELCOME: Final = Welcome(1, 0, 0xDAE, 1)
+
+
+@contextmanager
+def scripted(directory: Path, answers: Answers) -> Generator[str]:
+    """Give the address of what serves one client, as a test has it; it hangs up when it has said `Bye`."""
+    path = directory / "scripted.sock"
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        listening.listen()
+        thread = Thread(target=_serve_one, args=(listening, answers))
+        thread.start()
+        yield f"unix:{path}"
+        with suppress(OSError):  # nobody came
+            listening.shutdown(socket.SHUT_RDWR)
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+
+
+def _serve_one(listening: socket.socket, answers: Answers) -> None:
+    with suppress(OSError):
+        connection, _ = listening.accept()
+        wire = ServerConnection()
+        with connection:
+            while data := connection.recv(1 << 16):
+                wire.receive_data(data)
+                while (message := wire.next_message()) is not None:
+                    said = answers(message)
+                    connection.sendall(b"".join(map(wire.send, said)))
+                    if any(isinstance(each, Bye) for each in said):
+                        return

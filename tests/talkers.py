@@ -3,9 +3,9 @@
 import asyncio
 import os
 import socket
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from iommubus.service.config import Config
 from iommubus.service.daemon import Daemon
@@ -91,7 +91,7 @@ class Talker:
         self.welcome = await self.hear(Welcome)
         return self.welcome
 
-    async def space(self, name: str = "vtd0", **options: object) -> int:
+    async def space(self, name: str = "vtd0", **options: Any) -> int:
         """Make a space, and return its epoch."""
         request = self.request
         await self.say(creating(request, name, **options))
@@ -100,10 +100,10 @@ class Talker:
         return created.epoch
 
 
-def creating(request: int, name: str = "vtd0", **options: object) -> CreateSpace:
+def creating(request: int, name: str = "vtd0", **options: Any) -> CreateSpace:
     """Return what makes a table space of 4 GiB."""
-    fields: dict[str, object] = {"granule": PAGE, "last": LAST, "reserved": [], "offers": 7, **options}
-    return CreateSpace(request, name, **fields)  # type: ignore[arg-type]
+    fields: dict[str, Any] = {"granule": PAGE, "last": LAST, "reserved": [], "offers": 7, **options}
+    return CreateSpace(request, name, **fields)
 
 
 def publishing(name: str, epoch: int, number: int, *rows: Row) -> Publish:
@@ -149,9 +149,8 @@ async def turns(count: int = 5) -> None:
         await asyncio.sleep(0)
 
 
-async def until(condition: "asyncio.Future[None] | object", tries: int = 2000) -> None:
+async def until(condition: Callable[[], object], tries: int = 2000) -> None:
     """Let the loop turn until a condition holds."""
-    assert callable(condition)
     for _ in range(tries):
         if condition():
             return
@@ -159,6 +158,6 @@ async def until(condition: "asyncio.Future[None] | object", tries: int = 2000) -
     raise AssertionError("it never came about")
 
 
-def settings(**values: object) -> Config:
+def settings(**values: Any) -> Config:
     """Return a configuration."""
-    return Config(**values)  # type: ignore[arg-type]
+    return Config(**values)

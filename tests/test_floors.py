@@ -55,13 +55,13 @@ INSIDE: Final[dict[str, list[str]]] = {
     "bridges": [],
     "service": [
         "rules", "globs", "config", "settings", "logs", "leases", "record", "systemd", "http", "counts", "metrics",
-        "tasks", "requests", "recorder", "recovering", "evidence", "watch", "proof", "packing", "clients", "demand",
+        "requests", "recorder", "recovering", "evidence", "watch", "proof", "packing", "clients", "demand",
         "applying", "closed", "spaces", "store", "shared", "session", "memories", "stream", "following", "publishing",
         "outcomes", "syncing", "watching", "answering", "daemon", "accepting", "serve",
     ],
     "client": [
         "channel", "reconnect", "link", "syncing", "spaces", "directory", "adding", "memories", "arrivals", "holding",
-        "speaking", "following", "seats", "watching", "remote",
+        "handing", "speaking", "following", "seats", "watching", "remote",
     ],
     "testing": ["oracle", "streams", "passing", "conformance", "plugin"],
     "testing.conformance": [
@@ -71,8 +71,8 @@ INSIDE: Final[dict[str, list[str]]] = {
         "trial", "consumer_laws", "consumer", "watch", "producer",
     ],
     "demo": [
-        "pages", "script", "source", "judge", "picture", "result", "subscribers", "counters", "casting", "endpoints",
-        "player", "job", "canvas", "view",
+        "pages", "script", "source", "judge", "picture", "result", "subscribers", "counters", "house", "casting",
+        "endpoints", "player", "job", "canvas", "view", "board", "pipe", "process", "processes",
     ],
     "cli": [
         "words", "printing", "running", "options", "talking", "orders",

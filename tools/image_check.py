@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +46,13 @@ PATIENCE: Final = 60.0
 """Seconds until what was started has to answer, on a busy machine."""
 
 CERTIFICATES: Final = "/etc/ssl/certs"
+
+PROBE: Final = """
+try:
+    open("/opt/probe", "w")
+except OSError as failure:
+    print(failure.strerror)
+"""
 
 Wrap = Callable[[Path, Sequence[str]], list[str]]
 """Returns a command line that runs words inside the image, with a volume."""
@@ -165,7 +172,7 @@ def pip_volumes(directory: Path) -> Iterator[tuple[str, str]]:
 
 
 def local_paths(value: str) -> Iterator[str]:
-    """Yield what a setting of pip names on this machine; of an index, whose links lead beside it, the directory above."""
+    """Yield the paths in a setting of pip; of an index the directory above, because its links lead beside it."""
     for word in value.split():
         if word.startswith("file://"):
             yield str(Path(word.removeprefix("file://")).parent)
@@ -187,6 +194,17 @@ def check_config(config: dict[str, Any]) -> None:
         raise Unfit("the image does not serve, or its health check is no command")
 
 
+def check_read_only(store: Store, root: Path, config: dict[str, Any]) -> None:
+    """Check that what is started on a read-only root really cannot write there: not even root could."""
+    with volume_of(store, config["User"]) as volume:
+        probe = ["python", "-c", PROBE]
+        done = subprocess.run(
+            read_only(root, volume, {**config, "User": "0:0"}, probe), capture_output=True, text=True, check=False
+        )
+    if done.returncode or done.stdout.strip() != "Read-only file system":
+        raise Unfit(f"the root file system is not read-only: {done.stdout}{done.stderr}")
+
+
 def check_running(store: Store, container: str, root: Path, config: dict[str, Any]) -> None:
     """Start it in both ways, and have its own health check answered each time."""
     command, health = [*config["Entrypoint"], *config["Cmd"]], config["Healthcheck"]["Test"][1:]
@@ -197,6 +215,7 @@ def check_running(store: Store, container: str, root: Path, config: dict[str, An
         ],
         "a root file system that is read-only": lambda volume, words: read_only(root, volume, config, words),
     }
+    check_read_only(store, root, config)
     for title, wrap in ways.items():
         say(f"{' '.join(command)}: {title}")
         with volume_of(store, config["User"]) as volume:
@@ -245,7 +264,7 @@ def read_only(root: Path, volume: Path, config: dict[str, Any], words: Sequence[
 
 
 @contextmanager
-def volume_of(store: Store, user: str) -> Iterator[Path]:
+def volume_of(store: Store, user: str) -> Generator[Path]:
     """Give an empty directory of the user of the image."""
     volume = store.directory / "volume"
     volume.mkdir()

@@ -10,9 +10,12 @@ The embedded API.  Read the package in this order:
   contract, and `bus.threads` is for producers in other threads.
 * `consumers`: a shadower's `Mirror` and a cacher's `Iotlb`, with pins and views of
   what they hold.
+* `client`: the bus of a daemon, with `connect`; loaded when that is asked for.
 * `testing`: conformance suites for what is built on this; not loaded here.
 * `demo`, `cli`: a real guest's events played through the bus.
 """
+
+from typing import TYPE_CHECKING
 
 from .bus.abc import AddressSpace, Batch, Endpoint, EventBus, Observer, Subscription, Translation, Use
 from .bus.bus import Bus
@@ -47,6 +50,9 @@ from .events import DevIotlbUnmap, Event, Lost, Map, Memory, Observed, Unmap
 from .ledger import OldPieces
 from .mapping import Mapping
 from .ranges import LAST, IovaRange
+
+if TYPE_CHECKING:
+    from .client import connect
 
 __all__ = [
     "LAST",
@@ -100,4 +106,15 @@ __all__ = [
     "UnknownMemory",
     "Unmap",
     "Use",
+    "connect",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Load what needs sockets when it is first asked for."""
+    if name != "connect":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from .client import connect as made  # noqa: PLC0415
+
+    globals()[name] = made
+    return made

@@ -19,6 +19,7 @@ What it has let go of in each is kept by a `Coverage` of its own.
 from collections import deque
 from collections.abc import Callable
 from enum import Enum
+from typing import Final
 
 from .mailbox import Mailbox, Turn
 
@@ -62,6 +63,11 @@ class Wait:
         self._changed(self)
 
 
+COVERAGE_LIMIT: Final = 4096
+"""Most hand-overs of which it is kept apart how far they take a space: a consumer that
+acknowledges none must not cost memory for each."""
+
+
 class Coverage:
     """How far the removals of one space are out of use by one subscriber.
 
@@ -78,6 +84,8 @@ class Coverage:
     def hand_over(self, number: int, seq: int) -> None:
         """Note a hand-over that was made when the space had come to ``seq``."""
         self._open.append((number, seq))
+        if len(self._open) > COVERAGE_LIMIT:  # every other one will do: what it covers, the next one does
+            self._open = deque(list(self._open)[::-2][::-1])  # the last one stays
 
     def acknowledge(self, number: int) -> None:
         """Take it that everything up to hand-over ``number`` is out of use."""

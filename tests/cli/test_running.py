@@ -38,6 +38,11 @@ AWAY = Disconnected("unix:/run/x", "Connection refused")
         (AWAY, 1, "there is no connection to the daemon at unix:/run/x: Connection refused"),
         (group(AWAY), 1, "there is no connection to the daemon at unix:/run/x: Connection refused"),
         (group(group(AWAY)), 1, "there is no connection to the daemon at unix:/run/x: Connection refused"),
+        (
+            group(group(AWAY), OSError("later")),
+            1,
+            "there is no connection to the daemon at unix:/run/x: Connection refused",
+        ),
         (CannotListen("unix:/x", "Permission denied"), 1, "cannot listen on unix:/x: Permission denied"),
         (PermissionError(13, "Permission denied", "/x"), 1, "/x: Permission denied"),
         (OSError("no number"), 1, "no number"),
@@ -60,7 +65,10 @@ def test_what_a_person_can_cause_is_one_line_and_a_status(
     assert capsys.readouterr().err == f"iommubus ping: {text}\n"
 
 
-@pytest.mark.parametrize("error", [ValueError("a fault"), group(ValueError("a fault")), group(AWAY, AWAY)])
+FAULT = ValueError("a fault")
+
+
+@pytest.mark.parametrize("error", [FAULT, group(FAULT), group(AWAY, FAULT), group(KeyboardInterrupt(), group(FAULT))])
 def test_what_is_a_fault_of_the_program_is_not_hidden(error: BaseException) -> None:
     with pytest.raises(type(error)), plain_errors("ping"):
         raise error

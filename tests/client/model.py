@@ -6,24 +6,28 @@ order is possible in which two processes can learn of one another.
 """
 
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Generator
 from math import inf
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
+import anyio
+
+from iommubus.bus.abc import OnFence, Stops, Use
 from iommubus.bus.attachment import State
 from iommubus.bus.buried import Buried
 from iommubus.bus.bus import Bus
 from iommubus.bus.member import Member, Terms
 from iommubus.bus.space import LocalSpace
+from iommubus.bus.translation import StampedTranslation
 from iommubus.caps import Cap, Perm
 from iommubus.client.following import RemoteSeat
 from iommubus.contract import Contract
-from iommubus.errors import Disconnected
+from iommubus.errors import Disconnected, NotMapped, TranslationFault
 from iommubus.events import DevIotlbUnmap, Event, Map, Memory, Unmap
 from iommubus.ranges import IovaRange
-from iommubus.wire.failures import to_error
+from iommubus.wire.failures import to_error, to_failure
 from iommubus.wire.messages import ClientMessage, Message
-from iommubus.wire.messages.replies import Done
+from iommubus.wire.messages.replies import Done, Refused
 from iommubus.wire.messages.subscribing import (
     Ack,
     AckWanted,
@@ -34,15 +38,25 @@ from iommubus.wire.messages.subscribing import (
     Leave,
     Subscribe,
     Subscribed,
+    Translate,
+    Translated,
     Using,
 )
+from iommubus.wire.messages.values import Piece
 from iommubus.wire.runs import to_runs
+
+T = TypeVar("T")
 
 PAGE: Final = 0x1000
 PAGES: Final = 3
 
 WINDOW: Final = 400
 """Bytes that may be unacknowledged: a handful of events."""
+
+CAPACITY: Final = 2
+"""Events that wait one by one."""
+
+PLAIN: Final = Contract()
 
 PIECE: Final = 2
 """Events in one message."""
@@ -52,6 +66,13 @@ Answered = Callable[[Message | Exception], None]
 
 class Broken(AssertionError):
     """A promise that was not kept."""
+
+
+class Turn:
+    """Awaited, it lets whoever runs the coroutine do something else."""
+
+    def __await__(self) -> Generator[None]:
+        yield
 
 
 class Line:
@@ -75,7 +96,13 @@ class Line:
         return self._requests
 
     async def request(self, make: Callable[[int], ClientMessage]) -> Message:
-        raise NotImplementedError
+        answers: list[Message | Exception] = []
+        self.ask(make, answers.append)
+        while not answers:
+            await Turn()
+        if isinstance(answers[0], Exception):
+            raise answers[0]
+        return answers[0]
 
     def carry_up(self) -> bool:
         """Have the daemon hear the next word; say whether there was one."""
@@ -89,8 +116,10 @@ class Line:
         if not self.down:
             return False
         message: Any = self.down.popleft()
-        if isinstance(message, Subscribed | Done):
+        if isinstance(message, Subscribed | Done | Translated):
             self._waiting.pop(message.request)(message)
+        elif isinstance(message, Refused):
+            self._waiting.pop(message.request)(to_error(message.failure))
         else:
             HEARD[type(message)](seat, message)
         return True
@@ -159,8 +188,11 @@ class Daemon:
             case Leave():
                 self._leave(message)
             case Using():
-                assert self.now is not None
-                self.now.uses = message.uses
+                following = self.lost.get(message.subscription, self.now)
+                if following is not None:
+                    following.uses = message.uses
+            case Translate():
+                self._translate(message)
             case _:
                 raise NotImplementedError(message)
 
@@ -182,7 +214,8 @@ class Daemon:
         enroll()
         self._numbers += 1
         self.now = Following(member, self._numbers)
-        self.line.down.append(Subscribed(said.request, self._numbers, member.name, 1_000_000, WINDOW))
+        lease = 1_000_000 if said.stops == "lease" else None
+        self.line.down.append(Subscribed(said.request, self._numbers, member.name, lease, WINDOW))
 
     def _acknowledge(self, said: Ack) -> None:
         now = self.now
@@ -201,14 +234,23 @@ class Daemon:
 
     def _leave(self, said: Leave) -> None:
         assert self.line is not None
-        assert self.now is not None
-        if said.clean:
-            self.now.member.leave()
-        else:
-            self.now.member.abandon(said.reason)
-            self.lost[self.now.number] = self.now
-        self.now = None
+        following, self.now = self.lost.pop(said.subscription, self.now), None
+        if following is not None and said.clean:
+            following.member.leave()
+        elif following is not None:
+            following.member.abandon(said.reason)
+            self.lost[following.number] = following
         self.line.down.append(Done(said.request))
+
+    def _translate(self, said: Translate) -> None:
+        assert self.line is not None
+        assert self.now is not None
+        found = finished(self.now.member.translate(said.iova, said.perm))
+        if found is None:
+            self.line.down.append(Refused(said.request, to_failure(NotMapped(said.iova))))
+        else:
+            number = self.now.member.handed
+            self.line.down.append(Translated(said.request, Piece.of(found.mapping), found.seq, number))
 
     # -- saying ----------------------------------------------------------------
 
@@ -302,8 +344,16 @@ class Place:
         self.works.append(work)
 
     def later(self, seconds: float, act: Callable[[], object]) -> object:
+        del seconds
         self.timers.append(act)
         return None
+
+    async def run_works(self) -> None:
+        """Run what was to be done in tasks, all at once."""
+        works, self.works = self.works, []
+        async with anyio.create_task_group() as tasks:
+            for work in works:
+                tasks.start_soon(work)
 
     def run_timers(self) -> None:
         timers, self.timers = self.timers, []
@@ -311,20 +361,41 @@ class Place:
             act()
 
 
-class World:
-    """A producer, a daemon, a seat and its consumer."""
+def finished(work: Coroutine[Any, Any, T]) -> T:
+    """Return what work comes to that does not wait."""
+    try:
+        work.send(None)
+    except StopIteration as end:
+        value: T = end.value
+        return value
+    raise AssertionError("it waits")
 
-    def __init__(self, bus: Bus, space: LocalSpace, caps: Cap, contract: Contract, capacity: int = 2) -> None:
+
+class World:
+    """A producer, a daemon, a seat and its consumer: a shadower's copy, or a cacher's cache."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        space: LocalSpace,
+        caps: Cap,
+        contract: Contract = PLAIN,
+        *,
+        stops: Stops = "exit",
+        on_fence: OnFence | None = None,
+    ) -> None:
         self.space = space
         self.caps = caps
         self.contract = contract
         self.daemon = Daemon(bus)
         self.place = Place()
-        terms = Terms("model", caps, ((0, PAGES * PAGE - 1),), capacity, contract, "exit", None)
+        terms = Terms("model", caps, ((0, PAGES * PAGE - 1),), CAPACITY, contract, stops, on_fence)
         self.seat = RemoteSeat(terms, ("space",), self.place)
         self.line: Line | None = None
         self.held: dict[tuple[int, int], Map] = {}  # of a shadower
         self.without: set[int] = set()  # targets of MAPs that failed
+        self.pinned: list[tuple[Map, Use]] = []
+        self.misses: list[Coroutine[Any, Any, StampedTranslation]] = []
         self.gone: dict[int, int] = {}  # number of the removal, by target
         self._target = 0
         self.place.enter(self.seat)
@@ -341,6 +412,8 @@ class World:
         found = self.space.walk(first * PAGE, (first + count) * PAGE - 1, PAGES)
         if all(one.first >= first * PAGE and one.last < (first + count) * PAGE for one in found):
             self.space.unmap(first * PAGE, count * PAGE)
+            if self.caps & Cap.DEVIOTLB_UNMAP:
+                self.space.invalidate_device(first * PAGE, count * PAGE)
             self.gone |= {one.target: self.space.seq for one in found}
 
     def send(self) -> bool:
@@ -384,9 +457,63 @@ class World:
             self.apply(event)
         return True
 
+    def miss(self, page: int) -> None:
+        """Have the consumer ask where a page leads."""
+        if self.seat.state is State.JOINED:
+            self.misses.append(self.seat.translate(page * PAGE, int(Perm.R)))
+            self.wake()
+
+    def wake(self) -> bool:
+        """Have the consumer look for answers; what it installs is what is valid at that moment."""
+        waiting, self.misses = self.misses, []
+        for miss in waiting:
+            try:
+                miss.send(None)
+            except StopIteration as end:
+                self.install(end.value)
+            except TranslationFault:
+                pass
+            else:
+                self.misses.append(miss)
+        return len(self.misses) < len(waiting)
+
+    def pin(self) -> None:
+        """Have the consumer use the first mapping that it holds."""
+        if self.held and self.seat.state is State.JOINED:
+            self.pinned.append((next(iter(self.held.values())), self.seat.begin_use()))
+
+    def unpin(self) -> bool:
+        """Have it end its first use; say whether there was one."""
+        if not self.pinned:
+            return False
+        self.pinned.pop(0)[1].end()
+        return True
+
+    def install(self, answer: StampedTranslation) -> None:
+        if answer.valid:
+            mapping = answer.mapping
+            self.held[mapping.first, mapping.last] = mapping.event("space", answer.seq)
+
     # -- the consumer --------------------------------------------------------------
 
     def apply(self, event: Event) -> None:
+        """Do what an event says."""
+        for one, use in self.pinned:
+            if not isinstance(event, Map) and one.first <= event.last and one.last >= event.first:
+                use.revoke()
+        if self.caps & Cap.MAP:
+            self._follow(event)
+        else:
+            self._demand(not isinstance(event, Map), f"a MAP for a cacher: {event}")
+            held = self.held.items()
+            self.held = {edges: one for edges, one in held if one.last < event.first or one.first > event.last}
+        if self.contract.pow2:
+            blocks = list(IovaRange(event.first, event.last).split_pow2())
+            self._demand(len(blocks) == 1, f"no aligned power of two: {event}")
+        aligned = not (event.first | event.last + 1) & (self.contract.granule - 1)
+        self._demand(aligned, f"less than the granule: {event}")
+
+    def _follow(self, event: Event) -> None:
         overlapping = [one for one in self.held.values() if one.first <= event.last and one.last >= event.first]
         match event:
             case Map():
@@ -402,15 +529,13 @@ class World:
                 self._demand(exact or not self.contract.exact, f"an UNMAP of what is not held: {event}")
             case DevIotlbUnmap():
                 pass
-        if self.contract.pow2:
-            blocks = list(IovaRange(event.first, event.last).split_pow2())
-            self._demand(len(blocks) == 1, f"no aligned power of two: {event}")
 
     # -- the judge -----------------------------------------------------------------
 
     def judge(self) -> None:
         """Law 1: what the daemon believes to be out of use is not held."""
-        stale = [one for one in self.held.values() if one.target in self.gone]
+        used = [*self.held.values(), *(one for one, _ in self.pinned)]
+        stale = [one for one in used if one.target in self.gone]
         if not stale or self.seat.fenced:
             return
         covered = min((self._covered(member) for member in self.daemon.members), default=self.space.seq)
@@ -429,9 +554,9 @@ class World:
     def settle(self) -> None:
         """Let everything be carried over and done; then both ends agree."""
         self.back()
-        for turn in range(400):
+        for _ in range(400):
             self.place.run_timers()
-            moved = [self.send(), self.down(), self.up(), self.work()]
+            moved = [self.unpin(), self.send(), self.down(), self.up(), self.wake(), self.work()]
             self.judge()
             if not any(moved) and not self.place.timers:
                 now = self.daemon.now

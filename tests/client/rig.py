@@ -1,7 +1,8 @@
 """A daemon and its clients in one virtual loop, joined by links in memory."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from random import Random
 from typing import Any
 
@@ -16,6 +17,9 @@ from tests.network import Network
 from tests.virtual import VirtualLoop, run
 
 ADDRESS = "unix:/daemon"
+LEARNED = 10.0
+"""Seconds after which everybody has learned that a link was cut."""
+
 PEER = Peer(pid=1, uid=1000, gids=(1000,))
 
 
@@ -31,7 +35,7 @@ class Rig:
 
     def __init__(self, loop: VirtualLoop) -> None:
         self.loop = loop
-        self.network = Network(loop, Random(1))
+        self.network = Network(loop, Random(1))  # noqa: S311
         self.daemon: Daemon | None = None
         self.sessions: list[Session] = []
         self.peer = PEER
@@ -39,7 +43,7 @@ class Rig:
     @asynccontextmanager
     async def serve(self, **settings: Any) -> AsyncGenerator[Daemon]:
         """Run a daemon while the block lasts; it is killed at its end, without goodbye."""
-        async with Daemon(Config(**settings), clock=self.loop.time, random=Random(2), own_uid=1000) as daemon:
+        async with Daemon(Config(**settings), clock=self.loop.time, random=Random(2), own_uid=1000) as daemon:  # noqa: S311
             self.daemon = daemon
             self.sessions = []
             self.network.listen(ADDRESS, lambda _: self._accept(daemon))
@@ -49,6 +53,14 @@ class Rig:
                 self.network.stop_listening(ADDRESS)
                 self.cut()
                 self.daemon = None
+
+    @asynccontextmanager
+    async def bus_outliving(self) -> AsyncGenerator[tuple[RemoteBus, AsyncExitStack]]:
+        """Give the bus of a client, and the stack on which its first daemon runs."""
+        async with AsyncExitStack() as first:
+            await first.enter_async_context(self.serve())
+            async with self.bus() as bus:
+                yield bus, first
 
     def bus(self, name: str = "client", **options: Any) -> RemoteBus:
         """Return the bus of a client."""
@@ -62,7 +74,7 @@ class Rig:
             name=name,
             features=features,
             clock=self.loop.time,
-            random=Random(3),
+            random=Random(3),  # noqa: S311
         )
 
     def cut(self) -> None:
@@ -79,8 +91,14 @@ class Rig:
 def rigged(case: Callable[[Rig], Coroutine[Any, Any, None]]) -> Callable[[], None]:
     """Make a plain test of a coroutine function that is given a rig."""
 
+    async def settled(loop: VirtualLoop) -> None:
+        rig = Rig(loop)
+        await case(rig)
+        rig.cut()
+        await asyncio.sleep(LEARNED)
+
     def test() -> None:
-        run(lambda loop: case(Rig(loop)))
+        run(settled)
 
     test.__name__, test.__doc__ = case.__name__, case.__doc__
     return test

@@ -205,7 +205,7 @@ async def test_what_the_system_refuses_is_tried_again(
             async def sock_accept(sock: socket.socket) -> tuple[socket.socket, object]:
                 if refusals:
                     raise refusals.pop()
-                return await type(loop).sock_accept(loop, sock)  # type: ignore[arg-type]
+                return await type(loop).sock_accept(loop, sock)
 
             patched = Loop(loop, sock_accept)
             monkeypatch.setattr(asyncio, "get_running_loop", lambda: patched)

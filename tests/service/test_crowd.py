@@ -20,7 +20,7 @@ from iommubus.wire.messages.subscribing import Ack, Deliver, Fenced, Leave, Subs
 from iommubus.wire.messages.syncing import Drain, Fence, Sync, Synced, SyncRefused
 from iommubus.wire.messages.values import Range
 from iommubus.wire.messages.watching import Observe, Observing
-from tests.daemons import MIB, DaemonProcess, serving
+from tests.attacked import MIB, DaemonProcess, serving
 from tests.talkers import PAGE, Talker, gone, page, publishing, settings, talking, until
 
 SPACES: Final = 50

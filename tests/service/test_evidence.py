@@ -4,11 +4,11 @@ import itertools
 
 from iommubus.service.evidence import Evidence, verdict
 
+FLAGS = ("seen", "ended", "inherited", "lost", "lease_over", "fenced")
 EVERY = [
-    Evidence(*flags, uses)
-    for *flags, uses in itertools.product(
-        *[[False, True]] * 6, [0, 2]
-    )  # seen, ended, inherited, lost, lease_over, fenced
+    Evidence(**dict(zip(FLAGS, flags, strict=True)), uses=uses)
+    for flags in itertools.product([False, True], repeat=len(FLAGS))
+    for uses in (0, 2)
 ]
 
 

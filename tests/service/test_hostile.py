@@ -25,8 +25,8 @@ from iommubus.wire.messages.subscribing import Ack, Deliver, Fail, Leave, Subscr
 from iommubus.wire.messages.syncing import Fence, Sync, Synced, SyncRefused
 from iommubus.wire.messages.values import Range
 from iommubus.wire.messages.watching import Observe, Observing
+from tests.attacked import MIB, DaemonProcess, serving
 from tests.babble import Babble, framed
-from tests.daemons import MIB, DaemonProcess, serving
 from tests.talkers import OWN, PAGE, Talker, creating, gone, greeted, page, publishing, settings, turns, until
 
 SECONDS: Final = 1_000_000

@@ -1,10 +1,10 @@
-"""Memories of clients, and their descriptors: real files over real sockets, and second connections that mean no good."""
+"""Memories of clients, and their descriptors: real files, real sockets, and second connections that mean no good."""
 
 import asyncio
 import os
 import socket
 from array import array
-from collections.abc import AsyncGenerator, Generator, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import asynccontextmanager
 from fcntl import F_ADD_SEALS, F_SEAL_GROW, F_SEAL_SHRINK, F_SEAL_WRITE, fcntl
 from pathlib import Path
@@ -167,79 +167,96 @@ def descriptor() -> Generator[int]:
 @pytest.mark.parametrize("order", ["descriptor first", "mapping first"])
 async def test_a_descriptor_reaches_whoever_is_told_of_a_mapping(order: str, descriptor: int) -> None:
     """Once each, whenever it comes; the bytes are the same, and the producer is not sent its own."""
-    async with Daemon(Config()) as daemon, greeted(daemon) as producer, greeted(daemon) as consumer:
-        async with bound(daemon, producer) as lender, bound(daemon, consumer) as borrower:
-            epoch = await producer.space()
-            memory = await add(producer)
-            if order == "descriptor first":
-                await lender.lend(memory, descriptor)
-                await until(lambda: daemon.store.descriptors_of(memory))
-            for talker in consumer, producer:
-                await follow(talker)
-            await publish(producer, epoch, memory)
+    async with (
+        Daemon(Config()) as daemon,
+        greeted(daemon) as producer,
+        greeted(daemon) as consumer,
+        bound(daemon, producer) as lender,
+        bound(daemon, consumer) as borrower,
+    ):
+        epoch = await producer.space()
+        memory = await add(producer)
+        if order == "descriptor first":
+            await lender.lend(memory, descriptor)
+            await until(lambda: daemon.store.descriptors_of(memory))
+        for talker in consumer, producer:
+            await follow(talker)
+        await publish(producer, epoch, memory)
+        delivered = await consumer.skip_to(Deliver)
+        while not delivered.runs:
             delivered = await consumer.skip_to(Deliver)
-            while not delivered.runs:
-                delivered = await consumer.skip_to(Deliver)
-            assert delivered.runs[0].memories == [MemoryName.of(memory)]
-            if order == "mapping first":
-                await lender.lend(memory, descriptor)
-            got, (fd,) = await borrower.given()
-            assert (got, os.pread(fd, 9, 0)) == (memory, b"the bytes")
-            os.close(fd)
-            await publish(producer, epoch, memory, 2, at=1)
-            other = await add(producer, "rom", descriptor=False)
-            await publish(producer, epoch, other, 3, at=2)
-            assert await borrower.given() == (other, [])
+        assert delivered.runs[0].memories == [MemoryName.of(memory)]
+        if order == "mapping first":
+            await lender.lend(memory, descriptor)
+        got, (fd,) = await borrower.given()
+        assert (got, os.pread(fd, 9, 0)) == (memory, b"the bytes")
+        os.close(fd)
+        await publish(producer, epoch, memory, 2, at=1)
+        other = await add(producer, "rom", descriptor=False)
+        await publish(producer, epoch, other, 3, at=2)
+        assert await borrower.given() == (other, [])
 
 
 async def test_who_binds_late_is_given_everything_then(descriptor: int) -> None:
-    async with Daemon(Config()) as daemon, greeted(daemon) as producer, greeted(daemon) as consumer:
-        async with bound(daemon, producer) as lender:
-            epoch = await producer.space()
-            memory = await add(producer)
-            await lender.lend(memory, descriptor)
-            await follow(consumer)
-            await publish(producer, epoch, memory)
-            await consumer.skip_to(Deliver)
-            async with bound(daemon, consumer) as borrower:
-                got, fds = await borrower.given()
-                assert (got, len(fds)) == (memory, 1)
-                close_all(fds)
+    async with (
+        Daemon(Config()) as daemon,
+        greeted(daemon) as producer,
+        greeted(daemon) as consumer,
+        bound(daemon, producer) as lender,
+    ):
+        epoch = await producer.space()
+        memory = await add(producer)
+        await lender.lend(memory, descriptor)
+        await follow(consumer)
+        await publish(producer, epoch, memory)
+        await consumer.skip_to(Deliver)
+        async with bound(daemon, consumer) as borrower:
+            got, fds = await borrower.given()
+            assert (got, len(fds)) == (memory, 1)
+            close_all(fds)
 
 
 async def test_whoever_has_no_second_connection_is_sent_none(descriptor: int) -> None:
-    async with Daemon(Config()) as daemon, greeted(daemon) as producer, greeted(daemon, features=0) as consumer:
-        async with bound(daemon, producer) as lender:
-            assert consumer.welcome is not None
-            assert consumer.welcome.token == b""
-            epoch = await producer.space()
-            memory = await add(producer)
-            await lender.lend(memory, descriptor)
-            await follow(consumer)
-            await publish(producer, epoch, memory)
-            await consumer.skip_to(Deliver)
-            assert lending_of(daemon, consumer)._early == []
+    async with (
+        Daemon(Config()) as daemon,
+        greeted(daemon) as producer,
+        greeted(daemon, features=0) as consumer,
+        bound(daemon, producer) as lender,
+    ):
+        assert consumer.welcome is not None
+        assert consumer.welcome.token == b""
+        epoch = await producer.space()
+        memory = await add(producer)
+        await lender.lend(memory, descriptor)
+        await follow(consumer)
+        await publish(producer, epoch, memory)
+        await consumer.skip_to(Deliver)
+        assert lending_of(daemon, consumer)._early == []
 
 
 async def test_a_memory_that_goes_is_taken_back_from_whoever_was_told_of_it(descriptor: int) -> None:
     """Also from those to whom its descriptor did not get: they are told that there is none."""
-    async with Daemon(Config()) as daemon, greeted(daemon) as producer, greeted(daemon) as consumer:
-        async with bound(daemon, consumer) as borrower:
-            epoch = await producer.space()
-            memory = await add(producer)
-            await follow(consumer)
-            await publish(producer, epoch, memory)
-            assert isinstance(await refused(producer, RemoveMemory(9, MemoryName.of(memory))), MemoryInUse)
-            await until(lambda: lending_of(daemon, consumer)._shown)
-            daemon.spaces.open["vtd0"].space.unmap_all()
-            await producer.say(RemoveMemory(10, MemoryName.of(memory)))
-            assert (await producer.skip_to(Done)).request == 10
-            assert (await consumer.skip_to(MemoryRemoved)).memory == MemoryName.of(memory)
-            assert await borrower.given() == (memory, [])
-            assert (await add(producer)).generation == memory.generation + 1
-            async with bound(daemon, producer) as lender:  # one that is gone needs no descriptor
-                await lender.lend(memory, descriptor)
-                await producer.say(Ping(1))
+    async with (
+        Daemon(Config()) as daemon,
+        greeted(daemon) as producer,
+        greeted(daemon) as consumer,
+        bound(daemon, consumer) as borrower,
+    ):
+        epoch = await producer.space()
+        memory = await add(producer)
+        await follow(consumer)
+        await publish(producer, epoch, memory)
+        assert isinstance(await refused(producer, RemoveMemory(9, MemoryName.of(memory))), MemoryInUse)
+        await until(lambda: lending_of(daemon, consumer)._shown)
+        daemon.spaces.open["vtd0"].space.unmap_all()
+        await producer.say(RemoveMemory(10, MemoryName.of(memory)))
+        assert (await producer.skip_to(Done)).request == 10
+        assert (await consumer.skip_to(MemoryRemoved)).memory == MemoryName.of(memory)
+        assert await borrower.given() == (memory, [])
+        assert (await add(producer)).generation == memory.generation + 1
+        async with bound(daemon, producer) as lender:  # one that is gone needs no descriptor
+            await lender.lend(memory, descriptor)
+            await producer.say(Ping(1))
 
 
 async def test_a_producer_that_never_sends_one_is_not_waited_for_once_it_is_lost() -> None:
@@ -255,15 +272,19 @@ async def test_a_producer_that_never_sends_one_is_not_waited_for_once_it_is_lost
 
 
 async def test_a_second_connection_that_ends_is_not_waited_for() -> None:
-    async with Daemon(Config()) as daemon, greeted(daemon) as consumer, bound(daemon, consumer) as borrower:
-        async with greeted(daemon) as producer:
-            async with bound(daemon, producer):
-                epoch = await producer.space()
-                memory = await add(producer)
-                await follow(consumer)
-                await publish(producer, epoch, memory)
-                await until(lambda: lending_of(daemon, consumer)._shown)
-            assert await borrower.given() == (memory, [])
+    async with (
+        Daemon(Config()) as daemon,
+        greeted(daemon) as consumer,
+        bound(daemon, consumer) as borrower,
+        greeted(daemon) as producer,
+    ):
+        async with bound(daemon, producer):
+            epoch = await producer.space()
+            memory = await add(producer)
+            await follow(consumer)
+            await publish(producer, epoch, memory)
+            await until(lambda: lending_of(daemon, consumer)._shown)
+        assert await borrower.given() == (memory, [])
 
 
 # -- names, limits and rules ------------------------------------------------------------
@@ -387,56 +408,68 @@ async def test_a_second_connection_is_no_first_one() -> None:
         assert bye.failure.kind == "OutOfPlace"
 
 
-def evil(kind: str, tmp_path: Path) -> Sequence[int]:
-    """Return descriptors that are no memory."""
-    if kind == "none":
-        return []
-    if kind == "two":
-        return [ram(), ram()]
-    if kind == "directory":
-        return [os.open(tmp_path, os.O_RDONLY)]
-    if kind == "pipe":
-        read, write = os.pipe()
-        os.close(write)
-        return [read]
-    if kind == "small":
-        return [ram(SIZE - 1)]
-    if kind == "small file":
-        (tmp_path / "ram").write_bytes(b"x" * (SIZE - 1))
-        return [os.open(tmp_path / "ram", os.O_RDWR)]
-    (tmp_path / "ram").write_bytes(b"x" * SIZE)
-    return [os.open(tmp_path / "ram", os.O_WRONLY)]
+def small_file(path: Path) -> int:
+    (path / "ram").write_bytes(b"x" * (SIZE - 1))
+    return os.open(path / "ram", os.O_RDWR)
 
 
-@pytest.mark.parametrize("kind", ["none", "two", "directory", "pipe", "small", "small file", "write only"])
+def write_only(path: Path) -> int:
+    (path / "ram").write_bytes(b"x" * SIZE)
+    return os.open(path / "ram", os.O_WRONLY)
+
+
+def pipe(_: Path) -> int:
+    read, write = os.pipe()
+    os.close(write)
+    return read
+
+
+EVIL: dict[str, Sequence[Callable[[Path], int]]] = {
+    "none": [],
+    "two": [lambda _: ram(), lambda _: ram()],
+    "directory": [lambda path: os.open(path, os.O_RDONLY)],
+    "pipe": [pipe],
+    "small": [lambda _: ram(SIZE - 1)],
+    "small file": [small_file],
+    "write only": [write_only],
+}
+"""What makes descriptors that are no memory."""
+
+
+@pytest.mark.parametrize("kind", EVIL)
 async def test_what_can_be_no_memory_closes_only_the_connection_it_came_on(kind: str, tmp_path: Path) -> None:
     """The reason is said where it can be, whoever waits for it is told that there is none, and nothing stays open."""
-    async with Daemon(Config()) as daemon, greeted(daemon) as producer, greeted(daemon) as consumer:
-        async with bound(daemon, producer) as lender, bound(daemon, consumer) as borrower:
-            epoch = await producer.space()
-            memory = await add(producer)
-            await follow(consumer)
-            await publish(producer, epoch, memory)
-            await until(lambda: lending_of(daemon, consumer)._shown)
-            before = len(open_descriptors())
-            fds = list(evil(kind, tmp_path))
-            data = lender.wire.send(Descriptor(MemoryName.of(memory)))
-            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", fds))] if fds else []
-            lender.sock.sendmsg([data], rights)
-            close_all(fds)
-            if kind == "two":
-                with pytest.raises((EOFError, ConnectionResetError)):
-                    await lender.hear()
-            else:
-                bye = await lender.hear()
-                assert isinstance(bye, Bye)
-                assert bye.failure is not None
-                assert bye.failure.kind == ("DescriptorsRefused" if kind == "none" else "BadMemory")
-            assert await borrower.given() == (memory, [])
-            await until(lambda: len(open_descriptors()) < before)
-            for talker in producer, consumer:
-                await talker.say(Ping(1))
-                await talker.next()
+    async with (
+        Daemon(Config()) as daemon,
+        greeted(daemon) as producer,
+        greeted(daemon) as consumer,
+        bound(daemon, producer) as lender,
+        bound(daemon, consumer) as borrower,
+    ):
+        epoch = await producer.space()
+        memory = await add(producer)
+        await follow(consumer)
+        await publish(producer, epoch, memory)
+        await until(lambda: lending_of(daemon, consumer)._shown)
+        before = len(open_descriptors())
+        fds = [make(tmp_path) for make in EVIL[kind]]
+        data = lender.wire.send(Descriptor(MemoryName.of(memory)))
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", fds))] if fds else []
+        lender.sock.sendmsg([data], rights)
+        close_all(fds)
+        if kind == "two":
+            with pytest.raises((EOFError, ConnectionResetError)):
+                await lender.hear()
+        else:
+            bye = await lender.hear()
+            assert isinstance(bye, Bye)
+            assert bye.failure is not None
+            assert bye.failure.kind == ("DescriptorsRefused" if kind == "none" else "BadMemory")
+        assert await borrower.given() == (memory, [])
+        await until(lambda: len(open_descriptors()) < before)
+        for talker in producer, consumer:
+            await talker.say(Ping(1))
+            await talker.next()
 
 
 @pytest.mark.parametrize("seals", [F_SEAL_SHRINK | F_SEAL_GROW, F_SEAL_WRITE | F_SEAL_SHRINK])
@@ -451,7 +484,7 @@ async def test_sealed_memory_is_taken(seals: int) -> None:
     os.close(fd)
 
 
-async def test_a_file_on_a_disk_is_looked_at_in_a_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_file_on_a_disk_is_looked_at_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("iommubus.service.store.in_memory", lambda _: False)
     fd = ram()
     async with Daemon(Config()) as daemon, greeted(daemon) as producer, bound(daemon, producer) as lender:
@@ -464,15 +497,20 @@ async def test_a_file_on_a_disk_is_looked_at_in_a_thread(tmp_path: Path, monkeyp
 
 
 async def test_nobody_gives_a_descriptor_to_the_memory_of_another(descriptor: int) -> None:
-    async with Daemon(Config()) as daemon, greeted(daemon) as one, greeted(daemon) as other:
-        async with bound(daemon, one), bound(daemon, other) as second:
-            memory = await add(one)
-            await second.lend(memory, descriptor)
-            bye = await second.hear()
-            assert isinstance(bye, Bye)
-            assert bye.failure is not None
-            assert bye.failure.kind == "NotProducer"
-            assert daemon.store.descriptors_of(memory) == []
+    async with (
+        Daemon(Config()) as daemon,
+        greeted(daemon) as one,
+        greeted(daemon) as other,
+        bound(daemon, one),
+        bound(daemon, other) as second,
+    ):
+        memory = await add(one)
+        await second.lend(memory, descriptor)
+        bye = await second.hear()
+        assert isinstance(bye, Bye)
+        assert bye.failure is not None
+        assert bye.failure.kind == "NotProducer"
+        assert daemon.store.descriptors_of(memory) == []
 
 
 async def test_other_words_end_a_second_connection() -> None:

@@ -59,8 +59,8 @@ def test_a_long_report_is_several_answers_that_fit(name: str) -> None:
 
 
 def test_there_is_always_a_portion() -> None:
-    assert list(portions([], 3)) == [([], False)]
     ranges = [Range(at, at) for at in range(3)]
+    assert list(portions(ranges[:0], 3)) == [([], False)]
     assert list(portions(ranges, 2)) == [(ranges[:2], True), (ranges[2:], False)]
 
 

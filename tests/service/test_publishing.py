@@ -1,30 +1,34 @@
 """The producer's half of a connection: what it makes, changes, loses, and takes up again."""
 
+import asyncio
 from collections.abc import Sequence
 
 import pytest
 
 from iommubus import Cap, Perm
-from iommubus.errors import NameTaken, NotProducer
+from iommubus.errors import NameTaken, NotProducer, TranslatorFailed
 from iommubus.mapping import Mapping
 from iommubus.service.config import Config, Limits
 from iommubus.service.daemon import Daemon
 from iommubus.service.rules import Rule
 from iommubus.transport.credentials import Peer
+from iommubus.wire.messages import ClientMessage
 from iommubus.wire.messages.greeting import Bye, Ping, Pong
-from iommubus.wire.messages.publishing import BeginResume, EndResume, Publish, Published, PublishFailed
+from iommubus.wire.messages.publishing import Answer, Ask, BeginResume, EndResume, Publish, Published, PublishFailed
 from iommubus.wire.messages.replies import Done, Refused
 from iommubus.wire.messages.rows import MapRow
 from iommubus.wire.messages.spaces import (
+    AddMemory,
     Attach,
     CloseEndpoint,
     CloseSpace,
     CreateEndpoint,
     Detach,
+    MemoryAdded,
     SpaceCreated,
 )
 from iommubus.wire.messages.syncing import Sync, Synced, SyncRefused
-from iommubus.wire.messages.values import Range
+from iommubus.wire.messages.values import MemoryName, Piece, Range
 from tests.talkers import OWN, PAGE, STRANGER, Talker, creating, gone, greeted, page, publishing, settings, until
 
 pytestmark = pytest.mark.asyncio
@@ -168,6 +172,9 @@ async def test_what_cannot_be_mapped_is_told_by_its_place_and_the_rest_goes_on()
         ]
         await talker.hear(Published)
         assert mapped(daemon) == [1, 2, 3]
+        await talker.say(publishing("vtd0", epoch, 2, unaligned))
+        failed.append(await talker.hear(PublishFailed))
+        assert (failed[-1].number, failed[-1].index) == (2, 0)
 
 
 @pytest.mark.parametrize(
@@ -184,6 +191,46 @@ async def test_hand_overs_are_numbered_in_order(messages: Sequence[tuple[int, bo
         for number, more in messages:
             await talker.say(Publish("vtd0", epoch, number, [], more=more))
         assert reason in await broken(talker)
+
+
+async def test_nobody_leads_mappings_into_the_memory_of_another_user() -> None:
+    rules = (Rule(uid=4242, publish=("*",)),)
+    async with (
+        Daemon(settings(rules=rules)) as daemon,
+        greeted(daemon) as owner,
+        greeted(daemon, STRANGER) as stranger,
+    ):
+        await owner.say(AddMemory(1, "ram", 1 << 20))
+        ram = MemoryName("ram", (await owner.hear(MemoryAdded)).generation, 1 << 20)
+        row = MapRow(1, 0, PAGE - 1, 0, 3, 1)
+        for talker, name in ((owner, "vtd0"), (stranger, "vtd1")):
+            epoch = await talker.space(name)
+            await talker.say(Publish(name, epoch, 1, [row], [ram]))
+        await owner.hear(Published)
+        assert (await stranger.hear(PublishFailed)).failure.kind == "NotProducer"
+        assert (mapped(daemon, "vtd0"), mapped(daemon, "vtd1")) == ([0], [])
+
+
+async def test_an_answer_leads_into_no_memory_of_another_user() -> None:
+    rules = (Rule(uid=4242, publish=("*",)),)
+    async with (
+        Daemon(settings(rules=rules)) as daemon,
+        greeted(daemon) as owner,
+        greeted(daemon, STRANGER) as stranger,
+    ):
+        await owner.say(AddMemory(1, "ram", 1 << 20))
+        ram = MemoryName("ram", (await owner.hear(MemoryAdded)).generation, 1 << 20)
+        for talker, name in ((owner, "vtd0"), (stranger, "vtd1")):
+            await talker.space(name, offers=1, answers=True)
+            async with daemon.bus.subscribe(name, Cap.UNMAP) as subscription:
+                asked = asyncio.ensure_future(subscription.translate(7))
+                ask = await talker.skip_to(Ask)
+                await talker.say(Answer(ask.request, Piece(0, PAGE - 1, 0, 3, ram)))
+                await asyncio.wait([asked])
+            if talker is owner:
+                assert asked.result().mapping.memory == ram.memory
+            else:
+                assert isinstance(asked.exception(), TranslatorFailed)
 
 
 async def test_an_unmap_of_what_no_space_has_breaks_the_protocol() -> None:
@@ -338,15 +385,14 @@ async def test_resuming_has_its_order(what: str) -> None:
         else:
             epoch = await resume(talker, await resumable(daemon, 1))
         begin, end = BeginResume("vtd0", epoch), EndResume(60, "vtd0", epoch)
-        await talker.say(
-            *{
-                "publish": [publishing("vtd0", epoch, 1, page(1))],
-                "end": [end],
-                "twice": [begin, begin],
-                "nothing": [begin],
-                "end of nothing": [end],
-            }[what]
-        )
+        orders: dict[str, list[ClientMessage]] = {
+            "publish": [publishing("vtd0", epoch, 1, page(1))],
+            "end": [end],
+            "twice": [begin, begin],
+            "nothing": [begin],
+            "end of nothing": [end],
+        }
+        await talker.say(*orders[what])
         assert await broken(talker)
 
 
@@ -477,6 +523,9 @@ async def test_a_sweep_ends_with_its_space(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("iommubus.service.applying.PIECE", 1)
     async with Daemon(settings(producer_grace=60)) as daemon, greeted(daemon) as talker:
         epoch = await resume(talker, await resumable(daemon, *range(100)))
+        before = len(daemon.tasks)
         await talker.say(BeginResume("vtd0", epoch), EndResume(60, "vtd0", epoch), CloseSpace(61, "vtd0", epoch))
         assert (await talker.hear(Done)).request == 61
-        await until(lambda: len(daemon.tasks) == 0)
+        await until(lambda: len(daemon.tasks) == before)
+        await talker.say(Ping(1))
+        await talker.hear(Pong)

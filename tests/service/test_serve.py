@@ -10,7 +10,9 @@ import subprocess
 import sys
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -57,7 +59,7 @@ class Serving:
 
 
 @asynccontextmanager
-async def serving(directory: Path, reload: Reload | None = None, **values: object) -> AsyncGenerator[Serving]:
+async def serving(directory: Path, reload: Reload | None = None, **values: Any) -> AsyncGenerator[Serving]:
     """Give a daemon that serves; it is told to stop at the end of the block, if it was not."""
     one = Serving(directory)
     ready = asyncio.Event()
@@ -189,7 +191,7 @@ async def test_sighup_replaces_the_rules_and_a_bad_file_changes_nothing(
         for step, said in enumerate(["", "there are 1 rules now", "the rules stay as they are", "there are 0 rules"]):
             if said:
                 daemon.signal(signal.SIGHUP)
-                await until(lambda said=said: said in caplog.text)  # type: ignore[misc]
+                await until(partial(lambda text: text in caplog.text, said))
             await talker.say(creating(100 + step, f"vtd{step}"))
             allowed.append(not isinstance(await talker.next(), Refused))
     assert allowed == [False, True, True, False]
@@ -274,7 +276,7 @@ async def test_the_next_daemon_takes_its_place(tmp_path: Path) -> None:
     ],
 )
 async def test_what_cannot_be_is_said_and_leaves_nothing(
-    tmp_path: Path, values: dict[str, object], error: type[Exception]
+    tmp_path: Path, values: dict[str, Any], error: type[Exception]
 ) -> None:
     descriptors = open_descriptors()
     taken = tmp_path / "taken.sock"

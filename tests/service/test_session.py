@@ -10,7 +10,7 @@ import pytest
 from iommubus.errors import ConnectionLost, FeatureRefused, LimitReached, Misaligned, VersionRefused
 from iommubus.service.config import Config, Deadlines, Leases, Limits
 from iommubus.service.daemon import Daemon
-from iommubus.service.session import Session
+from iommubus.service.session import Part, Session
 from iommubus.transport.credentials import Peer, Process
 from iommubus.wire.failures import to_error, to_failure
 from iommubus.wire.messages import Message
@@ -112,6 +112,16 @@ async def test_a_frame_may_come_in_pieces() -> None:
         await asyncio.sleep(3 * QUICK.hello)  # whatever waited for the rest waits no more
         await talker.say(Ping(1))
         await talker.hear(Pong)
+
+
+async def test_whoever_is_always_in_the_middle_of_a_frame_has_time_for_each() -> None:
+    async with Daemon(settings(deadlines=QUICK)) as daemon, greeted(daemon) as talker:
+        data = b"".join(talker.wire.send(Ping(number)) for number in range(40))
+        for at in range(0, len(data), len(data) // 39):
+            await talker.write(data[at : at + len(data) // 39])
+            await asyncio.sleep(QUICK.hello / 10)
+        for number in range(40):
+            assert (await talker.hear(Pong)).number == number
 
 
 # -- what breaks it --------------------------------------------------------------
@@ -235,11 +245,15 @@ async def test_an_error_of_a_request_is_its_answer() -> None:
         assert daemon.counts.protocol_errors == 0
 
 
+def broken(*_: object) -> None:
+    raise ZeroDivisionError
+
+
 async def test_what_fails_unexpectedly_closes_only_its_connection(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with Daemon(Config()) as daemon, greeted(daemon, name="other") as other, greeted(daemon) as talker:
-        monkeypatch.setattr(daemon.spaces, "create", lambda *_: 1 / 0)
+        monkeypatch.setattr(daemon.spaces, "create", broken)
         await talker.say(creating(1))
         bye = await talker.ended()
 
@@ -299,19 +313,17 @@ async def test_a_number_that_waits_must_not_be_used_again() -> None:
         assert bye.failure.kind == "BadMessage"
 
 
-async def test_what_is_said_in_one_turn_leaves_in_one_write() -> None:
+async def test_what_is_said_in_one_turn_leaves_in_one_write(monkeypatch: pytest.MonkeyPatch) -> None:
     async with Daemon(Config()) as daemon, greeted(daemon) as talker:
-        session = session_of(daemon)
-        transport, writes = session._transport, 0
-        assert transport is not None
-        write = transport.write
+        session, writes = session_of(daemon), 0
+        transport: asyncio.Transport = vars(session)["_transport"]
 
         def counted(data: bytes) -> None:
             nonlocal writes
             writes += 1
-            write(data)
+            transport.write(data)
 
-        session._transport = Writes(transport, counted)  # type: ignore[assignment]
+        monkeypatch.setattr(session, "_transport", Writes(transport, counted))
         await talker.say(*map(Ping, range(50)))
         for number in range(50):
             assert (await talker.hear(Pong)).number == number
@@ -456,12 +468,13 @@ class Heard:
         self.reasons.append(reason)
 
 
-async def test_parts_hear_once_that_the_connection_is_gone() -> None:
+async def test_parts_hear_once_that_the_connection_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     async with Daemon(Config()) as daemon, greeted(daemon) as talker:
         session = session_of(daemon)
         heard, broken = Heard(session), Heard(session)
-        broken.lost = lambda _: 1 / 0  # type: ignore[assignment,return-value,method-assign]
-        session._parts = [broken, heard]
+        broken.lost = lambda _: 1 / 0  # type: ignore[assignment,method-assign]
+        parts: list[Part] = [broken, heard]
+        monkeypatch.setattr(session, "_parts", parts)
         await talker.say(Bye("done"))
         bye = await talker.ended()
         await until(lambda: not daemon.connections)

@@ -11,6 +11,7 @@ from hypothesis import given, strategies as st
 from iommubus.errors import BadSetting, ConfigError, ConfigUnreadable, UnknownSetting
 from iommubus.service.config import Config
 from iommubus.service.settings import CONFIG_VARIABLE, LEAVES, accepted, load, variable_of
+from iommubus.transport.address import ADDRESS_VARIABLE
 
 
 @pytest.fixture
@@ -28,6 +29,10 @@ def test_the_environment_is_over_the_file_and_flags_are_over_both(file: Path) ->
 
 def test_without_anything_everything_is_the_default() -> None:
     assert load() == load(None, {}, {}) == Config()
+
+
+def test_the_variable_of_clients_is_no_setting_and_no_mistake() -> None:
+    assert load(None, {ADDRESS_VARIABLE: "unix:/elsewhere"}) == Config()
 
 
 def test_the_environment_names_the_file_unless_somebody_does(file: Path) -> None:

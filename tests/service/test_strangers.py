@@ -1,7 +1,7 @@
 """Strangers at a real daemon: other users, other certificates, and no rule for what they want."""
 
 import asyncio
-import datetime
+import datetime as dt
 import json
 import os
 import ssl
@@ -23,7 +23,7 @@ from iommubus.wire.messages.subscribing import Subscribe
 from iommubus.wire.messages.syncing import Sync
 from iommubus.wire.messages.values import Range
 from iommubus.wire.messages.watching import Observe
-from tests.daemons import DaemonProcess, serving
+from tests.attacked import DaemonProcess, serving
 from tests.talkers import creating, until
 
 STRANGER: Final = 4242
@@ -112,7 +112,7 @@ def test_a_rule_for_others_is_none_for_this_one(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
 def test_a_socket_that_is_not_theirs_lets_nobody_connect(tmp_path: Path) -> None:
-    with serving(tmp_path, "socket_mode=0600") as daemon, pytest.raises(AssertionError, match="PermissionError|13"):
+    with serving(tmp_path, "socket_mode=0600") as daemon, pytest.raises(AssertionError, match=r"PermissionError|13"):
         ask_as(STRANGER, daemon.path)
 
 
@@ -129,12 +129,12 @@ class Certificates:
 
     def identity(self, name: str, ca: trustme.CA | None = None, *, expired: bool = False) -> Identity:
         """Return an identity that trusts whom the right authority vouches for."""
-        past = datetime.datetime(2001, 1, 1, tzinfo=datetime.UTC)
+        past = dt.datetime(2001, 1, 1, tzinfo=dt.UTC)
         issued = (ca or self.ca).issue_cert(
             name,
             common_name=name,
             not_before=past if expired else None,
-            not_after=past + datetime.timedelta(days=1) if expired else None,
+            not_after=past + dt.timedelta(days=1) if expired else None,
         )
         paths = [self._directory / f"{name}.{part}.pem" for part in ("cert", "key", "ca")]
         issued.cert_chain_pems[0].write_to_path(paths[0])

@@ -1,5 +1,7 @@
 """`sync`, `drain` and `fence` by clients: what they cover, who may ask, and what stands in the way."""
 
+from typing import Final
+
 import anyio
 import pytest
 
@@ -10,6 +12,7 @@ from iommubus.service.config import Config
 from iommubus.service.daemon import Daemon
 from iommubus.service.rules import Rule
 from iommubus.transport.credentials import Peer
+from iommubus.wire.messages import ClientMessage
 from iommubus.wire.messages.greeting import Ping, Pong
 from iommubus.wire.messages.publishing import Published
 from iommubus.wire.messages.replies import Cancel, Done, Refused
@@ -69,12 +72,11 @@ async def test_a_sync_that_fails_names_who_and_what() -> None:
             await anext(subscription.batches())
             await talker.say(publishing("vtd0", epoch, 2, gone(1)), Sync(60, SOON, ["vtd0"]))
             refused = await talker.skip_to(SyncRefused)
-
-        (missing,) = refused.missing
-        assert (missing.subscriber, missing.space) == ("vfio", "vtd0")
-        assert missing.reason == "did not acknowledge within 0.02 s"
-        assert [(piece.first, piece.target) for piece in missing.pieces] == [(PAGE, 5 * PAGE)]
-        assert not refused.truncated
+            (missing,) = refused.missing
+            assert (missing.subscriber, missing.space) == ("vfio", "vtd0")
+            assert missing.reason == "did not acknowledge within 0.02 s"
+            assert [(piece.first, piece.target) for piece in missing.pieces] == [(PAGE, 5 * PAGE)]
+            assert not refused.truncated
 
 
 async def test_a_map_that_failed_is_told_once_and_counted() -> None:
@@ -91,24 +93,26 @@ async def test_a_map_that_failed_is_told_once_and_counted() -> None:
             await subscription.wait_current()
             await talker.say(publishing("vtd0", epoch, 1, page(1)), Sync(60, LATE, ["vtd0"]))
             refused = await talker.skip_to(SyncRefused)
+            assert [(one.subscriber, one.first, one.cause.kind) for one in refused.failures] == [
+                ("vfio", PAGE, "OSError")
+            ]
             await talker.say(Sync(61, LATE, ["vtd0"]))
             await talker.skip_to(Synced)
             t.cancel_scope.cancel()
 
-        assert [(one.subscriber, one.first, one.cause.kind) for one in refused.failures] == [("vfio", PAGE, "OSError")]
         assert daemon.counts.map_failures == 1
 
 
-@pytest.mark.parametrize(
-    ("patterns", "covered"),
-    [
-        ([], {"vtd0", "vtd1", "smmu0"}),
-        (["vtd*"], {"vtd0", "vtd1"}),
-        (["vtd1"], {"vtd1"}),
-        (["vtd1", "vtd?", "smmu0"], {"vtd0", "vtd1", "smmu0"}),
-        (["none*"], set()),
-    ],
-)
+SELECTIONS: Final[list[tuple[list[str], set[str]]]] = [
+    ([], {"vtd0", "vtd1", "smmu0"}),
+    (["vtd*"], {"vtd0", "vtd1"}),
+    (["vtd1"], {"vtd1"}),
+    (["vtd1", "vtd?", "smmu0"], {"vtd0", "vtd1", "smmu0"}),
+    (["none*"], set()),
+]
+
+
+@pytest.mark.parametrize(("patterns", "covered"), SELECTIONS)
 async def test_patterns_select_open_spaces(patterns: list[str], covered: set[str]) -> None:
     async with Daemon(Config()) as daemon, greeted(daemon) as talker, anyio.create_task_group():
         for name in ("vtd0", "vtd1", "smmu0"):
@@ -137,17 +141,15 @@ async def test_a_certain_space_alone_covers_nothing_else() -> None:
 async def test_what_is_not_there_is_refused() -> None:
     async with Daemon(Config()) as daemon, greeted(daemon) as talker:
         epoch = await talker.space()
-        for request, message in enumerate(
-            [
-                Sync(60, LATE, ["vtd1"]),
-                Sync(61, LATE, [], [SpaceEpoch("vtd0", epoch + 1)]),
-                Sync(62, LATE, [], [SpaceEpoch("vtd1", epoch)]),
-                Drain(63, "vtd0", epoch + 1),
-                Fence(64, "vtd1", "vfio"),
-                Fence(65, "vtd0", "vfio"),
-            ],
-            start=60,
-        ):
+        messages: list[ClientMessage] = [
+            Sync(60, LATE, ["vtd1"]),
+            Sync(61, LATE, [], [SpaceEpoch("vtd0", epoch + 1)]),
+            Sync(62, LATE, [], [SpaceEpoch("vtd1", epoch)]),
+            Drain(63, "vtd0", epoch + 1),
+            Fence(64, "vtd1", "vfio"),
+            Fence(65, "vtd0", "vfio"),
+        ]
+        for request, message in enumerate(messages, start=60):
             await talker.say(message)
             refused = await talker.hear(Refused)
             assert refused.request == request
@@ -187,8 +189,13 @@ async def test_a_sync_waits_for_what_is_of_before_a_restart(monkeypatch: pytest.
     async with Daemon(Config()) as daemon, greeted(daemon) as talker:
         epoch = await unmapped(talker)
         over = anyio.Event()
+
+        def reasons(now: float) -> list[str]:
+            assert now > 0
+            return [] if over.is_set() else ["7 is not back", "8 is not"]
+
         monkeypatch.setattr(daemon.proof, "wait_recovered", over.wait)
-        monkeypatch.setattr(daemon.proof, "reasons", lambda _: [] if over.is_set() else ["7 is not back", "8 is not"])
+        monkeypatch.setattr(daemon.proof, "reasons", reasons)
         await talker.say(Sync(60, SOON, ["vtd0"], [SpaceEpoch("old", 7)]))
         refused = await talker.hear(SyncRefused)
         assert [(one.subscriber, one.space, one.reason, one.ranges) for one in refused.missing] == [

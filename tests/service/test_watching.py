@@ -12,7 +12,7 @@ from iommubus.wire.messages import watching
 from iommubus.wire.messages.greeting import Ping, Pong
 from iommubus.wire.messages.publishing import Published
 from iommubus.wire.messages.replies import Done, Refused
-from iommubus.wire.messages.rows import DevIotlbUnmapRow
+from iommubus.wire.messages.rows import DevIotlbUnmapRow, Row
 from iommubus.wire.messages.values import MemoryName
 from iommubus.wire.messages.watching import Observe, Observing, Unobserve
 from iommubus.wire.runs import from_watched
@@ -50,7 +50,7 @@ async def test_kinds_that_were_left_out_are_not_lost() -> None:
     async with Daemon(Config()) as daemon, greeted(daemon) as talker:
         epoch = await talker.space()
         await observe(talker, kinds=Cap.UNMAP | Cap.DEVIOTLB_UNMAP, capacity=2)
-        rows = [page(1), page(2), page(3), gone(1), DevIotlbUnmapRow(1, 0, PAGE - 1)]
+        rows: list[Row] = [page(1), page(2), page(3), gone(1), DevIotlbUnmapRow(1, 0, PAGE - 1)]
         await talker.say(publishing("vtd0", epoch, 1, *rows))
         message = await talker.skip_to(watching.Observed)
         assert [type(event).__name__ for event in from_watched(message.runs)] == ["Unmap", "DevIotlbUnmap"]

@@ -58,14 +58,14 @@ def check_config(
 
 def settings(config: Config) -> list[tuple[str, str]]:
     """Return every setting that is a single value or a list of texts, as it would be written."""
-    tree = msgspec.to_builtins(config)
+    tree: dict[str, Any] = msgspec.to_builtins(config)
     return [(key, _written(_value(tree, key))) for key in LEAVES]
 
 
 def _read(file: Path | None, environ: Mapping[str, str]) -> Reading:
     config = load(file, environ)
     named = file or (Path(environ[CONFIG_VARIABLE]) if environ.get(CONFIG_VARIABLE) else None)
-    tree: Any = {} if named is None else read(named)
+    tree = {} if named is None else read(named)
     origins = {key: str(named) for key in LEAVES if _value(tree, key) is not None}
     origins |= {given.key: given.source for given in from_environ(environ)}
     return Reading(config, named, origins)
@@ -79,10 +79,12 @@ def _summary(reading: Reading) -> str:
     return f"ok: {where}, {variables} settings of the environment, {rules} rules; listens at {listeners}"
 
 
-def _value(tree: Any, key: str) -> Any:
+def _value(tree: dict[str, Any], key: str) -> Any:
+    value: Any = tree
     for part in key.split("."):
-        tree = tree.get(part) if isinstance(tree, dict) else None
-    return tree
+        value = {} if value is None else value
+        value = value.get(part)
+    return value
 
 
 def _written(value: Any) -> str:

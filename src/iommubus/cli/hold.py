@@ -108,6 +108,11 @@ async def _do(space: AddressSpace, line: str, tell: Callable[[str, Outcome | Exc
     return True
 
 
+def read_input() -> bytes:
+    """Read standard input past its buffer, whose lock would keep the program from ending while this waits."""
+    return os.read(sys.stdin.fileno(), CHUNK)
+
+
 # -- inside ------------------------------------------------------------------
 
 
@@ -119,7 +124,7 @@ async def _hold(place: Where, name: str, shape: dict[str, Any], tell: Tell) -> b
         typer.echo(f"iommubus hold: {name} is open at {place.address}; the end of the input closes it", err=True)
         if sys.stdin.isatty():
             typer.echo("\n".join(usage()), err=True)
-        return await follow(space, _lines(_read), tell)
+        return await follow(space, _lines(read_input), tell)
 
 
 def _tell_person(number: int, name: str, came: Outcome | Exception) -> None:
@@ -146,8 +151,3 @@ async def _lines(read: Callable[[], bytes]) -> AsyncIterator[str]:
             yield line.decode(errors="replace")
     if rest:
         yield rest.decode(errors="replace")
-
-
-def _read() -> bytes:
-    """Read standard input past its buffer, whose lock would keep the program from ending while this waits."""
-    return os.read(sys.stdin.fileno(), CHUNK)

@@ -7,7 +7,7 @@ import logging
 import sys
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
-from typing import Final, NoReturn, TypeVar
+from typing import Final, NoReturn, TypeVar, cast
 
 import typer
 
@@ -26,6 +26,10 @@ class WrongUsage(Exception):
     """Options or arguments that do not go together."""
 
 
+TOLD: Final = (IommubusError, WrongUsage, OSError, KeyboardInterrupt)
+"""What a person can cause, and act on."""
+
+
 def run(command: str, work: Callable[[], Awaitable[T]]) -> T:
     """Run a command to its end, on uvloop where there is one."""
     import anyio  # noqa: PLC0415 - what does not run on a loop need not wait for it
@@ -41,23 +45,28 @@ def plain_errors(command: str) -> Generator[None]:
     try:
         yield
     except BaseExceptionGroup as group:
-        only = sole(group)
-        if only is None:
+        error = to_tell(group)
+        if error is None:
             raise
-        end(command, only)
-    except (IommubusError, WrongUsage, OSError, KeyboardInterrupt) as error:
+        end(command, error)
+    except TOLD as error:
         end(command, error)
 
 
-def sole(error: BaseException) -> BaseException | None:
-    """Return what a task group was left by, if it is one thing that a person can act on."""
-    while isinstance(error, BaseExceptionGroup):
-        interrupts = error.subgroup(KeyboardInterrupt)
-        chosen = error if interrupts is None else interrupts
-        if len(chosen.exceptions) != 1:
-            return KeyboardInterrupt() if chosen is interrupts else None
-        error = chosen.exceptions[0]
-    return error if isinstance(error, IommubusError | WrongUsage | OSError | KeyboardInterrupt) else None
+def to_tell(error: BaseException) -> BaseException | None:
+    """Return what is told of a task group that was left by errors; `None` if one of them is a fault of the program."""
+    found = leaves(error)
+    if not all(isinstance(each, TOLD) for each in found):
+        return None
+    return next((each for each in found if isinstance(each, KeyboardInterrupt)), found[0])
+
+
+def leaves(error: BaseException) -> list[BaseException]:
+    """Return the errors in a group, and in the groups in it."""
+    if not isinstance(error, BaseExceptionGroup):
+        return [error]
+    parts = cast("BaseExceptionGroup[BaseException]", error).exceptions
+    return [leaf for part in parts for leaf in leaves(part)]
 
 
 def end(command: str, error: BaseException) -> NoReturn:

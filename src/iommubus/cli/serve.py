@@ -1,6 +1,7 @@
 """``iommubus serve``: the daemon."""
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -8,7 +9,7 @@ import typer
 
 from ..service.config import Config
 from ..service.settings import CONFIG_VARIABLE, load
-from .running import WrongUsage, plain_errors, run
+from .running import WrongUsage, plain_errors, quit_with, run
 
 PANEL: Final = "Settings"
 
@@ -74,6 +75,8 @@ def serve(  # noqa: PLR0913, PLR0917 - options are keywords
     with plain_errors("serve"):
         flags = {**{key: value for key, value in given.items() if value}, **keys_and_values(others or [])}
         first = read()
+    if first.metrics.listen is not None and find_spec("prometheus_client") is None:
+        quit_with("serve", "metrics.listen needs prometheus-client; install it with: pip install 'iommubus[metrics]'")
 
     async def work() -> None:
         from ..service.serve import serve as serve_clients  # noqa: PLC0415 - wrong settings need not wait for it
@@ -94,5 +97,5 @@ def keys_and_values(texts: list[str]) -> dict[str, str]:
         key, equals, value = text.partition("=")
         if not equals:
             raise WrongUsage(f"--set {text}: a setting is KEY=VALUE, as in --set limits.spaces=16")
-        settings[key.strip()] = value
+        settings[key.strip()] = value.strip()
     return settings

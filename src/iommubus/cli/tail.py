@@ -105,6 +105,22 @@ def filter_text(patterns: list[str], kinds: Cap) -> str:
     return f"{', '.join(shown)} events of {', '.join(patterns)}{rest}"
 
 
+def write(text: str) -> None:
+    """Write, in a thread: who reads may be slow, and the connection has to be kept alive meanwhile.
+
+    Buffers are passed by, for their locks would keep the program from ending while
+    this waits.
+    """
+    try:
+        descriptor = sys.stdout.fileno()
+    except OSError:  # no file, where somebody catches it
+        sys.stdout.write(text)
+        return
+    left = memoryview(text.encode(errors="replace"))
+    while left:
+        left = left[os.write(descriptor, left) :]
+
+
 # -- inside ------------------------------------------------------------------
 
 
@@ -179,20 +195,4 @@ async def _tail(place: Where, patterns: list[str], kinds: Cap, show: Show) -> No
         await channel.request(lambda request: watching.Observe(request, patterns, int(kinds)))
         typer.echo(f"iommubus tail: {filter_text(patterns, kinds)}", err=True)
         while events := await arrivals.give():
-            await anyio.to_thread.run_sync(_write, show(events), abandon_on_cancel=True)
-
-
-def _write(text: str) -> None:
-    """Write, in a thread: who reads may be slow, and the connection has to be kept alive meanwhile.
-
-    Buffers are passed by, for their locks would keep the program from ending while
-    this waits.
-    """
-    try:
-        descriptor = sys.stdout.fileno()
-    except OSError:  # no file: a test
-        sys.stdout.write(text)
-        return
-    left = memoryview(text.encode(errors="replace"))
-    while left:
-        left = left[os.write(descriptor, left) :]
+            await anyio.to_thread.run_sync(write, show(events), abandon_on_cancel=True)

@@ -15,19 +15,32 @@ from collections.abc import Callable, Mapping
 from math import inf
 from typing import Any, Final, Protocol, cast
 
-from ..errors import BadMessage, Disconnected, ProtocolError
+from msgspec import Struct
+
+from ..errors import BadMessage, Disconnected, OutOfPlace, ProtocolError
 from ..transport.clock import Clock, boot_clock
 from ..wire.connection import TRANSITIONS, ClientConnection
 from ..wire.failures import to_error, to_failure
 from ..wire.messages import ClientMessage, Message, Side
 from ..wire.messages.greeting import Bye, Draining, Feature, Hello, Ping, Pong, Welcome
-from ..wire.messages.queries import Counters, Found, SpaceFound, Spaces, Subscribers
+from ..wire.messages.queries import (
+    Counters,
+    Found,
+    ListSpaces,
+    ListSubscribers,
+    Lookup,
+    SpaceFound,
+    Spaces,
+    Statistics,
+    Subscribers,
+    WaitSpace,
+)
 from ..wire.messages.replies import Cancel, Done, Refused
-from ..wire.messages.spaces import MemoryAdded, SpaceCreated
-from ..wire.messages.subscribing import Subscribed, Translated
-from ..wire.messages.syncing import FenceJudged, Synced, SyncRefused
+from ..wire.messages.spaces import AddMemory, CreateSpace, MemoryAdded, SpaceCreated
+from ..wire.messages.subscribing import Subscribe, Subscribed, Translate, Translated
+from ..wire.messages.syncing import Fence, FenceJudged, Sync, Synced, SyncRefused
 from ..wire.messages.values import clip_text
-from ..wire.messages.watching import Observing
+from ..wire.messages.watching import Observe, Observing
 from ..wire.negotiation import Agreement, accept
 
 MICROSECONDS: Final = 1_000_000
@@ -48,13 +61,38 @@ Handler = Callable[["Channel", Any], None]
 Answered = Callable[[Message | Exception], None]
 """Takes an answer, or why there is none.  Called in the order of what arrives."""
 
-ANSWERS: Final = frozenset(
-    {
-        Done, Refused, SpaceCreated, MemoryAdded, Subscribed, Translated, Synced, SyncRefused, FenceJudged, Observing,
-        Spaces, SpaceFound, Subscribers, Found, Counters,
-    }
-)  # fmt: skip
-"""What answers a request."""
+ANSWERS: Final[dict[type[Message], tuple[type[Message], ...]]] = {
+    CreateSpace: (SpaceCreated,),
+    AddMemory: (MemoryAdded,),
+    Subscribe: (Subscribed,),
+    Translate: (Translated,),
+    Sync: (Synced, SyncRefused),
+    Fence: (FenceJudged,),
+    Observe: (Observing,),
+    ListSpaces: (Spaces,),
+    WaitSpace: (SpaceFound,),
+    ListSubscribers: (Subscribers,),
+    Lookup: (Found,),
+    Statistics: (Counters,),
+}
+"""What answers a request, if it is not refused; every other one is answered by `Done`."""
+
+ANY_ANSWER: Final = frozenset({Done, Refused, *(kind for kinds in ANSWERS.values() for kind in kinds)})
+"""All that answers requests."""
+
+
+class Asked(Struct):
+    """A request without an answer.
+
+    Attributes:
+        answered: Takes the answer.
+        kinds: What may be one.
+        said: When the request was said.
+    """
+
+    answered: Answered
+    kinds: tuple[type[Message], ...]
+    said: float
 
 
 class Source(Protocol):
@@ -137,13 +175,13 @@ class Channel(asyncio.Protocol):
         self._connection = ClientConnection()
         self._transport: asyncio.Transport | None = None
         self._requests = 0
-        self._answers: dict[int, tuple[Answered, float]] = {}  # and when the request was said
+        self._asked: dict[int, Asked] = {}
         self._pings: dict[int, float] = {}  # those without a `Pong`, and when they were said
         self._pinged = 0
         self._pongs: dict[int, asyncio.Future[float]] = {}  # what waits for some of them
         self._out: list[bytes] = []
         self._sources: dict[Source, None] = {}
-        self._flushing = False
+        self._flushing = self._speaking = False
         self._paused = False
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._greeted = -inf
@@ -171,6 +209,7 @@ class Channel(asyncio.Protocol):
         """
         if self._over:
             return 0
+        self._run_sources()
         frame = self._connection.send(message)
         self._out.append(frame)
         self._flush_once()
@@ -179,11 +218,18 @@ class Channel(asyncio.Protocol):
     def flush_soon(self, source: Source) -> None:
         """Have a source asked for its words once, at the end of this iteration of the loop.
 
-        They come before all that was said by `send` in it.  While the daemon reads
-        slower than is written, that is when it has caught up.
+        It is sooner if somebody says something before that, so that all is said in the order in which
+        it came about; and later, while the daemon reads slower than is written.
         """
         if not self._over:
             self._sources[source] = None
+            self._flush_once()
+
+    def flush_now(self, source: Source) -> None:
+        """Have a source asked for its words at once, if there is room for them."""
+        if not self._over:
+            self._sources[source] = None
+            self._run_sources()
             self._flush_once()
 
     def ask(self, make: Callable[[int], ClientMessage], answered: Answered) -> int:
@@ -202,8 +248,9 @@ class Channel(asyncio.Protocol):
         if self._over:
             answered(self._disconnected("it was lost"))
             return number
-        self.send(make(number))
-        self._answers[number] = answered, self._clock()
+        request = make(number)
+        self.send(request)
+        self._asked[number] = Asked(answered, (*ANSWERS.get(type(request), (Done,)), Refused), self._clock())
         return number
 
     async def request(self, make: Callable[[int], ClientMessage]) -> Message:
@@ -271,7 +318,7 @@ class Channel(asyncio.Protocol):
 
     def forget(self, request: int) -> None:
         """Take it that nobody waits for the answer of a request any more."""
-        if self._answers.pop(request, None) is not None:
+        if self._asked.pop(request, None) is not None:
             self.send(Cancel(request))
 
     async def ping(self) -> float:
@@ -357,13 +404,13 @@ class Channel(asyncio.Protocol):
 
     def __repr__(self) -> str:
         state = "open" if self.open else "lost" if self._over else "greeting"
-        return f"<connection to the daemon, {state}, {len(self._answers)} requests>"
+        return f"<connection to the daemon, {state}, {len(self._asked)} requests>"
 
     # -- inside: what arrives ------------------------------------------------------------
 
     def _take(self, message: Message) -> None:
         kind = type(message)
-        if kind in ANSWERS:
+        if kind in ANY_ANSWER:
             self._answer(message)
         elif kind in OWN_WORDS:
             OWN_WORDS[kind](self, message)
@@ -374,14 +421,18 @@ class Channel(asyncio.Protocol):
         number = message.request
         if number > self._requests:
             raise BadMessage(type(message).__name__, "request", str(number), "nothing was asked by this number")
-        answered, asked = self._answers.get(number, (None, -inf))
+        asked = self._asked.get(number)
+        if asked is None:  # nobody waits any more
+            return
+        if type(message) not in asked.kinds:
+            raise OutOfPlace(type(message).__name__, Side.DAEMON.value, "asked something else")
         if isinstance(message, Subscribed):
-            self._renew(asked)
-        if answered is None or self._over:  # nobody waits any more, or it came too late
+            self._renew(asked.said)
+        if self._over:  # it came too late
             return
         if not has_more(message):
-            del self._answers[number]
-        answered(to_error(message.failure) if isinstance(message, Refused) else message)
+            del self._asked[number]
+        asked.answered(to_error(message.failure) if isinstance(message, Refused) else message)
 
     def _welcomed(self, message: Welcome) -> None:
         self.agreement = accept(self._hello, message)
@@ -389,7 +440,7 @@ class Channel(asyncio.Protocol):
         self.open = True
         self.lease_end = self._greeted + self._lease
         self._look_at_lease()
-        if message.heartbeat_us:
+        if message.heartbeat_us and self.open:  # the lease may be over already
             self._after("heartbeat", self._heartbeat, self._beat)
         if self.open:
             self._owner.opened(self)
@@ -461,25 +512,29 @@ class Channel(asyncio.Protocol):
             asyncio.get_running_loop().call_soon(self._flush)
 
     def _flush(self) -> None:
-        """Let the sources speak, then say what was queued; much is written in between."""
-        queued, self._out = self._out, []
-        self._run_sources()
-        self._out += queued
-        self._write()
+        """Let the sources speak, and write what was said."""
         self._flushing = False
-        if self._out or (self._sources and not self._paused):  # somebody said something meanwhile
+        self._run_sources()
+        self._write()
+        if self._sources and not self._paused:  # they have still more
             self._flush_once()
         if self._transport is not None and self._transport.get_write_buffer_size() > WRITE_LIMIT:
             self.lose(self._disconnected(f"the daemon reads nothing, {WRITE_LIMIT} bytes wait"))
 
     def _run_sources(self) -> None:
-        for source in list(self._sources):
-            if self._paused or self._over:
-                return
-            del self._sources[source]
-            source.flush(self)
-            if sum(map(len, self._out)) >= CHUNK:
-                self._write()
+        if self._speaking:  # one of them has said something
+            return
+        self._speaking = True
+        try:
+            for source in list(self._sources):
+                if self._paused or self._over:
+                    return
+                del self._sources[source]
+                source.flush(self)
+                if sum(map(len, self._out)) >= CHUNK:
+                    self._write()
+        finally:
+            self._speaking = False
 
     def _write(self) -> None:
         out, self._out = self._out, []
@@ -507,11 +562,11 @@ class Channel(asyncio.Protocol):
         self._lost.set_result(None)
         for timer in self._timers.values():
             timer.cancel()
-        answers, self._answers = self._answers, {}
+        asked, self._asked = self._asked, {}
         self._sources.clear()
         why = error if isinstance(error, Disconnected) else self._disconnected(str(error))
-        for answered, _ in answers.values():
-            answered(why)
+        for one in asked.values():
+            one.answered(why)
         for pong in self._pongs.values():
             if not pong.done():
                 pong.set_exception(why)

@@ -10,7 +10,6 @@ protocol that the daemon knows, does not come back: from then on each call says 
 import asyncio
 from collections.abc import Awaitable, Callable
 from enum import IntEnum
-from math import inf
 from random import Random
 from typing import Final
 
@@ -144,7 +143,8 @@ class Keeper:
         self._participants: dict[Participant, Rank] = {}
         self._attempt: asyncio.Future[Channel] | None = None  # that is under way
         self._changed = anyio.Event()
-        self._opened_at = -inf
+        self._opened_at = 0.0
+        self._failed = 0  # attempts since the last connection that lasted
         self._told_ended = False
 
     # -- for participants ------------------------------------------------------------
@@ -204,15 +204,12 @@ class Keeper:
 
     async def keep(self) -> None:
         """Connect again whenever the connection is lost, until that is hopeless."""
-        attempt = 0
         while self.error is None:
             if self.channel is not None:
                 await self._changed.wait()
                 continue
-            if asyncio.get_running_loop().time() - self._opened_at >= STEADY:
-                attempt = 0
-            await anyio.sleep(retry_delay(attempt, self._random))
-            attempt += 1
+            await anyio.sleep(retry_delay(self._failed, self._random))
+            self._failed += 1
             try:
                 await self._try()
             except Exception as error:  # noqa: BLE001 - it is tried again, or the end
@@ -253,6 +250,8 @@ class Keeper:
         """Take it that a connection is lost, or was never had."""
         if channel is self.channel:
             self.channel, self.reason = None, reason_of(error)
+            if asyncio.get_running_loop().time() - self._opened_at >= STEADY:
+                self._failed = 0
             for participant in self._in_order():
                 if participant in self._participants:
                     participant.lost(self.reason)

@@ -7,6 +7,7 @@ from typing import Final
 from anyio.lowlevel import checkpoint
 
 from ..errors import BadMessage, LimitReached, MappingError, NotProducer, SpaceClosed
+from ..events import Map
 from ..wire.failures import to_failure
 from ..wire.messages import Message
 from ..wire.messages.publishing import BeginResume, EndResume, Publish, Published, PublishFailed
@@ -115,8 +116,10 @@ class Publishing:
         limit = self._daemon.config.limits.mappings
         for event in from_rows(message.space, message.rows, message.memories):
             try:
+                if type(event) is Map and event.memory is not None:
+                    self._daemon.store.check(event.memory, self._session.peer)
                 make(held.space, event, limit)
-            except (MappingError, LimitReached) as failure:
+            except (MappingError, LimitReached, NotProducer) as failure:
                 self._fail(held, message.number, failure)
             held.index += 1
         held.more = message.more

@@ -103,10 +103,6 @@ class Rules:
         """Say whether a peer may do this to a space or endpoint of this name."""
         return peer.uid == self._own_uid or any(rule.allows(action, name) for rule in self._about(peer))
 
-    def ever_allows(self, peer: Peer, action: Action) -> bool:
-        """Say whether there is any space or endpoint to which a peer may do this."""
-        return peer.uid == self._own_uid or any(getattr(rule, action.value) for rule in self._about(peer))
-
     def allows_any(self, peer: Peer, action: Action) -> bool:
         """Say whether a rule lets a peer do this to anything at all."""
         return peer.uid == self._own_uid or any(getattr(rule, action.value) for rule in self._about(peer))

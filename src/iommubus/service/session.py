@@ -183,6 +183,7 @@ class Session(asyncio.Protocol):
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._running = Running(daemon.tasks, self.refuse)
         self._asked = Asked()
+        self._pinged = Asked()
         self._parts = [make(self) for make in parts]
         self._handlers: dict[type[Message], Handler] = {
             Hello: self._hello,
@@ -290,6 +291,21 @@ class Session(asyncio.Protocol):
     def waits(self) -> bool:
         """Whether the client waits for an answer."""
         return len(self._running) > 0
+
+    async def heard(self) -> None:
+        """Return once the client has heard all that was said to it until now.
+
+        Raises:
+            ConnectionLost: The connection is gone.
+        """
+        if not self.open:
+            raise ConnectionLost(self.name, "its connection was closed")
+        number, answer = self._pinged.begin()
+        self.send(Ping(number))
+        try:
+            await answer
+        finally:
+            self._pinged.forget(number)
 
     # -- requests of the client ------------------------------------------------------
 
@@ -472,7 +488,9 @@ class Session(asyncio.Protocol):
         self.send(Pong(ping.number))
 
     def _pong(self, pong: Pong) -> None:
-        """Take it that the client is there, which the daemon has not asked."""
+        """Take it that the client has heard what was said before a `Ping`, if there was one."""
+        if self._pinged.asked(pong.number):
+            self._pinged.answer(pong.number, pong)
 
     def _cancel(self, cancel: Cancel) -> None:
         self._running.cancel(cancel.request)
@@ -496,7 +514,8 @@ class Session(asyncio.Protocol):
             self._stop_timer(name)
         self._sources.clear()
         self._running.end()
-        self._asked.lose(lambda: ConnectionLost(self.name, reason))
+        for asked in self._asked, self._pinged:
+            asked.lose(lambda: ConnectionLost(self.name, reason))
         if was_open:
             self._lose_client(reason)
         if self.process is not None:
@@ -520,9 +539,7 @@ class Session(asyncio.Protocol):
 
     def _watch_half(self) -> None:
         """Give a client a deadline for the rest of a frame of which part has come."""
-        if self._over or not self._wire.partial:
-            self._stop_timer("half")
-        elif "half" not in self._timers:
+        if self._wire.partial and not self._over and "half" not in self._timers:
             self._timers["half"] = self._loop.call_later(self.daemon.config.deadlines.hello, self._cut)
 
     def _cut(self) -> None:

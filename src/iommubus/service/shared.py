@@ -86,6 +86,7 @@ class Shared:
         self._last_id = self.incarnation << COUNTER_BITS
         self.spaces = Spaces(self.bus, config, self.new_id)
         self.store = Store(self.bus, self.spaces, config.limits.memories)
+        self.spaces.check_memory = self.store.check
 
     def connected(self, connection: Connection) -> None:
         """Count a connection."""

@@ -25,6 +25,7 @@ from ..errors import (
     TranslatorFailed,
     UnknownName,
 )
+from ..events import Memory
 from ..mapping import Mapping
 from ..ranges import IovaRange
 from ..shape import Shape
@@ -40,6 +41,7 @@ from .closed import Closed
 from .config import Config
 from .demand import Demand
 
+CheckMemory = Callable[[Memory, Peer], None]
 Thing = TypeVar("Thing")
 
 US: Final = 1_000_000
@@ -58,6 +60,7 @@ class Held:
         producer: That producer.
         epoch: Its epoch.
         tasks: Where the producer is asked about its demand.
+        check_memory: Raises if a peer must not lead mappings into a memory.
 
     Attributes:
         making: What its present, or last, producer asked for.
@@ -81,7 +84,10 @@ class Held:
 
     space: LocalSpace
 
-    def __init__(self, making: CreateSpace, producer: Client, epoch: int, tasks: Tasks) -> None:
+    def __init__(
+        self, making: CreateSpace, producer: Client, epoch: int, tasks: Tasks, check_memory: CheckMemory
+    ) -> None:
+        self._check_memory = check_memory
         self.making = making
         self.producer: Client | None = producer
         self.peer = producer.peer
@@ -176,6 +182,7 @@ class Held:
             return None
         mapping = answer.piece.mapping
         if mapping.memory is not None:
+            self._check_memory(mapping.memory, self.peer)
             self.space.surroundings.memories.check(mapping.memory, mapping.target, mapping.size)
         return mapping
 
@@ -257,9 +264,12 @@ class Spaces:
         endpoints: The endpoints that were made by themselves, by name.
         closed: Those that were closed and somebody may still use.
         followers: Who is told of spaces.
+        tasks: Where producers are asked.
+        check_memory: Raises if a peer must not lead mappings into a memory.
     """
 
     tasks: Tasks
+    check_memory: CheckMemory
 
     def __init__(self, bus: Bus, config: Config, new_id: Callable[[], int]) -> None:
         self._bus = bus
@@ -292,7 +302,7 @@ class Spaces:
             making_of(wanted, held)  # first: what cannot be replaces nothing
             earlier = held.synced
             self.close(held)
-        held = Held(wanted, producer, self._new_id(), self.tasks)
+        held = Held(wanted, producer, self._new_id(), self.tasks, self.check_memory)
         held.space = self._bus.open_space(making_of(wanted, held))
         held.earlier = earlier
         self.open[held.name] = held

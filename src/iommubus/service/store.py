@@ -14,7 +14,7 @@ import anyio
 
 from ..bus.bus import Bus
 from ..bus.memory import duplicate
-from ..errors import BadMemory, LimitReached, MemoryInUse, MemoryNameTaken, UnknownMemory
+from ..errors import BadMemory, LimitReached, MemoryInUse, MemoryNameTaken, NotProducer, UnknownMemory
 from ..events import Memory
 from ..transport.credentials import Peer
 from ..transport.descriptors import close_all
@@ -103,6 +103,16 @@ class Store:
         """Return what is known of a memory, if it is there."""
         held = self._held.get(memory.name)
         return held if held is not None and held.memory == memory else None
+
+    def check(self, memory: Memory, peer: Peer) -> None:
+        """Check that a peer may lead mappings into a memory: whoever is told of them is given its descriptor.
+
+        Raises:
+            NotProducer: Another user has added it.
+        """
+        held = self.find(memory)
+        if held is not None and not same_user(held.peer, peer):
+            raise NotProducer(memory.name)
 
     def add(self, message: AddMemory, owner: Owner) -> HeldMemory:
         """Add a memory, or go on with one.

@@ -60,7 +60,7 @@ class Means(Protocol):
     tasks: Tasks
     lines: Lines
 
-    def may_kill(self, peer: Peer) -> bool:
+    def may_kill(self, peer: Peer, /) -> bool:
         """Say whether a rule lets the daemon kill the process of a peer."""
         ...
 

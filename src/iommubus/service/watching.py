@@ -155,8 +155,7 @@ class Watching:
         """
         daemon, peer = self._daemon, self._session.peer
         if not is_plain(pattern):
-            if not daemon.rules.ever_allows(peer, Action.OBSERVE):
-                daemon.allow(peer, Action.OBSERVE, [pattern])
+            daemon.allow_any(peer, Action.OBSERVE, pattern)
             return
         daemon.allow(peer, Action.OBSERVE, [pattern])
         if pattern not in daemon.spaces.open:

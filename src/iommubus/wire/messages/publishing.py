@@ -63,6 +63,7 @@ class BeginResume(Struct, frozen=True, array_like=True, tag=43):
     """Mark what the daemon still has of a space: all that is not named by a MAP before `EndResume` goes.
 
     Until then an equal MAP changes nothing, and one that differs first removes what it overlaps.
+    A producer may begin at any time: also when more has changed than it could remember.
 
     Attributes:
         space: Name of the space.
