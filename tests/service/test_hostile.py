@@ -249,8 +249,8 @@ def test_wrong_frames_in_bulk(caplog: pytest.LogCaptureFixture) -> None:
                     for part in (frame[:5], frame[5:]):
                         if transport.open:
                             session.data_received(part)
-                    if transport.paused:
-                        await until(lambda each=transport: not (each.open and each.paused))
+                    while transport.open and transport.paused:
+                        await turns(1)
                 transport.close()
                 await turns(2)
             await until(lambda: not daemon.connections and not daemon.proof.watches)
