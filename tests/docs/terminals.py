@@ -73,18 +73,20 @@ class Terminal:
             self._skipping = True
             return
 
-        if line.startswith(PROMPT):
-            self._read_to(PROMPT.encode())
-            self._type(line.removeprefix(PROMPT).encode() + b"\n")
-            line = line.removeprefix(PROMPT)
-        elif line in STOPS:
+        if line in STOPS:
             assert self._process is not None
             os.kill(self._process.pid, STOPS[line])
             return
-        elif line[:2] in KEYS:
-            self._type(KEYS[line[:2]])
 
-        self._see(line)
+        typed = line.removeprefix(PROMPT)
+        if line.startswith(PROMPT):
+            self._read_to(PROMPT.encode())
+        if typed[:2] in KEYS:
+            self._type(KEYS[typed[:2]])
+        elif typed is not line:
+            self._type(typed.encode() + b"\n")
+
+        self._see(typed)
 
     def end(self) -> None:
         """Kill what still runs."""
