@@ -25,8 +25,8 @@ KEYS: Final = {"^C": b"\x03", "^\\": b"\x1c"}
 STOPS: Final = {"^Z": signal.SIGSTOP, "fg": signal.SIGCONT}
 """What a shell does with its program; there is no shell here that could."""
 
-STYLE: Final = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
-"""What makes text bold, and the like."""
+HIDDEN: Final = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\^[C\\]")
+"""What makes text bold, and the like; and keys, which are shown wherever the program's output is by then."""
 
 ANYTHING: Final = "..."
 """Whatever differs from one machine to another; as a line of its own, any lines."""
@@ -54,7 +54,7 @@ class Terminal:
     def start(self, command: str) -> None:
         """Start a program; the one before has ended and has shown nothing more."""
         if self._process is not None:
-            assert self._skipping or not self._read_line(), command
+            assert self._skipping or not self._read_line(), f"before {command}"
             self._close()
         self._skipping = False
         self._screen, theirs = os.openpty()
@@ -83,6 +83,9 @@ class Terminal:
             self._read_to(PROMPT.encode())
         if typed[:2] in KEYS:
             self._type(KEYS[typed[:2]])
+            typed = typed[2:]
+            if not typed:
+                return
         elif typed is not line:
             self._type(typed.encode() + b"\n")
 
@@ -98,8 +101,11 @@ class Terminal:
 
     def _see(self, line: str) -> None:
         """See a line come: the next one, or one of those that follow."""
+        others = list[str]()
         while not re.fullmatch(pattern(line), in_short(seen := self._read_line())):
-            assert self._skipping and (seen or self._unread), f"{seen!r} instead of {line!r}"
+            others.append(seen)
+            assert self._skipping, f"{seen!r} instead of {line!r}"
+            assert seen or self._unread, f"{line!r} is not among {others}"
         self._skipping = False
 
     def _type(self, keys: bytes) -> None:
@@ -110,7 +116,7 @@ class Terminal:
         while b"\n" not in self._unread and self._read():
             pass
         line, _, self._unread = self._unread.partition(b"\n")
-        return STYLE.sub("", line.decode()).rstrip()
+        return HIDDEN.sub("", line.decode()).rstrip()
 
     def _read_to(self, prompt: bytes) -> None:
         while not self._unread.startswith(prompt) and self._read():
@@ -150,7 +156,9 @@ class Desk:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for terminal in self._terminals.values():
             terminal.end()
 
