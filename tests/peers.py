@@ -53,6 +53,13 @@ def connected(
             yield process, connection
 
 
+def open_to_all(directory: Path) -> None:
+    """Let every user into a directory of a test, and into those that it is in."""
+    for each in (directory, *directory.parents):
+        if each.stat().st_mode & 0o055 != 0o055:
+            each.chmod(0o755)
+
+
 def end(process: subprocess.Popen[Any]) -> None:
     """End a process, and wait until it is gone."""
     process.kill()

@@ -343,7 +343,8 @@ class Place:
     def run(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self.works.append(work)
 
-    def later(self, _: float, act: Callable[[], object]) -> object:
+    def later(self, seconds: float, act: Callable[[], object]) -> object:
+        del seconds
         self.timers.append(act)
         return None
 

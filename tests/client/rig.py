@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from random import Random
 from typing import Any
 
@@ -53,6 +53,14 @@ class Rig:
                 self.network.stop_listening(ADDRESS)
                 self.cut()
                 self.daemon = None
+
+    @asynccontextmanager
+    async def bus_outliving(self) -> AsyncGenerator[tuple[RemoteBus, AsyncExitStack]]:
+        """Give the bus of a client, and the stack on which its first daemon runs."""
+        async with AsyncExitStack() as first:
+            await first.enter_async_context(self.serve())
+            async with self.bus() as bus:
+                yield bus, first
 
     def bus(self, name: str = "client", **options: Any) -> RemoteBus:
         """Return the bus of a client."""

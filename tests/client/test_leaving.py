@@ -2,7 +2,7 @@
 
 import gc
 import warnings
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -29,8 +29,9 @@ from iommubus.errors import (
 from iommubus.events import Map, Unmap
 from iommubus.wire.failures import to_failure
 from iommubus.wire.messages.replies import Refused
-from iommubus.wire.messages.subscribing import ReplayFailed, Subscribe
+from iommubus.wire.messages.subscribing import Ack, Deliver, ReplayFailed, Subscribe
 from iommubus.wire.messages.syncing import MapFailure
+from iommubus.wire.runs import to_runs
 from tests.client.model import PAGE, World
 
 LEASE: Final = 5.0
@@ -188,6 +189,40 @@ async def test_a_consumer_that_cannot_forget_is_told_again_later() -> None:
 
 
 @pytest.mark.asyncio
+async def test_what_was_taken_back_whole_is_as_good_as_acknowledged() -> None:
+    """Nobody will speak of it: a consumer that acknowledges by hand is given nothing."""
+    async with world_of() as world:
+        holding(world)
+        world.unmap(0, 1)
+        rest(world)
+        failed = world.seat.take()[0]
+        world.map(0, 1)
+        world.send()
+        world.seat.fail(failed, OSError(12, "no room"))
+        rest(world)
+        assert world.seat.take() == []
+        number = world.seat.handed
+        world.seat.acknowledge(number - 1)
+        assert world.seat.statistics().acked == number
+        consume(world)
+
+
+@pytest.mark.asyncio
+async def test_that_it_is_current_is_said_before_it_is() -> None:
+    """What fails later is the producer's to know, at both ends; whether or not anybody waits for the daemon."""
+    async with world_of() as world:
+        world.up()
+        world.down()
+        assert world.line is not None
+        world.seat.take_in(Deliver(1, 1, to_runs([Map("space", 1, 0, PAGE - 1, 0, Perm.R)])))
+        world.seat.take()
+        world.seat.take_in(Deliver(1, 1, [], current=True))
+        world.seat.acknowledge(world.seat.handed)
+        assert (list(world.line.up), world.seat.first_turn.is_set()) == ([Ack(1, 1)], True)
+        world.line.up.clear()
+
+
+@pytest.mark.asyncio
 async def test_what_is_not_in_hand_cannot_fail() -> None:
     """Law 7: what was acknowledged is out of use; somebody may have relied on that."""
     async with world_of() as world:
@@ -282,7 +317,7 @@ async def test_left_is_left_at_the_daemon_too() -> None:
 
 @pytest.mark.asyncio
 async def test_left_with_a_pin_is_clean_once_that_has_ended() -> None:
-    async with world_of(stops="lease") as world:
+    async with world_of() as world:
         holding(world).pin()
         world.seat.leave()
         rest(world)
@@ -290,6 +325,18 @@ async def test_left_with_a_pin_is_clean_once_that_has_ended() -> None:
         world.unpin()
         rest(world)
         assert world.place.seats == []
+
+
+@pytest.mark.asyncio
+async def test_who_was_handed_nothing_live_leaves_clean_however_it_does() -> None:
+    """Law 8: what has arrived here and was not handed out is in nobody's use."""
+    async with world_of() as world:
+        world.map(0, 1)
+        rest(world)
+        assert world.seat.ready
+        world.seat.abandon("it crashed")
+        rest(world)
+        assert (world.seat.fenced, member_of(world), world.place.seats) == (True, State.GONE, [])
 
 
 @pytest.mark.parametrize("end", ["leave", "abandon", "lose"])
@@ -361,16 +408,22 @@ async def test_a_handle_that_is_forgotten_is_fenced() -> None:
 
 @pytest.mark.asyncio
 async def test_the_end_of_the_stream_is_the_end_across_a_lost_connection() -> None:
-    for lost in (False, True):
+    for lost in ("never", "before", "after"):
         async with world_of() as world:
             holding(world)
             await world.space.close()
             rest(world)
-            if lost:
+            if lost == "before":
                 world.lose()
                 world.back()
             consume(world)
             assert (world.seat.ended, world.held) == (True, {})
+            if lost == "after":
+                world.lose()
+                assert world.seat.ended
+                world.back()
+                rest(world)
+                assert (world.seat.ended, world.seat.ready, member_of(world)) == (True, False, State.GONE)
             world.seat.leave()
             rest(world)
             assert (member_of(world), world.place.seats) == (State.GONE, [])
@@ -593,7 +646,8 @@ async def test_a_lease_that_has_run_out_is_over_until_all_is_dropped_and_the_dae
         world.back()
         assert world.line is not None
         world.line.lease_end = 2 * LEASE
-        for step in (rest, lambda one: one.work(), lambda one: one.work()):
+        steps: tuple[Callable[[World], object], ...] = (rest, World.work, World.work)
+        for step in steps:
             with pytest.raises(LeaseRunOut, match="it was cut"):
                 subscription.check_use()
             step(world)

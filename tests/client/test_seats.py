@@ -5,7 +5,6 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
 import anyio
-import anyio.lowlevel
 import pytest
 
 from iommubus.caps import Cap, Perm
@@ -204,7 +203,7 @@ async def test_nothing_is_left_of_subscriptions_that_are_over(rig: Rig) -> None:
                     await anyio.sleep(1)
         await space.sync(SECONDS)
         await anyio.sleep(SECONDS)
-        assert not bus._seats._seats
-        assert not bus._seats._numbers
+        assert not bus._seats._seats  # pyright: ignore[reportPrivateUsage]
+        assert not bus._seats._numbers  # pyright: ignore[reportPrivateUsage]
         assert rig.daemon is not None
         assert not rig.daemon.proof.names

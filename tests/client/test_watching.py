@@ -52,7 +52,7 @@ async def test_an_observer_that_cannot_be_is_refused(rig: Rig) -> None:
         with pytest.raises(UnknownName):
             async with bus.observe("space"):
                 raise AssertionError("it is observed")
-        assert not bus._watchers._observers
+        assert not bus._watchers._observers  # pyright: ignore[reportPrivateUsage]
 
 
 @rigged
@@ -70,7 +70,7 @@ async def test_the_stream_ends_with_the_bus_and_nothing_is_left_of_it(rig: Rig) 
 @pytest.mark.asyncio
 async def test_what_is_missing_is_counted_space_by_space() -> None:
     observer = RemoteObserver(("*",), 8, lambda: None, Watchers())
-    observer._detach = lambda: None
+    observer._detach = lambda: None  # pyright: ignore[reportPrivateUsage]
 
     def see(*events: Observed) -> None:
         observer.take(ObservedWords(1, to_watched(events)))

@@ -128,7 +128,7 @@ async def test_a_map_that_cannot_be_is_not_named() -> None:
     async with table(mapping(0, 2)) as space:
         named = Named()
         with pytest.raises(Misaligned):
-            named.apply(space, Map("vtd0", 1, 1, PAGE, 0, Perm.R), MANY)
+            named.apply(space, Map("vtd0", 1, 0, 3 * PAGE, 0, Perm.R), MANY)
         for _ in named.sweep(space):
             pass
         assert contents(space) == []

@@ -166,5 +166,7 @@ async def test_somebody_who_leaves_while_another_is_asked_about_changes_nothing_
             changed = await producer.skip_to(DemandChanged)
             assert (changed.old, changed.new) == (1, 3)
             await leaving.close()
+            await producer.say(Ping(1))
+            await producer.hear(Pong)
             await producer.say(Done(changed.request))
             assert await demand(producer) == (3, 0)

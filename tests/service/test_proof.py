@@ -20,9 +20,9 @@ from iommubus.errors import ConnectionLost, ExitRefused, IommubusError, LeasesUn
 from iommubus.service.leases import ExitMember
 from iommubus.service.proof import Proof
 from iommubus.service.record import Disk, Granted, Record, encode, load
-from iommubus.transport.tasks import Tasks
 from iommubus.service.watch import Watch
 from iommubus.transport.credentials import Peer, Process
+from iommubus.transport.tasks import Tasks
 from iommubus.wire.messages import Message
 from iommubus.wire.messages.replies import Done
 from iommubus.wire.messages.subscribing import RunFence
@@ -139,6 +139,7 @@ class Scene:
         self.proof.watch(connection, watch)
         await self.proof.grant(watch, LEASE)
         enroll()
+        await self.proof.remember(watch)
         connection.watches.append(watch)
         if touched:
             self.space.map(0x1000, 0x1000, target=0x8000, perm=Perm.RW)

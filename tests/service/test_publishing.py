@@ -172,6 +172,9 @@ async def test_what_cannot_be_mapped_is_told_by_its_place_and_the_rest_goes_on()
         ]
         await talker.hear(Published)
         assert mapped(daemon) == [1, 2, 3]
+        await talker.say(publishing("vtd0", epoch, 2, unaligned))
+        failed.append(await talker.hear(PublishFailed))
+        assert (failed[-1].number, failed[-1].index) == (2, 0)
 
 
 @pytest.mark.parametrize(
@@ -524,3 +527,5 @@ async def test_a_sweep_ends_with_its_space(monkeypatch: pytest.MonkeyPatch) -> N
         await talker.say(BeginResume("vtd0", epoch), EndResume(60, "vtd0", epoch), CloseSpace(61, "vtd0", epoch))
         assert (await talker.hear(Done)).request == 61
         await until(lambda: len(daemon.tasks) == before)
+        await talker.say(Ping(1))
+        await talker.hear(Pong)

@@ -8,7 +8,7 @@ import pytest
 
 from iommubus.errors import BadMessage, ConnectionLost, LimitReached, UnknownName
 from iommubus.service.requests import Asked, Running
-from iommubus.service.tasks import Tasks
+from iommubus.transport.tasks import Tasks
 from iommubus.wire.messages.replies import Done
 
 pytestmark = pytest.mark.asyncio

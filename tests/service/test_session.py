@@ -114,6 +114,16 @@ async def test_a_frame_may_come_in_pieces() -> None:
         await talker.hear(Pong)
 
 
+async def test_whoever_is_always_in_the_middle_of_a_frame_has_time_for_each() -> None:
+    async with Daemon(settings(deadlines=QUICK)) as daemon, greeted(daemon) as talker:
+        data = b"".join(talker.wire.send(Ping(number)) for number in range(40))
+        for at in range(0, len(data), len(data) // 39):
+            await talker.write(data[at : at + len(data) // 39])
+            await asyncio.sleep(QUICK.hello / 10)
+        for number in range(40):
+            assert (await talker.hear(Pong)).number == number
+
+
 # -- what breaks it --------------------------------------------------------------
 
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from iommubus.service.spaces import Fate, Held, alike, judge, surplus
-from iommubus.service.tasks import Tasks
 from iommubus.transport.credentials import Peer
+from iommubus.transport.tasks import Tasks
 from iommubus.wire.messages.spaces import CreateSpace
 from iommubus.wire.messages.values import Range
 from tests.talkers import creating

@@ -26,7 +26,7 @@ from iommubus.transport.credentials import (
     ticks_now,
 )
 from tests.loops import every_loop
-from tests.peers import connected, end, open_descriptors
+from tests.peers import connected, end, open_descriptors, open_to_all
 
 UNKNOWN_OPTION = 9999
 
@@ -34,9 +34,7 @@ UNKNOWN_OPTION = 9999
 @pytest.fixture
 def listening(tmp_path: Path) -> Generator[socket.socket]:
     """Give a socket that any user can reach."""
-    tmp_path.chmod(0o755)
-    for parent in (tmp_path.parent, tmp_path.parent.parent):
-        parent.chmod(0o755)
+    open_to_all(tmp_path)
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind(str(tmp_path / "socket"))
         (tmp_path / "socket").chmod(0o666)

@@ -13,7 +13,7 @@ import pytest
 from iommubus.errors import AddressError, AddressTaken, CannotListen, LockTaken, NotSocket
 from iommubus.transport.address import TcpAddress, TlsAddress, UnixAddress
 from iommubus.transport.listeners import Listener, listen
-from tests.peers import end, open_descriptors, peer
+from tests.peers import end, open_descriptors, open_to_all, peer
 
 SERVE = """
 import sys
@@ -96,11 +96,10 @@ def test_its_directory_is_made(path: Path) -> None:
         assert path.is_socket()
 
 
-def test_the_mode_keeps_others_out_for_real(path: Path, tmp_path: Path) -> None:
+def test_the_mode_keeps_others_out_for_real(path: Path) -> None:
     """A member of its group may connect, anybody else may not."""
     with listen(UnixAddress(str(path))):
-        for directory in (path.parent, path.parent.parent, tmp_path, tmp_path.parent, tmp_path.parent.parent):
-            directory.chmod(0o755)
+        open_to_all(path.parent)
         os.chown(path, 0, 4321)
         for gids, expected in ([1234], "PermissionError"), ([1234, 4321], "connected"):
             with peer(str(path), 1234, gids) as (_, outcome):

@@ -279,8 +279,8 @@ class Link:
         Raises:
             BusClosed, IommubusError: There will not be one; why.
         """
-        if self.channel is not None and self.channel.writable:
-            self.flush(self.channel)
+        if self.channel is not None:
+            self.channel.flush_now(self)
         waiting = Waiting(self.member.mailbox.turn, asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)
         self._look()

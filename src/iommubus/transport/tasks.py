@@ -41,9 +41,7 @@ class Tasks:
         while self._running:
             await asyncio.wait(self._running)
 
-    def start_soon(
-        self, work: Callable[[*Args], Coroutine[Any, Any, Any]], *args: *Args
-    ) -> asyncio.Task[Any] | None:
+    def start_soon(self, work: Callable[[*Args], Coroutine[Any, Any, Any]], *args: *Args) -> asyncio.Task[Any] | None:
         """Start a task and return it; after the block has ended nothing is started any more."""
         if not self._open:
             return None

@@ -6,7 +6,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from iommubus.service.tasks import Tasks
+from iommubus.transport.tasks import Tasks
 
 pytestmark = pytest.mark.asyncio
 
