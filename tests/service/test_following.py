@@ -58,7 +58,7 @@ from iommubus.wire.messages.subscribing import (
     Translated,
     Using,
 )
-from iommubus.wire.messages.syncing import Fence, FenceJudged, MapFailure, Sync, Synced, SyncRefused
+from iommubus.wire.messages.syncing import Fence, FenceJudged, MapFailure, SpaceEpoch, Sync, Synced, SyncRefused
 from iommubus.wire.messages.values import Piece, Range
 from tests.talkers import OWN, PAGE, STRANGER, Talker, gone, greeted, page, publishing, settings, turns, until
 
@@ -859,8 +859,13 @@ async def test_nothing_comes_behind_the_end() -> None:
         await consumer.until(ack=False)
         await consumer.fail(consumer.last, 0)
         await consumer.ack()
-        await turns(20)
+        await producer.talker.say(Sync(91, SECOND // 20, [], [SpaceEpoch("vtd0", producer.epoch)]))
+        assert isinstance(await producer.end_sync(91), SyncRefused)
+        await consumer.ack()
         await consumer.talker.say(Ping(1))
+        await turns()
+        await consumer.talker.say(Ping(2))
+        assert isinstance(await consumer.talker.next(), Pong)
         assert isinstance(await consumer.talker.next(), Pong)
         await consumer.leave()
 

@@ -109,7 +109,7 @@ class Publishing:
 
     def _publish(self, message: Publish) -> None:
         held = self._own(message)
-        if held.named is not None and not held.resuming:
+        if held.named is not None and not (held.resuming or held.sweeping):
             raise BadMessage("Publish", "space", message.space, "what it resumes with is said after BeginResume")
         self._check_number(held, message)
         make = apply if held.named is None else held.named.apply
@@ -168,7 +168,7 @@ class Publishing:
         held = self._own(message)
         if held.named is None or not held.resuming:
             raise BadMessage("EndResume", "space", message.space, "there is nothing to resume")
-        held.resuming = False
+        held.resuming, held.sweeping = False, True
         self._daemon.tasks.start_soon(self._sweep, held, message.request)
 
     async def _sweep(self, held: Held, request: int) -> None:
