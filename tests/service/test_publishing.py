@@ -415,6 +415,38 @@ async def test_resuming_has_its_order(what: str) -> None:
         assert await broken(talker)
 
 
+async def test_a_producer_may_name_all_that_it_has_at_any_time() -> None:
+    async with Daemon(Config()) as daemon, greeted(daemon) as talker:
+        epoch = await talker.space()
+        await talker.say(
+            publishing("vtd0", epoch, 1, page(1), page(2)),
+            BeginResume("vtd0", epoch),
+            publishing("vtd0", epoch, 2, page(2), page(3)),
+            EndResume(60, "vtd0", epoch),
+            Sync(61, 60_000_000, ["vtd0"]),
+        )
+        await talker.skip_to(Done)
+        await talker.skip_to(Synced)
+        assert mapped(daemon) == [2, 3]
+
+
+async def test_what_is_named_once_more_while_it_is_swept_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("iommubus.service.applying.PIECE", 1)
+    async with Daemon(settings(producer_grace=60)) as daemon, greeted(daemon) as talker:
+        epoch = await resume(talker, await resumable(daemon, *range(100)))
+        again: list[ClientMessage] = [
+            BeginResume("vtd0", epoch),
+            publishing("vtd0", epoch, 1, page(99)),
+            EndResume(61, "vtd0", epoch),
+        ]
+        await talker.say(BeginResume("vtd0", epoch), EndResume(60, "vtd0", epoch))
+        await until(lambda: len(mapped(daemon)) < 100)
+        await talker.say(*again, Sync(62, 60_000_000, ["vtd0"]))
+        assert {(await talker.skip_to(Done)).request for _ in range(2)} == {60, 61}
+        await talker.skip_to(Synced)
+        assert mapped(daemon) == [99]
+
+
 async def test_a_producer_that_is_lost_while_it_resumes_may_resume_again() -> None:
     async with Daemon(settings(producer_grace=60)) as daemon, greeted(daemon) as second, greeted(daemon) as third:
         epoch = await resume(second, await resumable(daemon, 1, 2, 3))
@@ -548,4 +580,4 @@ async def test_a_sweep_ends_with_its_space(monkeypatch: pytest.MonkeyPatch) -> N
         daemon.spaces.close(daemon.spaces.open["vtd0"])
         await until(lambda: len(daemon.tasks) == before)
         await talker.say(Ping(1))
-        await talker.hear(Pong)
+        await talker.skip_to(Pong)

@@ -235,11 +235,15 @@ async def test_sighup_replaces_the_rules_and_a_bad_file_changes_nothing(
         for step, said in enumerate(["", "there are 1 rules now", "the rules stay as they are", "there are 0 rules"]):
             if said:
                 daemon.signal(signal.SIGHUP)
-                await until(partial(lambda text: text in caplog.text, said))
+                await until(partial(logged, caplog, said))
             await talker.say(creating(100 + step, f"vtd{step}"))
             allowed.append(not isinstance(await talker.next(), Refused))
     assert allowed == [False, True, True, False]
     assert "nonsense" in caplog.text
+
+
+def logged(caplog: pytest.LogCaptureFixture, text: str) -> bool:
+    return text in caplog.text
 
 
 def failing() -> Config:

@@ -179,11 +179,12 @@ class Publishing:
         try:
             for _ in named.sweep(held.space):
                 await checkpoint()
-                if held.named is not named:  # it was closed, or its producer lost
-                    return
+                if held.named is not named:  # it was closed, its producer lost, or it is named once more
+                    break
+            else:
+                held.settle()
         except Exception:
             LOGGER.exception("sweeping %s failed in a way that it should not", held.name)
             self._session.close("the daemon failed at a space")
             return
-        held.settle()
         self._session.done(request)
