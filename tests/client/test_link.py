@@ -110,16 +110,16 @@ async def test_a_daemon_that_takes_nothing_in_is_told_no_more_than_a_window(rig:
 
         vars(channel)["send"] = counted
         assert channel._transport is not None
-        channel._transport.set_write_buffer_limits(high=2 * LINK_WINDOW)
+        channel._transport.set_write_buffer_limits(high=1 << 30)
         next(iter(rig.network.links)).stall(0.2)
-        for page in range(30_000):
+        for page in range(60_000):
             space.map(page * PAGE, PAGE, page * PAGE, Perm.R)
             if page % 500 == 0:
                 await asyncio.sleep(0)
         assert LINK_WINDOW <= sent <= LINK_WINDOW + 200_000
         assert space.link.member.mailbox.lag <= 4096 + 10
         await space.sync()
-        assert len(held(daemon)) == 30_000
+        assert len(held(daemon)) == 60_000
         assert not space.link._said
 
 
@@ -234,6 +234,22 @@ async def test_a_sync_fails_at_its_deadline_while_the_daemon_is_away(rig: Rig) -
         with pytest.raises(SyncFailed) as caught:
             await space.sync(1)
         assert not list(missing_of(caught.value).pieces)
+
+
+@rigged
+async def test_what_a_sync_that_failed_named_is_remembered_when_the_daemon_is_away(rig: Rig) -> None:
+    async with rig.bus_outliving() as (bus, first):
+        space = await bus.create_space("vtd0")
+        space.map(0, PAGE, 0x8000, Perm.R)
+        async with bus.subscribe("vtd0", Cap.IOTLB, ack="manual", name="slow") as events:
+            events.ack(await anext(events.batches()))
+            space.unmap(0, PAGE)
+            with pytest.raises(SyncFailed, match="slow on vtd0"):
+                await space.sync(0.1)
+            await first.aclose()
+            with pytest.raises(SyncFailed) as caught:
+                await space.sync(1)
+        assert list(missing_of(caught.value).pieces) == [Mapping(0, PAGE - 1, 0x8000, Perm.R)]
 
 
 @rigged

@@ -349,7 +349,6 @@ class Link:
         if self.closed:
             self._say_close(channel)
             return
-        self._read_anew()
         if answer.resumed:
             self._begin, self._end = True, self.member.mailbox.turn
         self._on_created(self)
