@@ -194,6 +194,7 @@ async def test_endpoints_are_where_they_were_put_while_the_daemon_was_away(rig: 
         moved, left, closed = [await bus.create_endpoint(name) for name in ("moved", "left", "closed")]
         for endpoint in (moved, left, closed):
             endpoint.attach(old)
+        await bus.sync()
         rig.cut()
         await until(lambda: old.link.channel is None)
         moved.attach(new)
