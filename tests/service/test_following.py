@@ -329,8 +329,9 @@ async def test_what_is_not_acknowledged_is_bounded_and_nothing_is_lost() -> None
         await consumer.until(*range(6000))
 
 
-async def test_a_hand_over_of_many_events_goes_in_pieces() -> None:
+async def test_a_hand_over_of_many_events_goes_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that failed at the bus are many ranges at once; `index` counts over all pieces."""
+    monkeypatch.setattr("iommubus.service.session.TURN", 1 << 20)  # all is published before anything is handed over
     async with scene(settings(limits=Limits(unacknowledged=4096, frame=4096))) as (_, producer, consumer):
         pages = range(0, 10_000, 2)
         await producer.map(*pages)
