@@ -244,6 +244,9 @@ async def test_what_is_unmapped_while_the_daemon_is_away_is_named(rig: Rig) -> N
         space.unmap(0, PAGE)
         await space.sync()
         await first.aclose()
+        with pytest.raises(SyncFailed) as caught:
+            await space.sync(2)
+        assert not list(missing_of(caught.value).pieces)
         for page in (1, 2):
             space.unmap(page * PAGE, PAGE)
             with pytest.raises(SyncFailed) as caught:
