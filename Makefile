@@ -6,13 +6,18 @@ PIP := $(PYTHON) -m pip --disable-pip-version-check --quiet install
 READY := .venv/.ready
 BENCH_READY := .venv/.bench-ready
 
-.PHONY: demo test check fix cover mutants image-check bench clean
+.PHONY: demo test seeds check fix cover mutants image-check bench clean
 
-demo: $(READY)  ## two recorded guests' IOMMU events through the bus, judged as they go
-	.venv/bin/iommubus demo
+demo: $(READY)  ## two recorded guests' IOMMU events through the bus, in one process and across several, judged as they go
+	.venv/bin/iommubus demo --connect none --connect own
 
 test: $(READY)  ## every test
 	$(PYTHON) -m pytest
+
+N ?= 100000
+
+seeds: $(READY)  ## N stories of a daemon and its clients, each judged; `python -m tests.seeds SEED` tells one
+	$(PYTHON) -m tests.seeds --count $(N)
 
 check: $(READY)  ## style, types, spelling, and the shape of the house; changes nothing
 	.venv/bin/ruff check
@@ -32,7 +37,12 @@ cover: $(READY)  ## branch coverage: each machine by its own tests alone, then e
 mutants: $(READY)  ## seeded bugs in the machines: which ones does no test see?
 	$(PYTHON) tools/mutants.py
 
-image-check: $(READY)  ## build the image of the Dockerfile, start it, ping it; as root, installs buildah if it is missing
+image-N ?= 100000
+
+seeds: $(READY)  ## N stories of a daemon and its clients, each judged; `python -m tests.seeds SEED` tells one
+	$(PYTHON) -m tests.seeds --count $(N)
+
+check: $(READY)  ## build the image of the Dockerfile, start it, ping it; as root, installs buildah if it is missing
 	$(PYTHON) tools/image_check.py
 
 bench: $(BENCH_READY)  ## measure, beside other event buses

@@ -209,8 +209,7 @@ class Pipe:
     def lose(self, count: int) -> None:
         """Lose the last pieces that are on their way."""
         for _ in range(count):
-            self._flying.pop()
-        self._count()
+            self._count(self._flying.pop()[1], -1)
 
     def forget(self) -> None:
         """Let nothing arrive any more."""
@@ -225,11 +224,12 @@ class Pipe:
         if self._flying:
             when = max(when, self._flying[-1][0])
         self._flying.append((when, piece))
-        self._count()
+        self._count(piece, 1)
         self._wait()
 
-    def _count(self) -> None:
-        self._bytes = sum(len(piece) for _, piece in self._flying if isinstance(piece, bytes))
+    def _count(self, piece: bytes | Exception | bool, sign: int) -> None:
+        if isinstance(piece, bytes):
+            self._bytes += sign * len(piece)
 
     def _wait(self) -> None:
         if self._timer is None and self._flying:
@@ -242,11 +242,11 @@ class Pipe:
         self._timer = None
         while self._flying and max(self._flying[0][0], self._free) <= now:
             _, piece = self._flying.popleft()
+            self._count(piece, -1)
             if isinstance(piece, bytes):
                 self.arrived += piece
             else:
                 self.end = piece
-        self._count()
         self._wait()
         self.receiver.read_soon()
 

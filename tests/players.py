@@ -45,6 +45,9 @@ PAGES: Final = 32
 PIECE: Final = 4
 """Most pages that are mapped at once."""
 
+LONG_USE: Final = 5.0
+"""Most seconds that something is pinned: longer than a lease."""
+
 PATIENCE: Final = 1.5
 """Seconds that a producer gives a `sync`."""
 
@@ -142,6 +145,7 @@ class Producer(Player):
         self.spaces: dict[str, AddressSpace] = {}
         self.endpoint: Endpoint | None = None
         self.settled = False
+        self.closed: list[AddressSpace] = []  # and somebody may still use something of theirs
         self.steps: Sequence[Callable[[str], None]] = (
             (self.map, self.map, self.unmap)
             if pull
@@ -289,8 +293,11 @@ class Producer(Player):
         truth = self.machine.truth
         since = self._emptied(name)
         await self.spaces[name].close()
-        with suppress(SyncFailed):
+        try:
             await self.spaces[name].sync(timeout=PATIENCE)
+        except SyncFailed:
+            self.closed.append(self.spaces[name])
+        else:
             self.machine.judge([name], since)
         self.machine.note("closed {}", name)
         self.spaces[name] = await self._patiently(lambda: self._create(bus, name))
@@ -326,6 +333,10 @@ class Producer(Player):
         for name in self.names:
             while not await self.sync(bus, name):
                 await anyio.sleep(0.2)
+        while self.closed:
+            with suppress(SyncFailed):
+                await self.closed[-1].sync(timeout=PATIENCE)
+                self.closed.pop()
         self.settled = True
 
 
@@ -352,7 +363,7 @@ class Consumer(Player):
         self.refused = False
         self.fenced = ""
         self.failed: set[int] = set()
-        self.pins: list[Pin] = []
+        self.pins: dict[Pin, int] = {}  # and how often the daemon had been restarted
         self.slow = self.dice.choice([0.0, 0.0, 0.05, 0.5])
 
     async def live(self, bus: EventBus) -> None:
@@ -440,8 +451,8 @@ class Consumer(Player):
 
     def release_all(self) -> None:
         """Use nothing any more."""
-        while self.pins:
-            self.pins.pop().release()
+        for pin in list(self.pins):
+            self.release(pin)
 
     def kept(self) -> Iterator[Mapping]:
         """Return what it has, usable or not."""
@@ -458,8 +469,27 @@ class Consumer(Player):
         return True
 
     def held(self) -> Iterator[Held]:
-        found = [*(self.kept() if self.may_use() else ()), *(pin.mapping for pin in self.pins)]
+        usable = self.may_use()
+        found = [*(self.kept() if usable else ()), *(pin.mapping for pin in self.pins if usable or self._outlives(pin))]
         return (Held(endpoint, mapping) for mapping in found for endpoint in self.endpoints)
+
+    def add_pin(self, pin: Pin) -> None:
+        """Keep a pin."""
+        self.pins[pin] = self.machine.restarts
+        self.machine.note("pinned {}", pin.mapping)
+
+    def release(self, pin: Pin) -> None:
+        """Use a pin no longer."""
+        if self.pins.pop(pin, None) is not None:
+            pin.release()
+            self.machine.note("released {}", pin.mapping)
+
+    def _outlives(self, pin: Pin) -> bool:
+        """Say whether a pin has to be waited for beyond the end of the lease.
+
+        That takes somebody who knows of it: the daemon that was told, of a process that it can see.
+        """
+        return self.machine.seen and self.pins[pin] == self.machine.restarts
 
     def differs(self) -> str:
         """Say how what it has differs from what there is, when all is quiet; empty if it does not."""
@@ -467,7 +497,11 @@ class Consumer(Player):
 
 
 class Shadower(Consumer):
-    """Copies everything, as VFIO does; in one of several ways."""
+    """Copies everything, as VFIO does; in one of several ways.
+
+    Attributes:
+        setback: Whether it ever could not remove something.
+    """
 
     def __init__(self, machine: Machine, name: str, connect: Connect, endpoints: Sequence[str]) -> None:
         super().__init__(machine, name, connect, endpoints)
@@ -478,6 +512,7 @@ class Shadower(Consumer):
         )
         self.mirror: Mirror | None = None
         self.unacknowledged: Batch | None = None
+        self.setback = False
 
         first = self.dice.randrange(PAGES // 2) if self.dice.random() < 0.2 else 0
         self.wanted = range(first, self.dice.randrange(first + 4, PAGES) if first else PAGES)
@@ -514,6 +549,7 @@ class Shadower(Consumer):
         assert self.mirror is not None
         if isinstance(event, Map | Unmap) and self.likes(self.fails):
             self.machine.note("fails {}", event)
+            self.setback = self.setback or isinstance(event, Unmap)
             if isinstance(event, Map):
                 self.failed |= set(numbers(Mapping(event.first, event.last, event.target, event.perm)))
             subscription.fail(event, CannotApplyError(str(event)))
@@ -529,17 +565,9 @@ class Shadower(Consumer):
             if self.likes(0.2) and self.mirror is not None:
                 with suppress(TranslationFault, Fenced, StateError):
                     pin = self.mirror.pin(self.dice.randrange(PAGES) * PAGE)
-                    self.pins.append(pin)
-                    self.machine.note("pinned {}", pin.mapping)
-                    await nap(self.dice, 1)
+                    self.add_pin(pin)
+                    await nap(self.dice, LONG_USE if self.likes(0.3) else 0.5)
                     self.release(pin)
-
-    def release(self, pin: Pin) -> None:
-        """Use a pin no longer."""
-        if pin in self.pins:
-            self.pins.remove(pin)
-            pin.release()
-            self.machine.note("released {}", pin.mapping)
 
     def drop(self) -> None:
         super().drop()
@@ -644,7 +672,7 @@ class Cacher(Consumer):
 
     async def _translate(self) -> None:
         while True:
-            await nap(self.dice, 0.3)
+            await nap(self.dice, 0.6)
             if self.iotlb is None or self.calm:
                 continue
             iova = self.dice.randrange(PAGES) * PAGE
@@ -660,15 +688,11 @@ class Cacher(Consumer):
     async def _pin(self, iova: int) -> None:
         assert self.iotlb is not None
         pin = await self.iotlb.pin(iova)
-        self.pins.append(pin)
-        self.machine.note("pinned {}", pin.mapping)
+        self.add_pin(pin)
         try:
-            await nap(self.dice, 1)
+            await nap(self.dice, LONG_USE if self.likes(0.3) else 0.5)
         finally:
-            if pin in self.pins:
-                self.pins.remove(pin)
-            pin.release()
-            self.machine.note("released {}", pin.mapping)
+            self.release(pin)
 
     def drop(self) -> None:
         super().drop()

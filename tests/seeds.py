@@ -13,6 +13,7 @@ import sys
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import asynccontextmanager
+from itertools import count
 from multiprocessing import get_context
 from random import Random
 from typing import Any, Final
@@ -29,7 +30,6 @@ from iommubus.service.daemon import Daemon
 from iommubus.service.record import Change, Granted, Record
 from iommubus.service.rules import Rule
 from iommubus.transport.credentials import Peer
-from tests.network import VirtualTransport
 from tests.story import Story
 from tests.virtual import VirtualLoop, VirtualProcess, run
 from tests.world import ADDRESS, UID, Machine
@@ -87,7 +87,6 @@ class DaemonHost:
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
         self._disk = [Granted("this boot")]
-        self._seen = machine.dice.random() < 0.8
         fence: Any = machine.dice.choice(["fail", "fail", "kill"])
         everything = ("*",)
         rule = Rule(
@@ -104,6 +103,7 @@ class DaemonHost:
     def begin(self) -> None:
         """Start it."""
         self.process = self._machine.process("daemon")
+        self._machine.restarts += 1
         self._over = anyio.Event()
         self._task = self.process.start_main(self._serve)
 
@@ -111,7 +111,7 @@ class DaemonHost:
         """Stop it in an orderly way, and look whether anything is left."""
         daemon = self._daemon
         assert daemon is not None
-        await anyio.sleep(2 * LEASE)
+        await anyio.sleep(LEASE + 0.5)
         assert not daemon.clients, daemon.clients
         assert daemon.bus.spaces() == (), daemon.bus.spaces()
         self._over.set()
@@ -143,7 +143,7 @@ class DaemonHost:
 
     def _accept(self, daemon: Daemon, process: VirtualProcess | None) -> Any:
         assert process is not None
-        if self._seen:
+        if self._machine.seen:
             return daemon.session(self._machine.peer(process), self._machine.watch(process))  # type: ignore[arg-type]
         return daemon.session(Peer(names=(process.name,)), None)
 
@@ -186,7 +186,8 @@ def tell(seed: int, note: Any = None) -> Machine:
         dice = Random(seed)  # noqa: S311 - the same each time
         loop.thread_time = lambda: dice.uniform(0, 0.02)
         machine = Machine(loop, dice, note)
-        with patch("iommubus.service.recovering.process_again", machine.watch_again):
+        made_up = patch("iommubus.bus.bus.NUMBERS", count(1))  # a longer number would be cut otherwise
+        with made_up, patch("iommubus.service.recovering.process_again", machine.watch_again):
             await Story(machine, DaemonHost(machine)).play()
         return machine
 

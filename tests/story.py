@@ -17,11 +17,14 @@ from tests.players import Cacher, Consumer, Device, Player, Producer, Shadower
 from tests.virtual import VirtualProcess
 from tests.world import Machine
 
-SECONDS: Final = 8.0
+SECONDS: Final = 6.0
 """Most virtual seconds in which something may befall somebody."""
 
 PEACE: Final = 120.0
 """Virtual seconds within which all has to be well again, once nothing befalls anybody any more."""
+
+REMEDY: Final = 30.0
+"""Virtual seconds after which somebody helps."""
 
 LONG: Final = 4.0
 """Most seconds that somebody is stopped, or a link stalled: longer than a lease."""
@@ -105,7 +108,8 @@ class Story:
             self.makers[f"producer {number}"] = lambda number=number, names=names, pull=pull: Producer(
                 machine, f"producer {number}", connect, names, pull=pull
             )
-            kinds = [Cacher] if pull else [Shadower, Shadower, Device, Cacher]
+            copying = [Shadower, Shadower, Device if machine.seen else Shadower]
+            kinds = [Cacher] if pull else [*copying, Cacher]
             for place in range(dice.randint(1, 2)):
                 kind, name = dice.choice(kinds), f"consumer {number}{place}"
                 seen = [names[0], f"{names[0]}-device"]
@@ -211,21 +215,45 @@ class Story:
         self.machine.note("all is calm")
         self._do_due(all_of_it=True)
         self.machine.network.quality = Quality()
-        for name, player in list(self.cast.items()):
-            if player.process.killed:  # by the daemon, too
-                self._enter(name)
+        self._revive()
         for player in self.cast.values():
             player.calm = True
         await anyio.sleep(QUIET)
 
+    def _revive(self) -> None:
+        """Have everybody enter again who was killed, by the daemon perhaps."""
+        for name, player in list(self.cast.items()):
+            if player.process.killed:
+                self._enter(name)
+                self.cast[name].calm = True
+
     async def _settle(self) -> None:
         """Wait until everybody has everything."""
-        deadline = self.machine.loop.time() + PEACE
+        begun, remedied = self.machine.loop.time(), False
+        deadline = begun + PEACE
         while problems := self._problems():
             self._check()
+            self._revive()
+            if not remedied and self.machine.loop.time() > begun + REMEDY:
+                remedied = True
+                self._remedy()
             assert self.machine.loop.time() < deadline, f"it does not become well again: {'; '.join(problems)}"
             await anyio.sleep(0.2)
         self.machine.note("all is well")
+
+    def _remedy(self) -> None:
+        """Restart some, as an administrator would.
+
+        A registration whose answer was lost is one that no client can name; where only
+        the end of its process proves it stopped, nothing else helps.  Who could not
+        remove something of a space that was closed, and whose producer was killed, is
+        not asked again: that takes a `sync` of that space.
+        """
+        for player in list(self.cast.values()):
+            if isinstance(player, Device) or (isinstance(player, Shadower) and player.setback):
+                self.machine.note("{} is restarted", player.name)
+                player.process.kill()
+        self._revive()
 
     def _problems(self) -> list[str]:
         """Say what is not as it should be."""

@@ -54,7 +54,7 @@ INSIDE: Final[dict[str, list[str]]] = {
     "transport": ["clock", "tasks", "address", "lock", "credentials", "descriptors", "listeners", "activation", "tls"],
     "bridges": [],
     "service": [
-        "rules", "config", "settings", "logs", "leases", "record", "systemd", "http", "counts", "metrics",
+        "rules", "globs", "config", "settings", "logs", "leases", "record", "systemd", "http", "counts", "metrics",
         "requests", "recorder", "recovering", "evidence", "watch", "proof", "packing", "clients", "demand",
         "applying", "closed", "spaces", "store", "shared", "session", "memories", "stream", "following", "publishing",
         "outcomes", "syncing", "watching", "answering", "daemon", "accepting", "serve",
@@ -71,8 +71,8 @@ INSIDE: Final[dict[str, list[str]]] = {
         "trial", "consumer_laws", "consumer", "watch", "producer",
     ],
     "demo": [
-        "pages", "script", "source", "judge", "picture", "result", "subscribers", "counters", "casting", "endpoints",
-        "player", "job", "canvas", "view",
+        "pages", "script", "source", "judge", "picture", "result", "subscribers", "counters", "house", "casting",
+        "endpoints", "player", "job", "canvas", "view", "board", "pipe", "process", "processes",
     ],
     "cli": [
         "words", "printing", "running", "options", "talking", "orders",

@@ -13,7 +13,7 @@ from iommubus.testing import MakeBus
 from tests.faulty import FAULTS
 from tests.mistakes import MISTAKES
 from tests.story import Story
-from tests.virtual import VirtualLoop, VirtualProcess, run
+from tests.virtual import VirtualLoop, run
 from tests.world import Machine, Stale
 
 SEEDS: Final = 100

@@ -16,7 +16,7 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
 from contextvars import Context, ContextVar, copy_context
 from functools import partial
-from heapq import heappop
+from heapq import heappop, heappush
 from threading import get_ident
 from typing import Any, Final, TypeVar, TypeVarTuple, Unpack, cast
 from unittest.mock import patch
@@ -49,8 +49,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         thread_time: Says how long the next call in a worker thread takes, in seconds.
     """
 
-    _ready: deque[Any]  # asyncio's own, as the next two
-    _scheduled: list[Any]
+    _ready: deque[Any]  # asyncio's own, as the next one
     _thread_id: int | None
 
     def __init__(self) -> None:
@@ -59,6 +58,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self.thread_time: Callable[[], float] = lambda: NO_TIME
         self._now = START
         self._steps = 0
+        self._timers: list[tuple[float, int, Any]] = []
+        self._timed = 0
         self._parked: dict[VirtualProcess, list[Any]] = {}
         self._made = 0
 
@@ -69,7 +70,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
     @property
     def timers(self) -> list[asyncio.TimerHandle]:
         """What is going to happen at some time and was not called off."""
-        return [timer for timer in self._scheduled if not timer.cancelled()]
+        return [timer for _, _, timer in sorted(self._timers) if not timer.cancelled()]
 
     def park(self, process: "VirtualProcess") -> None:
         """Run nothing of a process from now on."""
@@ -87,6 +88,19 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return work()
 
     # -- what asyncio asks of a loop ----------------------------------------------
+
+    def call_at(
+        self,
+        when: float,
+        callback: Callable[[Unpack[Arguments]], object],
+        *args: *Arguments,
+        context: Context | None = None,
+    ) -> asyncio.TimerHandle:
+        """Call at some time; who comes first of those at the same time goes first."""
+        timer = asyncio.TimerHandle(when, callback, args, self, context)
+        self._timed += 1
+        heappush(self._timers, (when, self._timed, timer))
+        return timer
 
     def call_soon_threadsafe(
         self, callback: Callable[[Unpack[Arguments]], object], *args: *Arguments, context: Context | None = None
@@ -144,22 +158,17 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return stopping
 
     def _jump(self) -> None:
-        scheduled = self._scheduled
-        while scheduled and scheduled[0]._cancelled:
-            self._pop_timer()
-        if not scheduled:
+        timers = self._timers
+        while timers and timers[0][2]._cancelled:
+            heappop(timers)
+        if not timers:
             raise Deadlock("nothing is ready, no timer runs, and the run is not over")
-        self._now = max(self._now, scheduled[0]._when)
+        self._now = max(self._now, timers[0][0])
 
     def _collect_timers(self) -> None:
-        scheduled = self._scheduled
-        while scheduled and (scheduled[0]._when <= self._now or scheduled[0]._cancelled):
-            self._ready.append(self._pop_timer())
-
-    def _pop_timer(self) -> Any:
-        timer = heappop(self._scheduled)
-        timer._scheduled = False
-        return timer
+        timers, now = self._timers, self._now
+        while timers and timers[0][0] <= now:
+            self._ready.append(heappop(timers)[2])
 
 
 class NumberedTask(asyncio.Task[T]):

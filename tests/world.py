@@ -1,6 +1,6 @@
 """A machine in a virtual loop: its clock, its processes, its network, a daemon that can be killed and started again."""
 
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from random import Random
 from typing import Any, Final, Protocol, Self
@@ -97,6 +97,8 @@ class Machine:
         suspended: Seconds that the machine has slept, which the loop does not know of.
         watches: The watches of processes that are open.
         judged: How many `sync` were judged.
+        restarts: How often the daemon was started.
+        seen: Whether the daemon can see the processes of its clients.
     """
 
     def __init__(self, loop: VirtualLoop, dice: Random, note: Callable[[str], object] | None = None) -> None:
@@ -108,6 +110,8 @@ class Machine:
         self.suspended = 0.0
         self.watches: dict[Watched, None] = {}
         self.judged = 0
+        self.restarts = 0
+        self.seen = dice.random() < 0.8
         self.processes: list[VirtualProcess] = []
         self._note = note
 

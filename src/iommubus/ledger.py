@@ -6,8 +6,10 @@ is where they are remembered until every subscriber has let go of them.  Up to
 ranges are kept and the answer says that it is truncated.
 """
 
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Final
 
 from .mapping import Mapping
@@ -33,21 +35,33 @@ class OldPieces(Iterable[Mapping]):
         truncated: Whether there are such; keep *everything* out of use then.
     """
 
-    __slots__ = ("_entries", "_parts", "ranges")
+    __slots__ = ("_entries", "_parts", "_present", "_start", "ranges")
 
     def __init__(
         self,
         entries: Sequence[Sequence[Mapping]],
         parts: Sequence[tuple[int, int]],
         ranges: Sequence[tuple[int, int]],
+        *,
+        start: int = 0,
+        present: Sequence[Mapping] = (),
     ) -> None:
-        self._entries = entries
+        self._entries = entries  # shared by all who may still use the end of it, from `start` on
+        self._start = start
+        self._present = present
         self._parts = parts
         self.ranges = ranges
 
     def beside(self, ranges: Sequence[tuple[int, int]]) -> "OldPieces":
         """Return the same with more ranges of which no target is known."""
-        return OldPieces(self._entries, self._parts, [*self.ranges, *ranges])
+        more = [*self.ranges, *ranges]
+        return OldPieces(self._entries, self._parts, more, start=self._start, present=self._present)
+
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """The first and the last address where pieces can be, without looking at any."""
+        edges = (*self._parts, *self.ranges)
+        return min(first for first, _ in edges), max(last for _, last in edges)
 
     def among(self, present: Sequence[Mapping], rest: tuple[int, int] | None) -> "OldPieces":
         """Return the same with what is still mapped, and may be in use by one who left.
@@ -58,7 +72,7 @@ class OldPieces(Iterable[Mapping]):
         """
         more = [] if rest is None else [(max(rest[0], low), min(rest[1], high)) for low, high in self._parts]
         ranges = [*self.ranges, *(edges for edges in more if edges[0] <= edges[1])]
-        return OldPieces([*self._entries, present], self._parts, ranges)
+        return OldPieces(self._entries, self._parts, ranges, start=self._start, present=present)
 
     @property
     def truncated(self) -> bool:
@@ -66,7 +80,7 @@ class OldPieces(Iterable[Mapping]):
         return bool(self.ranges)
 
     def __iter__(self) -> Iterator[Mapping]:
-        for pieces in self._entries:
+        for pieces in (*islice(self._entries, self._start, None), self._present):
             for piece in pieces:
                 for first, last in self._parts:
                     if piece.first <= last and piece.last >= first:
@@ -78,7 +92,8 @@ class OldPieces(Iterable[Mapping]):
     def __repr__(self) -> str:
         """Count without looking at the pieces, of which there may be very many."""
         more = f", and unknown ones in {len(self.ranges)} ranges" if self.truncated else ""
-        return f"<up to {sum(map(len, self._entries))} old pieces{more}>"
+        count = sum(map(len, islice(self._entries, self._start, None))) + len(self._present)
+        return f"<up to {count} old pieces{more}>"
 
 
 class Ledger:
@@ -92,7 +107,7 @@ class Ledger:
         limit: Most pieces remembered by `trim`.
     """
 
-    __slots__ = ("_count", "_kept", "_limit", "_merged", "_merged_seq", "fresh")
+    __slots__ = ("_copy", "_count", "_kept", "_limit", "_merged", "_merged_seq", "fresh")
 
     def __init__(self, limit: int = PIECE_LIMIT) -> None:
         self.fresh: list[tuple[int, Sequence[Mapping]]] = []
@@ -101,6 +116,7 @@ class Ledger:
         self._count = 0  # pieces in what is kept
         self._merged = RangeSet()
         self._merged_seq = 0  # number of the last removal in it
+        self._copy: tuple[Sequence[int], Sequence[Sequence[Mapping]]] = ((), ())  # of all, for a failing sync
 
     def __len__(self) -> int:
         return self._count + sum(len(pieces) for _, pieces in self.fresh)
@@ -121,6 +137,7 @@ class Ledger:
             self._count = len(self)
             self._kept += self.fresh
         self.fresh.clear()
+        self._copy = ((), ())
         while self._kept and self._kept[0][0] <= seq:
             self._count -= len(self._kept.popleft()[1])
         while self._count > self._limit:
@@ -132,9 +149,16 @@ class Ledger:
 
     def since(self, seq: int, parts: Sequence[tuple[int, int]]) -> OldPieces:
         """Return what was removed after number ``seq`` inside the ranges ``parts``."""
-        entries = [pieces for number, pieces in (*self._kept, *self.fresh) if number > seq]
+        numbers, entries = self._copied()
         merged: list[tuple[int, int]] = []
         if self._merged_seq > seq:
             for first, last, _ in self._merged:
                 merged += [(max(first, low), min(last, high)) for low, high in parts if first <= high and last >= low]
-        return OldPieces(entries, parts, merged)
+        return OldPieces(entries, parts, merged, start=bisect_right(numbers, seq))
+
+    def _copied(self) -> tuple[Sequence[int], Sequence[Sequence[Mapping]]]:
+        """Return the numbers of all removals and their pieces: one copy for a thousand subscribers that are missing."""
+        if len(self._copy[0]) != len(self._kept) + len(self.fresh):
+            entries = (*self._kept, *self.fresh)
+            self._copy = [number for number, _ in entries], [pieces for _, pieces in entries]
+        return self._copy

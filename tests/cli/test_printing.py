@@ -58,6 +58,20 @@ def test_a_terminal_gets_lines_and_keeps_every_character(monkeypatch: pytest.Mon
     assert "0x1000..0x1fff -> 0x8000 rw" in shown
 
 
+def test_where_it_is_narrow_names_are_broken_and_numbers_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Terminal()
+    monkeypatch.setattr("sys.stdout", screen)
+    monkeypatch.setenv("COLUMNS", "50")
+    monkeypatch.setenv("TERM", "dumb")
+
+    columns = (Column("name"), Column("last", number=True), Column("kinds", whole=True))
+    print_table(columns, [["n" * 40, "0xffffffffffffffff", "unmap,map"]])
+
+    assert "0xffffffffffffffff" in screen.getvalue()
+    assert "unmap,map" in screen.getvalue()
+    assert screen.getvalue().count("n") >= 40
+
+
 @pytest.mark.parametrize("terminal", [False, True])
 def test_a_name_cannot_speak_to_the_terminal(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     screen = Terminal() if terminal else io.StringIO()

@@ -10,7 +10,9 @@ from collections.abc import Callable, Coroutine, Generator
 from math import inf
 from typing import Any, Final, TypeVar
 
-from iommubus.bus.abc import Use
+import anyio
+
+from iommubus.bus.abc import OnFence, Stops, Use
 from iommubus.bus.attachment import State
 from iommubus.bus.buried import Buried
 from iommubus.bus.bus import Bus
@@ -50,6 +52,11 @@ PAGES: Final = 3
 
 WINDOW: Final = 400
 """Bytes that may be unacknowledged: a handful of events."""
+
+CAPACITY: Final = 2
+"""Events that wait one by one."""
+
+PLAIN: Final = Contract()
 
 PIECE: Final = 2
 """Events in one message."""
@@ -181,8 +188,9 @@ class Daemon:
             case Leave():
                 self._leave(message)
             case Using():
-                if self.now is not None:
-                    self.now.uses = message.uses
+                following = self.lost.get(message.subscription, self.now)
+                if following is not None:
+                    following.uses = message.uses
             case Translate():
                 self._translate(message)
             case _:
@@ -206,7 +214,8 @@ class Daemon:
         enroll()
         self._numbers += 1
         self.now = Following(member, self._numbers)
-        self.line.down.append(Subscribed(said.request, self._numbers, member.name, 1_000_000, WINDOW))
+        lease = 1_000_000 if said.stops == "lease" else None
+        self.line.down.append(Subscribed(said.request, self._numbers, member.name, lease, WINDOW))
 
     def _acknowledge(self, said: Ack) -> None:
         now = self.now
@@ -225,13 +234,12 @@ class Daemon:
 
     def _leave(self, said: Leave) -> None:
         assert self.line is not None
-        assert self.now is not None
-        if said.clean:
-            self.now.member.leave()
-        else:
-            self.now.member.abandon(said.reason)
-            self.lost[self.now.number] = self.now
-        self.now = None
+        following, self.now = self.lost.pop(said.subscription, self.now), None
+        if following is not None and said.clean:
+            following.member.leave()
+        elif following is not None:
+            following.member.abandon(said.reason)
+            self.lost[following.number] = following
         self.line.down.append(Done(said.request))
 
     def _translate(self, said: Translate) -> None:
@@ -335,9 +343,17 @@ class Place:
     def run(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self.works.append(work)
 
-    def later(self, _: float, act: Callable[[], object]) -> object:
+    def later(self, seconds: float, act: Callable[[], object]) -> object:
+        del seconds
         self.timers.append(act)
         return None
+
+    async def run_works(self) -> None:
+        """Run what was to be done in tasks, all at once."""
+        works, self.works = self.works, []
+        async with anyio.create_task_group() as tasks:
+            for work in works:
+                tasks.start_soon(work)
 
     def run_timers(self) -> None:
         timers, self.timers = self.timers, []
@@ -358,13 +374,22 @@ def finished(work: Coroutine[Any, Any, T]) -> T:
 class World:
     """A producer, a daemon, a seat and its consumer: a shadower's copy, or a cacher's cache."""
 
-    def __init__(self, bus: Bus, space: LocalSpace, caps: Cap, contract: Contract, capacity: int = 2) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        space: LocalSpace,
+        caps: Cap,
+        contract: Contract = PLAIN,
+        *,
+        stops: Stops = "exit",
+        on_fence: OnFence | None = None,
+    ) -> None:
         self.space = space
         self.caps = caps
         self.contract = contract
         self.daemon = Daemon(bus)
         self.place = Place()
-        terms = Terms("model", caps, ((0, PAGES * PAGE - 1),), capacity, contract, "exit", None)
+        terms = Terms("model", caps, ((0, PAGES * PAGE - 1),), CAPACITY, contract, stops, on_fence)
         self.seat = RemoteSeat(terms, ("space",), self.place)
         self.line: Line | None = None
         self.held: dict[tuple[int, int], Map] = {}  # of a shadower

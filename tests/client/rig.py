@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from random import Random
 from typing import Any
 
@@ -39,11 +39,14 @@ class Rig:
         self.daemon: Daemon | None = None
         self.sessions: list[Session] = []
         self.peer = PEER
+        self.started = 0  # daemons: each has numbers of its own
 
     @asynccontextmanager
     async def serve(self, **settings: Any) -> AsyncGenerator[Daemon]:
         """Run a daemon while the block lasts; it is killed at its end, without goodbye."""
-        async with Daemon(Config(**settings), clock=self.loop.time, random=Random(2), own_uid=1000) as daemon:  # noqa: S311
+        self.started += 1
+        chance = Random(self.started)  # noqa: S311
+        async with Daemon(Config(**settings), clock=self.loop.time, random=chance, own_uid=1000) as daemon:
             self.daemon = daemon
             self.sessions = []
             self.network.listen(ADDRESS, lambda _: self._accept(daemon))
@@ -53,6 +56,14 @@ class Rig:
                 self.network.stop_listening(ADDRESS)
                 self.cut()
                 self.daemon = None
+
+    @asynccontextmanager
+    async def bus_outliving(self) -> AsyncGenerator[tuple[RemoteBus, AsyncExitStack]]:
+        """Give the bus of a client, and the stack on which its first daemon runs."""
+        async with AsyncExitStack() as first:
+            await first.enter_async_context(self.serve())
+            async with self.bus() as bus:
+                yield bus, first
 
     def bus(self, name: str = "client", **options: Any) -> RemoteBus:
         """Return the bus of a client."""

@@ -312,12 +312,14 @@ async def test_a_notifier_that_was_not_called_is_found() -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1])
-def test_an_observer_is_told_of_what_it_lost(count: int) -> None:
+@every_loop
+async def test_an_observer_is_told_of_what_it_lost(count: int) -> None:
     watcher = Watcher()
 
     watcher.count(Lost("s", 5, count))
 
-    assert (watcher.seen, watcher.received().lost) == (count, count)
+    received = await watcher.received()
+    assert (received.seen, received.lost) == (count, count)
 
 
 @every_loop

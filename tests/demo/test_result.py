@@ -13,6 +13,7 @@ EXPECTED = Expected(maps=3, unmaps=2, pages=1, lookups=4, moves=1)
 
 GOOD = Result(
     title="log",
+    processes=1,
     family=Family.VIRTIO_IOMMU,
     lines=9,
     seconds=0.5,

@@ -105,7 +105,7 @@ def test_a_failure_says_why_and_is_the_conclusion() -> None:
 
     assert "failed: 0 MAPs published, expected 9,015" in text
     assert text.splitlines()[-1] == "demo failed: log[x]: 0 MAPs published, expected 9,015"
-    assert conclusion(results * 2).endswith(" (and 1 more of 2 traces)")
+    assert conclusion(results * 2).endswith(" (and 1 more of 2 plays)")
 
 
 def test_a_family_that_no_shipped_trace_has_cannot_be_played() -> None:

@@ -58,7 +58,7 @@ from iommubus.wire.messages.subscribing import (
     Translated,
     Using,
 )
-from iommubus.wire.messages.syncing import Fence, FenceJudged, MapFailure, Sync, Synced, SyncRefused
+from iommubus.wire.messages.syncing import Fence, FenceJudged, MapFailure, SpaceEpoch, Sync, Synced, SyncRefused
 from iommubus.wire.messages.values import Piece, Range
 from tests.talkers import OWN, PAGE, STRANGER, Talker, gone, greeted, page, publishing, settings, turns, until
 
@@ -93,6 +93,7 @@ class Consumer:
         self.pages: dict[int, int] = {}
         self.last = 0
         self.current = self.ended = self.prompted = False
+        self.hears = True  # that it is confirmed, if it is to be stopped by the end of its process
         self.fails = 0
         self.delivered: list[Deliver] = []
 
@@ -103,6 +104,9 @@ class Consumer:
         subscribed = await self.talker.skip_to(Subscribed)
         assert subscribed.request == request
         self.number, self.name = subscribed.subscription, subscribed.name
+        if more.get("stops") == "exit" and self.hears:
+            ping = await self.talker.skip_to(Ping)
+            await self.talker.say(Pong(ping.number))
         return subscribed
 
     async def refused(self, *endpoints: str, caps: int = 3, **more: Any) -> Exception:
@@ -731,6 +735,15 @@ class FullDisk(Disk):
         raise OSError(ENOSPC, "No space left on device", path)
 
 
+class FillingDisk(Disk):
+    """A disk that takes nothing once it is full."""
+
+    full = False
+
+    def create(self, path: str) -> int:
+        return FullDisk().create(path) if self.full else super().create(path)
+
+
 async def test_nobody_is_let_in_whom_the_record_does_not_name(tmp_path: Path) -> None:
     path = str(tmp_path / "leases")
     record = Record(path, "boot", FullDisk())
@@ -751,10 +764,56 @@ async def test_the_record_names_whoever_is_let_in(tmp_path: Path) -> None:
             assert load(path, "boot") == Granted("boot", 10.0)
             hardware = Consumer(talker)
             assert (await hardware.subscribe(stops="exit")).lease_us is None
+            await until(lambda: load(path, "boot").exits)
             (member,) = load(path, "boot").exits
             assert (member.pid, member.subscription) == (ends.process.pid, str(hardware.number))
             await hardware.leave()
-            await until(lambda: load(path, "boot").exits == ())
+            assert load(path, "boot").exits == ()
+    ends.watched.close()
+    record.close()
+
+
+async def test_nothing_is_handed_over_that_a_client_could_not_come_back_for() -> None:
+    """Whose process is waited for is known to its client first; lost before, it has nothing and is gone."""
+    with Ends() as ends:
+        async with scene() as (daemon, producer, consumer), visible(daemon, ends.watched) as talker:
+            await producer.map(1)
+            hardware, left = Consumer(talker), Consumer(talker)
+            hardware.hears = left.hears = False
+            await hardware.subscribe(stops="exit")
+            await left.subscribe(stops="exit")
+            await left.leave()
+            await consumer.subscribe()
+            await consumer.until(1)
+            pings = [message for message in talker.heard if isinstance(message, Ping)]
+            assert not any(isinstance(message, Deliver) for message in talker.heard)
+            assert len(daemon.proof.watches) == 2
+            if len(pings) == 2:
+                await talker.say(Pong(pings[1].number), Pong(4711))
+            talker.sock.close()
+            await until(lambda: len(daemon.clients) == 2)
+            assert len(daemon.proof.watches) == 1
+            await producer.unmap(1)
+            await consumer.until()
+            assert isinstance(await producer.sync(), Synced)
+    ends.watched.close()
+
+
+async def test_a_disk_that_is_full_before_the_first_hand_over_fences(tmp_path: Path) -> None:
+    disk = FillingDisk()
+    record = Record(str(tmp_path / "leases"), "boot", disk)
+    with Ends() as ends:
+        async with scene(record=record) as (daemon, producer, _), visible(daemon, ends.watched) as talker:
+            await producer.map(1)
+            hardware = Consumer(talker)
+            hardware.hears = False
+            await hardware.subscribe(stops="exit")
+            ping = await talker.skip_to(Ping)
+            disk.full = True
+            await talker.say(Pong(ping.number))
+            assert "No space left" in (await talker.skip_to(Fenced)).reason
+            assert len(daemon.proof.watches) == 0
+            assert isinstance(await producer.sync(), Synced)
     ends.watched.close()
     record.close()
 
@@ -800,8 +859,13 @@ async def test_nothing_comes_behind_the_end() -> None:
         await consumer.until(ack=False)
         await consumer.fail(consumer.last, 0)
         await consumer.ack()
-        await turns(20)
+        await producer.talker.say(Sync(91, SECOND // 20, [], [SpaceEpoch("vtd0", producer.epoch)]))
+        assert isinstance(await producer.end_sync(91), SyncRefused)
+        await consumer.ack()
         await consumer.talker.say(Ping(1))
+        await turns()
+        await consumer.talker.say(Ping(2))
+        assert isinstance(await consumer.talker.next(), Pong)
         assert isinstance(await consumer.talker.next(), Pong)
         await consumer.leave()
 
@@ -970,6 +1034,8 @@ def serve():
                 sock.sendall(wire.send(Subscribe(1, ["vtd0"], 3, [Range(0, 2**64 - 1)], stops=stops)))
             elif isinstance(message, Subscribed):
                 number = message.subscription
+            elif isinstance(message, Ping):
+                sock.sendall(wire.send(Pong(message.number)))
             elif isinstance(message, Deliver):
                 sock.sendall(wire.send(Ack(number, message.number)))
                 print(message.number, flush=True)

@@ -139,6 +139,7 @@ class Scene:
         self.proof.watch(connection, watch)
         await self.proof.grant(watch, LEASE)
         enroll()
+        await self.proof.remember(watch)
         connection.watches.append(watch)
         if touched:
             self.space.map(0x1000, 0x1000, target=0x8000, perm=Perm.RW)

@@ -13,7 +13,7 @@ from hypothesis import given, strategies as st
 
 from iommubus.errors import LeasesUnreadable, LeasesUnwritable, LockTaken
 from iommubus.service.leases import ExitMember
-from iommubus.service.record import LIMIT, Disk, Granted, Record, encode, load, write
+from iommubus.service.record import LIMIT, Change, Disk, Granted, Record, encode, load, write
 from tests.peers import open_descriptors
 
 BOOT = "b6e1b2d2-0000-4000-8000-000000000000"
@@ -284,6 +284,13 @@ def test_what_is_over_is_taken_out(path: str) -> None:
     record.settle(10.0)
     record.settle(20.0)
     assert load(path, BOOT) == record.granted == Granted(BOOT, 10.0, (OTHER,))
+    record.close()
+
+
+def test_who_has_let_go_before_it_was_written_is_not_written(path: str) -> None:
+    record = Record(path, BOOT)
+    record.change(Change(add=(MEMBER, OTHER), forget=frozenset([MEMBER])))
+    assert load(path, BOOT).exits == (OTHER,)
     record.close()
 
 

@@ -88,7 +88,7 @@ async def test_it_is_on_the_disk_before_anybody_is_confirmed(path: str) -> None:
         recorder.begin(tasks)
         await recorder.grant(10.0)
         assert load(path, BOOT) == Granted(BOOT, 10.0)
-        await recorder.grant(0.0, MEMBERS[0])
+        await recorder.add(MEMBERS[0])
         assert load(path, BOOT) == Granted(BOOT, 10.0, (MEMBERS[0],))
         writes = disk.writes
         await recorder.grant(10.0)
@@ -109,7 +109,7 @@ async def test_what_comes_while_the_disk_is_busy_is_written_at_once(path: str) -
         recorder.begin(tasks)
         async with anyio.create_task_group() as clients:
             for member in MEMBERS:
-                clients.start_soon(recorder.grant, 10.0, member)
+                clients.start_soon(recorder.add, member)
             await gate.waiting.wait()
             assert not exists(path)
             gate.open.set()
@@ -126,18 +126,18 @@ async def test_a_disk_that_says_no_refuses_everybody_who_waits_and_is_asked_agai
     recorder = Recorder(record, Lines())
     async with Tasks() as tasks:
         recorder.begin(tasks)
-        await recorder.grant(10.0, MEMBERS[0])
+        await recorder.add(MEMBERS[0])
         disk.full = True
         with pytest.raises(LeasesUnwritable, match="No space left"):
-            await recorder.grant(10.0, MEMBERS[1])
+            await recorder.add(MEMBERS[1])
         assert failed(recorder)
         writes = disk.writes
         recorder.forget(MEMBERS[0])
         await settled(lambda: disk.writes > writes)
         disk.full = False
-        await recorder.grant(10.0, MEMBERS[2])
+        await recorder.add(MEMBERS[2])
         assert not failed(recorder)
-    assert load(path, BOOT) == Granted(BOOT, 10.0, (MEMBERS[2],))
+    assert load(path, BOOT) == Granted(BOOT, 0.0, (MEMBERS[2],))
     record.close()
 
 
@@ -149,11 +149,11 @@ async def test_who_is_cancelled_meanwhile_is_forgotten_again(path: str) -> None:
     async with Tasks() as tasks:
         recorder.begin(tasks)
         async with anyio.create_task_group() as clients:
-            clients.start_soon(recorder.grant, 10.0, MEMBERS[0])
+            clients.start_soon(recorder.add, MEMBERS[0])
             await gate.waiting.wait()
             clients.cancel_scope.cancel()
         gate.open.set()
-        await settled(lambda: exists(path) and load(path, BOOT) == Granted(BOOT, 10.0))
+        await settled(lambda: exists(path) and load(path, BOOT) == Granted(BOOT))
     record.close()
 
 
@@ -186,7 +186,7 @@ async def test_longer_leases_of_before_are_settled_and_never_those_of_this_daemo
         await settled(lambda: failed(recorder))
         await recorder.grant(10.0)  # the record of before covers it
         disk.full = False
-        await recorder.grant(10.0, MEMBERS[0])
+        await recorder.add(MEMBERS[0])
         assert load(path, BOOT) == Granted(BOOT, 10.0, (MEMBERS[0],))
         await recorder.grant(20.0)
         assert load(path, BOOT) == Granted(BOOT, 20.0, (MEMBERS[0],))
@@ -196,8 +196,44 @@ async def test_longer_leases_of_before_are_settled_and_never_those_of_this_daemo
 @pytest.mark.asyncio
 async def test_without_a_record_nothing_is_written() -> None:
     recorder = Recorder(None, Lines())
-    await recorder.grant(10.0, MEMBERS[0])
+    await recorder.add(MEMBERS[0])
     recorder.forget(MEMBERS[0])
     recorder.settle()
     await recorder.close()
     assert not failed(recorder)
+
+
+@pytest.mark.asyncio
+async def test_a_probe_finds_out_whether_the_disk_takes_anything(path: str) -> None:
+    disk = ShakyDisk()
+    record = Record(path, BOOT, disk)
+    recorder = Recorder(record, Lines())
+    async with Tasks() as tasks:
+        recorder.begin(tasks)
+        await recorder.probe()
+        assert load(path, BOOT) == Granted(BOOT)
+        disk.full = True
+        with pytest.raises(LeasesUnwritable):
+            await recorder.probe()
+    record.close()
+
+
+@pytest.mark.asyncio
+async def test_who_lets_go_before_it_is_written_is_never_written(path: str) -> None:
+    """Both are in one batch then; and who was written is waited for until it is not."""
+    gate = Gate()
+    record = Record(path, BOOT, ShakyDisk())
+    recorder = Recorder(record, Lines(), gate.run)
+    async with Tasks() as tasks, anyio.create_task_group() as clients:
+        recorder.begin(tasks)
+        clients.start_soon(recorder.add, MEMBERS[0])
+        await gate.waiting.wait()
+        clients.start_soon(recorder.add, MEMBERS[1])
+        await anyio.wait_all_tasks_blocked()
+        recorder.forget(MEMBERS[1])
+        gate.open.set()
+        await settled(lambda: exists(path) and load(path, BOOT).exits == (MEMBERS[0],))
+        await recorder.forgotten(MEMBERS[0])
+        assert load(path, BOOT).exits == ()
+        await recorder.forgotten(MEMBERS[0])
+    record.close()

@@ -62,6 +62,11 @@ class Backlog:
     def __len__(self) -> int:
         return len(self._queue)
 
+    @property
+    def missing(self) -> int:
+        """Of how many spaces events were lost that it was not told of yet."""
+        return len(self._missed)
+
     def put(self, event: Event) -> None:
         """Take an event if there is room, else count it as lost."""
         if len(self._queue) >= self._capacity:

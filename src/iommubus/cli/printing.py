@@ -27,11 +27,13 @@ class Column(Struct, frozen=True):
         title: What stands above it.
         number: Whether it holds numbers, which are aligned to the right.
         style: How it looks on a terminal.
+        whole: Whether it is not broken into lines on a terminal, as numbers are not, while others can be.
     """
 
     title: str
     number: bool = False
     style: str = ""
+    whole: bool = False
 
 
 def print_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None:
@@ -88,7 +90,11 @@ def _print_rich(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Non
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         table.add_column(
-            column.title, justify="right" if column.number else "left", style=column.style, overflow="fold"
+            column.title,
+            justify="right" if column.number else "left",
+            style=column.style,
+            overflow="fold",
+            no_wrap=column.number or column.whole,
         )
     for row in rows:
         table.add_row(*map(Text, row))

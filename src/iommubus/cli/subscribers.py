@@ -16,7 +16,7 @@ COLUMNS: Final = (
     Column("client"),
     Column("space"),
     Column("endpoints"),
-    Column("kinds", style="cyan"),
+    Column("kinds", style="cyan", whole=True),
     Column("ranges"),
     Column("lag", number=True),
     Column("acked", number=True),

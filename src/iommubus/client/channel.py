@@ -181,7 +181,7 @@ class Channel(asyncio.Protocol):
         self._pongs: dict[int, asyncio.Future[float]] = {}  # what waits for some of them
         self._out: list[bytes] = []
         self._sources: dict[Source, None] = {}
-        self._flushing = False
+        self._flushing = self._speaking = False
         self._paused = False
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._greeted = -inf
@@ -209,6 +209,7 @@ class Channel(asyncio.Protocol):
         """
         if self._over:
             return 0
+        self._run_sources()
         frame = self._connection.send(message)
         self._out.append(frame)
         self._flush_once()
@@ -217,11 +218,18 @@ class Channel(asyncio.Protocol):
     def flush_soon(self, source: Source) -> None:
         """Have a source asked for its words once, at the end of this iteration of the loop.
 
-        They come before all that was said by `send` in it.  While the daemon reads
-        slower than is written, that is when it has caught up.
+        It is sooner if somebody says something before that, so that all is said in the order in which
+        it came about; and later, while the daemon reads slower than is written.
         """
         if not self._over:
             self._sources[source] = None
+            self._flush_once()
+
+    def flush_now(self, source: Source) -> None:
+        """Have a source asked for its words at once, if there is room for them."""
+        if not self._over:
+            self._sources[source] = None
+            self._run_sources()
             self._flush_once()
 
     def ask(self, make: Callable[[int], ClientMessage], answered: Answered) -> int:
@@ -432,7 +440,7 @@ class Channel(asyncio.Protocol):
         self.open = True
         self.lease_end = self._greeted + self._lease
         self._look_at_lease()
-        if message.heartbeat_us:
+        if message.heartbeat_us and self.open:  # the lease may be over already
             self._after("heartbeat", self._heartbeat, self._beat)
         if self.open:
             self._owner.opened(self)
@@ -504,25 +512,29 @@ class Channel(asyncio.Protocol):
             asyncio.get_running_loop().call_soon(self._flush)
 
     def _flush(self) -> None:
-        """Let the sources speak, then say what was queued; much is written in between."""
-        queued, self._out = self._out, []
-        self._run_sources()
-        self._out += queued
-        self._write()
+        """Let the sources speak, and write what was said."""
         self._flushing = False
-        if self._out or (self._sources and not self._paused):  # somebody said something meanwhile
+        self._run_sources()
+        self._write()
+        if self._sources and not self._paused:  # they have still more
             self._flush_once()
         if self._transport is not None and self._transport.get_write_buffer_size() > WRITE_LIMIT:
             self.lose(self._disconnected(f"the daemon reads nothing, {WRITE_LIMIT} bytes wait"))
 
     def _run_sources(self) -> None:
-        for source in list(self._sources):
-            if self._paused or self._over:
-                return
-            del self._sources[source]
-            source.flush(self)
-            if sum(map(len, self._out)) >= CHUNK:
-                self._write()
+        if self._speaking:  # one of them has said something
+            return
+        self._speaking = True
+        try:
+            for source in list(self._sources):
+                if self._paused or self._over:
+                    return
+                del self._sources[source]
+                source.flush(self)
+                if sum(map(len, self._out)) >= CHUNK:
+                    self._write()
+        finally:
+            self._speaking = False
 
     def _write(self) -> None:
         out, self._out = self._out, []

@@ -139,7 +139,7 @@ class HandOvers:
     # -- failures ------------------------------------------------------------------------
 
     def place(self, event: Event) -> tuple[int, int] | None:
-        """Return the hand-over of an event in hand by the daemon's number, and its place there; `None` if there is none.
+        """Return the hand-over of an event by the daemon's number, and its place there; `None` if it is not in hand.
 
         The number is 0 if the daemon knows nothing of it any more.
         """

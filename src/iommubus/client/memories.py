@@ -4,6 +4,7 @@ It is opened as soon as there is a first one, and both are lost together: withou
 descriptors a consumer could not be handed what leads into a memory.
 """
 
+import asyncio
 import os
 import socket
 from collections import deque
@@ -38,12 +39,14 @@ def open_at(path: str) -> Open:
     """Return what opens connections to a Unix socket."""
 
     async def connect() -> socket.socket:
-        stream = await anyio.connect_unix(path)
-        sock: socket.socket = stream.extra(anyio.abc.SocketAttribute.raw_socket)
+        sock = socket.socket(socket.AF_UNIX)
         try:
-            return sock.dup()
-        finally:
-            await stream.aclose()
+            sock.setblocking(False)
+            await asyncio.get_running_loop().sock_connect(sock, path)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
 
     return connect
 
@@ -112,6 +115,7 @@ class LentMemories:
 
     def lost(self, reason: str) -> None:
         """Forget what came: all of it comes again."""
+        del reason
         self._channel = None
         self._travelling = False
         for backing in self._came.values():
@@ -227,11 +231,7 @@ class Second:
         """
         second = cls(await open_second())
         try:
-            await second._channel.send(second._connection.send(Bind(token)))
-            message, fds = await second._next()
-            close_all(fds)
-            if not isinstance(message, Bound):
-                raise OutOfPlace(type(message).__name__, "daemon", State.BINDING.value)
+            await second._bind(token)
         except BaseException:
             second._channel.close()
             raise
@@ -257,20 +257,31 @@ class Second:
         """
         await self._channel.send(self._connection.send(Descriptor(MemoryName.of(memory))), [file])
 
+    async def _bind(self, token: bytes) -> None:
+        await self._channel.send(self._connection.send(Bind(token)))
+        message, fds = await self._next()
+        close_all(fds)
+        if not isinstance(message, Bound):
+            raise OutOfPlace(type(message).__name__, "daemon", State.BINDING.value)
+
     async def _next(self) -> tuple[Message, list[int]]:
         received = await self._channel.receive()
         if received is None:
             raise ConnectionResetError("the daemon closed it")
         frame, fds = received
         try:
-            self._connection.receive_data(frame)
-            message = self._connection.next_message()
-            if message is None or isinstance(message, Bye):
-                raise ConnectionResetError("the daemon closed it" if message is None else message.reason)
+            message = self._read(frame)
         except BaseException:
             close_all(fds)
             raise
         return message, fds
+
+    def _read(self, frame: bytes) -> Message:
+        self._connection.receive_data(frame)
+        message = self._connection.next_message()
+        if message is None or isinstance(message, Bye):
+            raise ConnectionResetError("the daemon closed it" if message is None else message.reason)
+        return message
 
     def __enter__(self) -> "Second":
         return self

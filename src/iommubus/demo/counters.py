@@ -49,19 +49,24 @@ class Counter:
 
 
 class Watcher:
-    """Observes every space, and may be told that it lost events."""
+    """Observes all spaces of a script, and may be told that it lost events.
+
+    Args:
+        spaces: Their names.
+    """
 
     name = "observer"
     role = "watches, delays nobody"
 
-    def __init__(self) -> None:
+    def __init__(self, *spaces: str) -> None:
         self.maps = 0
         self.unmaps = 0
         self.lost = 0
+        self._spaces = spaces
 
     async def run(self, bus: EventBus, *, task_status: TaskStatus[None]) -> None:
         """Count to the end."""
-        async with bus.observe("*") as events:
+        async with bus.observe(*self._spaces) as events:
             task_status.started()
             async for event in events:
                 self.count(event)
@@ -76,11 +81,6 @@ class Watcher:
             case Lost():
                 self.lost += event.count
 
-    @property
-    def seen(self) -> int:
-        """Events it was given or was told that it lost."""
-        return self.maps + self.unmaps + self.lost
-
-    def received(self) -> Received:
+    async def received(self) -> Received:
         """Return its counters."""
         return Received("*", self.name, self.role, self.maps, self.unmaps, lost=self.lost)

@@ -5,19 +5,17 @@ those of the new one come.  The recordings that are shipped attach and never
 detach, so in the end every endpoint is detached, and attached again.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Final
 
-from anyio.abc import TaskGroup
 from msgspec import Struct
 
-from ..bus.bus import Bus
-from ..bus.endpoint import LocalEndpoint
+from ..bus.abc import Endpoint
 from .casting import Cast, Crew
+from .house import Copy, House
 from .judge import EndpointJudge, Violation
 from .result import Moves, Received
 from .script import MoveStep, Script
-from .subscribers import Follower
 
 DETACHED: Final = " (the endpoint was detached after the last line)"
 RETURNED: Final = " (the endpoint was attached again after the last line)"
@@ -26,8 +24,8 @@ RETURNED: Final = " (the endpoint was attached again after the last line)"
 class Device(Struct, frozen=True):
     """One endpoint, who follows it, and who judges what that one holds."""
 
-    endpoint: LocalEndpoint
-    follower: Follower
+    endpoint: Endpoint
+    follower: Copy
     judge: EndpointJudge
 
     def move(self, cast: Cast | None, line: int, note: str = "") -> None:
@@ -41,7 +39,7 @@ class Device(Struct, frozen=True):
 
     def check(self, line: int) -> Violation | None:
         """Return what the judge says of it, after a `sync` behind ``line``."""
-        return self.judge.check(self.follower.pages.targets, line)
+        return self.judge.check(self.follower.targets, line)
 
 
 class Endpoints:
@@ -59,13 +57,12 @@ class Endpoints:
         self._left: int | None = None
         self._returned: int | None = None
 
-    async def gather(self, bus: Bus, tasks: TaskGroup, script: Script, crew: Crew) -> None:
+    async def gather(self, house: House, script: Script, crew: Crew) -> None:
         """Make the endpoints, attached to nothing yet, and start those who follow them."""
         judges = {name: cast.judge for name, cast in self._casts.items()}
         for name in script.endpoints:
-            follower = crew.follower(name, script.granule)
-            endpoint = await bus.create_endpoint(name)
-            await tasks.start(follower.run, bus)
+            endpoint = await house.bus.create_endpoint(name)
+            follower = await house.copy(crew.follower, name, script.granule)
             self._devices[name] = Device(endpoint, follower, EndpointJudge(name, script.granule, judges))
 
     def move(self, step: MoveStep) -> None:
@@ -102,12 +99,12 @@ class Endpoints:
     def check_empty(self) -> Iterator[Violation | None]:
         """Yield what somebody still holds although the bus was closed."""
         for device in self._devices.values():
-            yield device.judge.check_empty(len(device.follower.pages))
+            yield device.judge.check_empty(len(device.follower.targets))
 
-    def received(self) -> Iterator[Received]:
+    async def received(self) -> AsyncIterator[Received]:
         """Yield what each who follows was given."""
         for device in self._devices.values():
-            yield device.follower.received()
+            yield await device.follower.received()
 
     @property
     def moves(self) -> Moves:
@@ -118,7 +115,7 @@ class Endpoints:
 
     @property
     def _pages(self) -> int:
-        return sum(len(device.follower.pages) for device in self._devices.values())
+        return sum(len(device.follower.targets) for device in self._devices.values())
 
     def _cast(self, space: str | None) -> Cast | None:
         return None if space is None else self._casts[space]

@@ -3,7 +3,7 @@
 The whole demo without its command line: nothing here prints or parses.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, Final, Protocol
@@ -12,6 +12,7 @@ import anyio
 from msgspec import Struct
 
 from ..abi.qemu_trace import Family
+from .house import IN_ONE_PROCESS, Place
 from .player import Watch, play
 from .result import Result
 from .script import Script, Unplayable
@@ -36,7 +37,7 @@ class Exhibit(Struct, frozen=True):
 class View(Protocol):
     """What the demo shows itself through."""
 
-    def playing(self, exhibit: Exhibit) -> AbstractContextManager[Watch]:
+    def playing(self, exhibit: Exhibit, place: Place) -> AbstractContextManager[Watch]:
         """Show that a trace is played, for as long as the block lasts."""
         ...
 
@@ -74,22 +75,26 @@ def exhibits(path: str | None, family: Family | None, *, keep_going: bool = Fals
         yield Exhibit(shipped.load(), shipped.about, shipped.expected)
 
 
-def perform(programme: Iterable[Exhibit], view: View, loop: str) -> list[Result]:
-    """Play everything, and show it.
+def perform(
+    programme: Iterable[Exhibit], view: View, loop: str, places: Sequence[Place] = (IN_ONE_PROCESS,)
+) -> list[Result]:
+    """Play everything in each place, and show it.
 
     Args:
         programme: What to play.
         view: What shows it.
         loop: One of `LOOPS`.
+        places: Where.
     """
     results: list[Result] = []
     for exhibit in programme:
-        with view.playing(exhibit) as watch:
-            job = partial(play, exhibit.script, expected=exhibit.expected, watch=watch)
-            result: Result = anyio.run(job, **LOOPS[loop])
+        for place in places:
+            with view.playing(exhibit, place) as watch:
+                job = partial(play, exhibit.script, expected=exhibit.expected, watch=watch, venue=place.venue)
+                result: Result = anyio.run(job, **LOOPS[loop])
 
-        view.show(exhibit, result)
-        results.append(result)
+            view.show(exhibit, result)
+            results.append(result)
 
     view.conclude(results)
     return results
@@ -99,10 +104,21 @@ def conclusion(results: Sequence[Result]) -> str:
     """Return the last line: it starts with ``demo ok`` or ``demo failed``."""
     failed = [result for result in results if not result.ok]
     if failed:
-        more = f" (and {len(failed) - 1} more of {len(results)} traces)" if len(failed) > 1 else ""
+        more = f" (and {len(failed) - 1} more of {len(results)} plays)" if len(failed) > 1 else ""
         return f"demo failed: {failed[0].title}: {failed[0].reasons[0]}{more}"
 
-    traces = f"{len(results)} traces" if len(results) != 1 else "1 trace"
+    titles = {result.title for result in results}
+    traces = f"{len(titles)} traces" if len(titles) != 1 else "1 trace"
     events = sum(result.events for result in results)
     syncs = sum(len(result.sync_seconds) for result in results)
-    return f"demo ok: {traces}, {events:,} events, {syncs} syncs, every copy and cache was right"
+    where = _where({result.processes for result in results})
+    return f"demo ok: {traces}{where}, {events:,} events, {syncs} syncs, every copy and cache was right"
+
+
+def _where(processes: Set[int]) -> str:
+    """Return how many processes took part, if it was ever more than one."""
+    most = max(processes, default=1)
+    if most == 1:
+        return ""
+
+    return f"{' in one process and' if 1 in processes else ''} across {most} processes"

@@ -4,7 +4,7 @@ A dictionary, so that two readings are compared by ``==``.  It is no page table
 for use: a mapping costs as much as it has pages, and `PAGES_LIMIT` bounds that.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from typing import Final
 
 from ..caps import Perm
@@ -36,7 +36,11 @@ class Pages:
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self._pages: dict[int, Target] = {}
+        self._pages: MutableMapping[int, Target] = {}
+
+    def keep_in(self, store: MutableMapping[int, Target]) -> None:
+        """Keep them there from now on; there must be none yet."""
+        self._pages = store
 
     def map(self, first: int, last: int, target: int, perm: Perm) -> None:
         """Have a range lead to ``target``, whatever was there.

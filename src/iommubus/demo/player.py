@@ -1,4 +1,4 @@
-"""Plays a script on a bus, with subscribers beside it, and has the judge look.
+"""Plays a script on the bus of a house, with those who live there, and has the judge look.
 
 The only producer.  It publishes without waiting, lets the others run now and
 then, and after every `SYNC_EVERY` events waits for a `sync`, as a guest's
@@ -7,25 +7,22 @@ violation.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
 import anyio
-from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 from msgspec import structs
 
-from ..bus.bus import Bus
 from ..bus.space import LocalSpace
 from ..errors import MappingError, Overlap, SyncFailed
 from .casting import Cast, Crew, gather
-from .counters import Watcher
 from .endpoints import Endpoints
+from .house import House, Venue, Watching, one_process
 from .judge import Violation
-from .result import Lookups, Progress, Published, Received, Result, judge_result
+from .result import Lag, Lookups, Progress, Published, Received, Result, judge_result
 from .script import Change, LookupStep, MapStep, MoveStep, Script, Step, UnmapStep
 from .source import Expected
-from .subscribers import Gate
 
 SYNC_EVERY: Final = 256
 """Events between two syncs: the length of the queue in which Linux gathers unmapped ranges."""
@@ -44,7 +41,12 @@ Watch = Callable[[Progress], object]
 
 
 async def play(
-    script: Script, *, expected: Expected | None = None, watch: Watch | None = None, crew: Crew | None = None
+    script: Script,
+    *,
+    expected: Expected | None = None,
+    watch: Watch | None = None,
+    crew: Crew | None = None,
+    venue: Venue = one_process,
 ) -> Result:
     """Play a script to its end, or to the first violation.
 
@@ -53,16 +55,19 @@ async def play(
         expected: What must come out, of a log that is known.
         watch: Is told how far it is.
         crew: Who listens.
+        venue: Where.
     """
-    bus = Bus()
-    player = Player(script, bus, watch)
-    async with bus, anyio.create_task_group() as tasks:
-        await player.gather(tasks, crew or Crew())
+    async with venue() as house:
+        player = Player(script, house, watch)
+        await player.gather(crew or Crew())
         await player.run()
         await player.finish()
 
     player.look_behind()
     result = player.result()
+    if expected is not None:
+        expected = structs.replace(expected, overflow=house.slow_overflows)
+
     return structs.replace(result, reasons=judge_result(result, expected))
 
 
@@ -71,16 +76,16 @@ class Player:
 
     Args:
         script: What to play.
-        bus: Where to play it.
+        house: Where to play it.
         watch: Is told how far it is.
     """
 
-    def __init__(self, script: Script, bus: Bus, watch: Watch | None = None) -> None:
+    _watcher: Watching
+
+    def __init__(self, script: Script, house: House, watch: Watch | None = None) -> None:
         self._script = script
-        self._bus = bus
+        self._house = house
         self._watch = watch
-        self._gate = Gate()
-        self._watcher = Watcher()
         self._casts: dict[str, Cast] = {}
         self._endpoints = Endpoints(self._casts)
         self._lookups = Lookups(of_trace=script.has_lookups)
@@ -94,14 +99,13 @@ class Player:
         self._published: list[Published] = []
         self._received: list[Received] = []
 
-    async def gather(self, tasks: TaskGroup, crew: Crew) -> None:
+    async def gather(self, crew: Crew) -> None:
         """Make the spaces and the endpoints, and start everybody."""
         for name in self._script.spaces:
-            self._casts[name] = await gather(self._bus, tasks, name, self._script, self._gate, crew)
+            self._casts[name] = await gather(self._house, name, self._script, crew)
 
-        await self._endpoints.gather(self._bus, tasks, self._script, crew)
-        self._watcher = crew.watcher()
-        await tasks.start(self._watcher.run, self._bus)
+        await self._endpoints.gather(self._house, self._script, crew)
+        self._watcher = await self._house.watch(crew.watcher, self._script.spaces)
 
     async def run(self) -> None:
         """Play every step, sync, and check; stop where something is wrong."""
@@ -122,20 +126,23 @@ class Player:
 
     async def finish(self) -> None:
         """Note the figures, while everybody is still there; then end the streams."""
+        watched = await self._watcher.received()
         with anyio.move_on_after(OBSERVER_TIMEOUT):
-            while self._watcher.seen < self._events:
+            while watched.seen < self._events:
                 await checkpoint()
+                watched = await self._watcher.received()
 
         self._published = [cast.published for cast in self._casts.values()]
-        self._received = [one for cast in self._casts.values() for one in cast.received()]
-        self._received += self._endpoints.received()
-        self._received.append(self._watcher.received())
-        self._failures += self._miscounts()
-        self._gate.open()
-        await self._bus.close()
+        self._received = [one for cast in self._casts.values() async for one in cast.received()]
+        self._received += [one async for one in self._endpoints.received()]
+        self._received.append(watched)
+        self._failures += self._miscounts(watched)
+        await self._open_gates()
+        await self._house.close()
 
     def look_behind(self) -> None:
         """Check that nobody kept anything of a space that is gone; who was wrong before is not asked again."""
+        self._failures += self._house.losses
         if not self._is_wrong():
             self._judge(found for cast in self._casts.values() for found in cast.check_empty())
             self._judge(self._endpoints.check_empty())
@@ -145,6 +152,7 @@ class Player:
         tally = self._script.tally
         return Result(
             title=self._script.title,
+            processes=self._house.processes,
             family=self._script.family,
             lines=tally.lines,
             seconds=self._seconds,
@@ -174,7 +182,7 @@ class Player:
         """Look at everything a last time; then have the endpoints leave, and come back."""
         steps, line = len(self._script.steps), self._script.steps[-1].line
         await self._sync(steps, line)
-        self._judge(found for cast in self._casts.values() for found in cast.check_tables())
+        self._judge([found for cast in self._casts.values() async for found in cast.check_tables()])
         for _ in self._endpoints.leave_and_return(line) if not self._is_wrong() else ():
             await self._sync(steps, line)
             if self._is_wrong():
@@ -215,7 +223,8 @@ class Player:
             return
 
         self._lookups.asked += 1
-        found = await cast.cacher.miss(iova, line)
+        await self._house.wait_published()
+        found = await cast.look_up(iova, line)
         self._lookups.answered += found is not None
         self._lookups.agreed += found == target
 
@@ -224,17 +233,15 @@ class Player:
     async def _sync(self, steps: int, line: int) -> None:
         """Wait until nobody uses what was unmapped, and have the judge look at once."""
         if self._watch is not None:
-            self._watch(self._progress(steps))
+            self._watch(self._progress(steps, await self._house.lags()))
 
         self._synced_at = self._events
-        self._gate.open()
+        await self._open_gates()
         try:
-            report = await self._bus.sync("*", timeout=SYNC_TIMEOUT)
+            report = await self._house.bus.sync(*self._casts, timeout=SYNC_TIMEOUT)
         except SyncFailed as failure:
             self._failures.append(f"the sync after line {line} failed: {failure}")
             return
-        finally:
-            self._gate.shut()
 
         self._sync_seconds.append(report.seconds)
         for cast in self._casts.values():
@@ -243,6 +250,17 @@ class Player:
                 cast.judge.passed()
 
         self._judge(self._endpoints.check(line))
+        await self._shut_gates()
+
+    async def _open_gates(self) -> None:
+        for cast in self._casts.values():
+            if cast.slow is not None:
+                await cast.slow.open_gate()
+
+    async def _shut_gates(self) -> None:
+        for cast in self._casts.values():
+            if cast.slow is not None:
+                await cast.slow.shut_gate()
 
     def _judge(self, found: Iterable[Violation | None]) -> list[Violation]:
         """Count comparisons, and keep and return what they found."""
@@ -255,21 +273,21 @@ class Player:
     def _is_wrong(self) -> bool:
         return bool(self._violations or self._failures)
 
-    def _miscounts(self) -> Iterator[str]:
+    def _miscounts(self, watched: Received) -> Iterator[str]:
         for cast, one in zip(self._casts.values(), self._published, strict=True):
             if (cast.counter.maps, cast.counter.unmaps) != (one.maps, one.unmaps):
                 yield f"the notifier on {one.space} was called {cast.counter.events:,} times, not as often as published"
 
         total = sum(one.maps + one.unmaps for one in self._published)
-        if self._watcher.seen != total:
-            yield f"the observer saw or lost {self._watcher.seen:,} of {total:,} events"
+        if watched.seen != total:
+            yield f"the observer saw or lost {watched.seen:,} of {total:,} events"
 
-    def _progress(self, steps: int) -> Progress:
+    def _progress(self, steps: int, lags: Sequence[Lag]) -> Progress:
         return Progress(
             steps=steps,
             total=len(self._script.steps),
             events=self._events,
             mapped=sum(len(cast.judge.whole) for cast in self._casts.values()),
             syncs=len(self._sync_seconds),
-            lags=[lag for cast in self._casts.values() for lag in cast.lags()],
+            lags=list(lags),
         )

@@ -36,6 +36,7 @@ class Expected(Struct, frozen=True):
         pages: Pages mapped at the end.
         lookups: Lookups asked, answered, and answered as the trace says.
         moves: Moves of endpoints.
+        overflow: Whether the mailbox of who is slow has to overflow.
     """
 
     maps: int
@@ -43,6 +44,7 @@ class Expected(Struct, frozen=True):
     pages: int
     lookups: int
     moves: int
+    overflow: bool = True
 
 
 class Shipped(Struct, frozen=True):

@@ -7,26 +7,26 @@
 * `Follower` subscribes to an endpoint instead of a space, and goes where that goes.
 * `Cacher` stands for vhost: asks for UNMAP alone, and fills its cache by asking.
 
-They follow the bus and know nothing of the trace; the judge looks at what they hold.
+They follow the bus and know nothing of the trace; the judge looks at the pages
+that they hold.  In the demo across processes each has a process of its own.
 """
 
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 import anyio
 from anyio.abc import TaskStatus
 
-from ..bus.abc import Batch, EventBus, Subscription
+from ..bus.abc import Batch, EventBus, OnFence, Stops, Subscription
 from ..caps import Cap, Perm
 from ..consumers.iotlb import Iotlb
 from ..consumers.mirror import Mirror
-from ..errors import MappingError, TranslationFault
+from ..errors import Fenced, MappingError, TranslationFault
 from ..events import DevIotlbUnmap, Event, Map, Unmap
-from ..mapping import Mapping
+from ..mapping import Mapping as BusMapping
 from ..ranges import LAST
-from .judge import Held
-from .pages import Pages, Ranges
+from .pages import Pages, Ranges, Target
 from .result import Received
 
 MSI_HOLE: Final[Ranges] = ((0, 0xFEDF_FFFF), (0xFEF0_0000, LAST))
@@ -39,33 +39,36 @@ ANY: Final = Perm(0)
 """Asks where an address leads, whatever is allowed there; the trace does not say the access."""
 
 
-class Gate:
-    """What the slow shadower waits at; open while a `sync` runs."""
+class Keeper:
+    """Holds pages, where the judge can see them.
 
-    def __init__(self) -> None:
-        self._opened = anyio.Event()
+    Attributes:
+        pages: What it holds.
 
-    def open(self) -> None:
-        """Let everybody through until `shut`."""
-        self._opened.set()
+    Args:
+        subject: Name of the space or endpoint.
+        granule: Bytes in a page.
+    """
 
-    def shut(self) -> None:
-        """Let nobody through."""
-        self._opened = anyio.Event()
+    def __init__(self, subject: str, granule: int) -> None:
+        self.space = subject
+        self.pages = Pages(granule)
 
-    async def wait(self) -> None:
-        """Wait until it is open."""
-        await self._opened.wait()
+    @property
+    def targets(self) -> Mapping[int, Target]:
+        """What it holds at this moment, page by page."""
+        return self.pages.targets
 
 
-class Shadower:
+class Shadower(Keeper):
     """Keeps an exact copy, as a `Mirror` and page by page.
 
     Attributes:
         mirror: Its copy; there once it runs.
+        stops: How it is proven stopped.
 
     Args:
-        space: Name of the space.
+        subject: Name of the space.
         granule: Bytes in a page.
     """
 
@@ -74,15 +77,13 @@ class Shadower:
 
     name = "vfio"
     role = "keeps a copy, as VFIO does"
-
-    def __init__(self, space: str, granule: int) -> None:
-        self.space = space
-        self.pages = Pages(granule)
+    may_conflate = False
+    stops: Stops = "exit"
 
     async def run(self, bus: EventBus, *, task_status: TaskStatus[None]) -> None:
         """Follow the space to its end."""
         subscription = bus.subscribe(
-            self.space, Cap.IOTLB, ranges=MSI_HOLE, stops="exit", on_fence=self.empty, name=self.name
+            self.space, Cap.IOTLB, ranges=MSI_HOLE, stops=self.stops, on_fence=self._on_fence(), name=self.name
         )
         async with self._entered(subscription, task_status) as events:
             async for event in events:
@@ -110,15 +111,18 @@ class Shadower:
         """Stop the device: it holds nothing after that."""
         self.pages.unmap(0, LAST)
 
-    def mirrored(self) -> Pages:
+    def _on_fence(self) -> OnFence | None:
+        return self.empty if self.stops == "exit" else None
+
+    async def table(self) -> Mapping[int, Target]:
         """Return the pages of its `Mirror`, which is a table."""
         pages = Pages(self.pages.size)
         for mapping in self.mirror:
             pages.map(mapping.first, mapping.last, mapping.target, mapping.perm)
 
-        return pages
+        return pages.targets
 
-    def received(self, *, may_conflate: bool = False) -> Received:
+    async def received(self) -> Received:
         """Return its counters."""
         figures = self._subscription.statistics()
         return Received(
@@ -129,7 +133,7 @@ class Shadower:
             unmaps=figures.delivered[Cap.UNMAP],
             lag=figures.lag,
             conflations=figures.conflations,
-            may_conflate=may_conflate,
+            may_conflate=self.may_conflate,
         )
 
     @asynccontextmanager
@@ -144,20 +148,20 @@ class Shadower:
 
 
 class SlowShadower(Shadower):
-    """Takes a hand-over only while its gate is open.
+    """Takes a hand-over only while its gate is open: while a `sync` runs.
 
     Args:
-        space: Name of the space.
+        subject: Name of the space.
         granule: Bytes in a page.
-        gate: What it waits at.
     """
 
     name = "vfio-slow"
     role = f"slow copy, mailbox of {SLOW_CAPACITY}"
+    may_conflate = True
 
-    def __init__(self, space: str, granule: int, gate: Gate) -> None:
-        super().__init__(space, granule)
-        self._gate = gate
+    def __init__(self, subject: str, granule: int) -> None:
+        super().__init__(subject, granule)
+        self._opened = anyio.Event()
 
     async def run(self, bus: EventBus, *, task_status: TaskStatus[None]) -> None:
         """Follow the space to its end, hand-over by hand-over."""
@@ -167,20 +171,24 @@ class SlowShadower(Shadower):
             ranges=MSI_HOLE,
             capacity=SLOW_CAPACITY,
             ack="manual",
-            stops="exit",
-            on_fence=self.empty,
+            stops=self.stops,
+            on_fence=self._on_fence(),
             name=self.name,
         )
         async with self._entered(subscription, task_status) as events:
-            await self._gate.wait()
+            await self._opened.wait()
             async for batch in events.batches():
                 self._take_all(batch)
                 events.ack(batch)
-                await self._gate.wait()
+                await self._opened.wait()
 
-    def received(self, *, may_conflate: bool = True) -> Received:
-        """Return its counters."""
-        return super().received(may_conflate=may_conflate)
+    async def open_gate(self) -> None:
+        """Take what waits, and what comes until `shut_gate`."""
+        self._opened.set()
+
+    async def shut_gate(self) -> None:
+        """Take nothing any more."""
+        self._opened = anyio.Event()
 
     def _take_all(self, batch: Batch) -> None:
         for event in batch:
@@ -191,25 +199,25 @@ class Follower(Shadower):
     """Keeps a copy of the space that its endpoint is in, and of nothing where that is in none.
 
     Args:
-        endpoint: Name of the endpoint, and its own.
+        subject: Name of the endpoint, and its own.
         granule: Bytes in a page.
     """
 
     role = "follows its endpoint"
 
-    def __init__(self, endpoint: str, granule: int) -> None:
-        super().__init__(endpoint, granule)
-        self.name = endpoint
+    def __init__(self, subject: str, granule: int) -> None:
+        super().__init__(subject, granule)
+        self.name = subject
 
 
-class Cacher:
+class Cacher(Keeper):
     """Keeps what it asked for until it is told to drop it.
 
     Attributes:
         iotlb: Its cache; there once it runs.
 
     Args:
-        space: Name of the space.
+        subject: Name of the space.
         granule: Bytes in a page.
     """
 
@@ -219,10 +227,9 @@ class Cacher:
     name = "vhost"
     role = "keeps a cache, as vhost does"
 
-    def __init__(self, space: str, granule: int) -> None:
-        self.space = space
-        self._granule = granule
-        self._asked: dict[int, tuple[Mapping, int]] = {}
+    def __init__(self, subject: str, granule: int) -> None:
+        super().__init__(subject, granule)
+        self._shown: dict[int, BusMapping] = {}
 
     async def run(self, bus: EventBus, *, task_status: TaskStatus[None]) -> None:
         """Follow the space to its end."""
@@ -236,41 +243,60 @@ class Cacher:
     def apply(self, event: Event) -> None:
         """Drop what an event takes away."""
         self.iotlb.apply(event)
+        self._show(event.first)
 
-    async def miss(self, iova: int, line: int) -> int | None:
-        """Ask where an address leads, and keep the answer.
+    async def miss(self, iova: int) -> BusMapping | None:
+        """Ask where an address leads, keep the answer, and return it; `None` if it leads nowhere.
 
         The address is dropped first: the trace says that vhost did not have it.
-
-        Args:
-            iova: The address.
-            line: Line of the trace that is being played.
-
-        Returns:
-            The target, or `None` if it leads nowhere.
         """
         self.iotlb.invalidate(iova, iova)
+        self._show(iova & -self.pages.size)
         try:
             found = await self.iotlb.translate(iova, ANY)
         except TranslationFault:
             return None
 
-        self._asked[found.first] = (found, line)
-        return found.target + iova - found.first
+        self._show(found.first, found)
+        return found
 
-    def held(self) -> Iterator[Held]:
-        """Yield every page in the cache now; forget what is not in it any more."""
-        cached = {mapping.first: mapping for mapping in self.iotlb}
-        for first, (mapping, line) in list(self._asked.items()):
-            if cached.get(first) != mapping:
-                del self._asked[first]
-                continue
-
-            for page in range(mapping.first, mapping.last + 1, self._granule):
-                yield Held(page, (mapping.target + page - mapping.first, mapping.perm), line)
-
-    def received(self) -> Received:
+    async def received(self) -> Received:
         """Return its counters."""
         figures = self._subscription.statistics()
         unmaps = figures.delivered[Cap.UNMAP]
         return Received(self.space, self.name, self.role, None, unmaps, figures.lag, figures.conflations)
+
+    def _show(self, suspect: int, *new: BusMapping) -> None:
+        """Show the pages that are in the cache, and no others.
+
+        Only what was asked for comes in.  So whatever the cache has dropped, and
+        for whatever reason, it has fewer entries than are shown.
+
+        Args:
+            suspect: First address of the entry that is the most likely to be gone.
+            new: What came in.
+        """
+        if len(self._shown) + len(new) != len(self.iotlb):
+            self._drop_if_gone(suspect)
+        if len(self._shown) + len(new) != len(self.iotlb):
+            self._drop_gone()
+
+        for mapping in new:
+            self.pages.map(mapping.first, mapping.last, mapping.target, mapping.perm)
+            self._shown[mapping.first] = mapping
+
+    def _drop_if_gone(self, first: int) -> None:
+        shown = self._shown.get(first)
+        with suppress(Fenced):
+            if shown is not None and self.iotlb.lookup(first, ANY) is None:
+                self._drop(shown)
+
+    def _drop_gone(self) -> None:
+        cached = {mapping.first: mapping for mapping in self.iotlb}
+        for first, mapping in list(self._shown.items()):
+            if cached.get(first) != mapping:
+                self._drop(mapping)
+
+    def _drop(self, mapping: BusMapping) -> None:
+        del self._shown[mapping.first]
+        self.pages.unmap(mapping.first, mapping.last)

@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .canvas import margin, paint, palette
+from .house import Place
 from .job import Exhibit, conclusion
 from .picture import draw
 from .player import SYNC_EVERY, Watch
@@ -59,9 +60,9 @@ class ConsoleView:
         self._width = min(console.width, WIDEST)
 
     @contextmanager
-    def playing(self, exhibit: Exhibit) -> Generator[Watch, None, None]:
+    def playing(self, exhibit: Exhibit, place: Place) -> Generator[Watch, None, None]:
         """Show how far the trace is, for as long as the block lasts."""
-        self._head(exhibit)
+        self._head(exhibit, place)
         if not self._console.is_terminal:
             yield _PlainProgress(self._print)
             return
@@ -88,14 +89,15 @@ class ConsoleView:
         self._console.line(before)
         self._console.print(what, width=self._width)
 
-    def _head(self, exhibit: Exhibit) -> None:
+    def _head(self, exhibit: Exhibit, place: Place) -> None:
         tally = exhibit.script.tally
         self._print(Rule(Text(exhibit.script.title, style="bold"), align="left"))
         told = f"QEMU's own trace of {exhibit.about}" if exhibit.about else "A trace log of QEMU"
         self._print(
             Text(
                 f"{told}: {tally.lines:,} lines. The {tally.entries:,} of {exhibit.script.family} are played "
-                f"through the bus on {self._loop}, and what each subscriber holds is judged after every sync."
+                f"through the bus {place.about} on {self._loop}, "
+                "and what each subscriber holds is judged after every sync."
             )
         )
 

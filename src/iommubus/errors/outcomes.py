@@ -1,8 +1,13 @@
 """What happened to a subscriber, to a `sync`, or to the producer's own callbacks."""
 
 from collections.abc import Sequence
+from typing import Final
 
 from .base import IommubusError
+
+NAMED: Final = 16
+"""Most entries that the text of a failed `sync` repeats: it stands in one line of a log, and
+there may be thousands.  The error itself has all of them."""
 
 
 class Fenced(IommubusError):
@@ -47,7 +52,10 @@ class SyncFailed(IommubusError):
     failures: Sequence[object]
 
     def __str__(self) -> str:
-        parts = [str(entry) for entry in (*self.missing, *self.failures)]
+        entries = (*self.missing, *self.failures)
+        parts = [str(entry) for entry in entries[:NAMED]]
+        if len(entries) > NAMED:
+            parts.append(f"and {len(entries) - NAMED} more")
         return "sync failed: " + "; ".join(parts)
 
 

@@ -1,10 +1,8 @@
 """Questions of clients about the daemon: its spaces, its subscribers, and its counters."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from fnmatch import fnmatchcase
+from collections.abc import Mapping, Sequence
 from typing import Final
 
-from ..bus.bus import EVERYTHING, PATTERN_CHARACTERS
 from ..bus.reports import ObserverStatistics, SpaceStatistics, SubscriptionStatistics
 from ..caps import Cap
 from ..errors import UnknownName
@@ -28,6 +26,7 @@ from ..wire.messages.queries import (
     WaitSpace,
 )
 from ..wire.messages.values import ENTRY_LIMIT, NAME_LIMIT, Piece, Range, clip_text
+from .globs import Globs, is_plain
 from .outcomes import portions
 from .rules import Action
 from .session import US, Handler, Session
@@ -36,6 +35,10 @@ from .watch import Watch
 
 SUBSCRIBERS: Final = 256
 """Most subscribers that the counters of one space name: with names of full length, a quarter of a frame."""
+
+RANGES: Final = 16
+"""Most ranges of one subscriber that are shown; the last one contains what is left.  A thousand
+subscribers with all that they may have would not be taken by who asked for them."""
 
 NAMES: Final = 128
 """Most subscribers that are named without counters, for the same reason."""
@@ -52,7 +55,7 @@ class Answering:
         self._session = session
         self._daemon = session.daemon
         self._spaces = session.daemon.spaces
-        self._followed: tuple[str, ...] | None = None  # patterns of the spaces of which it is told
+        self._followed: Globs | None = None  # patterns of the spaces of which it is told
 
     @property
     def handlers(self) -> Mapping[type[Message], Handler]:
@@ -76,20 +79,21 @@ class Answering:
         """Tell of a space that was made, or has a new producer."""
         if not self._daemon.sees(self._session, held):
             return
-        if self._followed is not None and matches(held.name, self._followed):
+        if self._followed is not None and self._followed.match(held.name):
             self._session.send(SpaceOpened(held.info))
 
     def gone(self, held: Held) -> None:
         """Tell of a space that was closed, or is another one to its producer."""
-        if self._followed is not None and matches(held.name, self._followed) and self._daemon.sees(self._session, held):
+        if self._followed is not None and self._followed.match(held.name) and self._daemon.sees(self._session, held):
             self._session.send(SpaceGone(held.name, held.epoch))
 
     def _list_spaces(self, message: ListSpaces) -> None:
-        infos = [held.info for held in self._daemon.visible(self._session) if matches(held.name, message.patterns)]
+        globs = Globs(message.patterns)
+        infos = [held.info for held in self._daemon.visible(self._session) if globs.match(held.name)]
         for portion, more in portions(infos, ENTRY_LIMIT):
             self._session.send(Spaces(message.request, portion, more))
         if message.follow:
-            self._followed = tuple(message.patterns)
+            self._followed = globs
             self._spaces.followers[self] = None
 
     def _wait_space(self, message: WaitSpace) -> None:
@@ -141,7 +145,7 @@ class Answering:
             member.place.name if member.place is not None else "",
             list(self._daemon.bus.endpoints_of(member)),
             int(member.caps),
-            [Range(first, last) for first, last in member.wanted],
+            shown_ranges(member.wanted),
             watch.stops,
             None if lease is None else int(lease * US),
             clip_text(member.reason) if member.fenced else "",
@@ -164,25 +168,27 @@ class Answering:
         Raises:
             UnknownName: No space has one of the names.
             RuleMissing: The client may not see the state of one that it names.
+            LimitReached: Its patterns are too long.
         """
         for name in patterns:
-            if not PATTERN_CHARACTERS & set(name):
+            if is_plain(name):
                 held = self._spaces.open.get(name)
                 if held is None:
                     raise UnknownName(name, tuple(each.name for each in self._daemon.visible(self._session)))
                 self._daemon.check_charge(self._session, held)
-        rules, peer = self._daemon.rules, self._session.peer
+        globs, rules, peer = Globs(patterns), self._daemon.rules, self._session.peer
         return [
             held
             for held in self._spaces.open.values()
-            if matches(held.name, patterns)
+            if globs.match(held.name)
             and (held.producer is self._session or rules.allows(peer, Action.ADMIN, held.name))
         ]
 
 
-def matches(name: str, patterns: Iterable[str]) -> bool:
-    """Say whether a name is one of these, or matches one; everything does if there are none."""
-    return any(fnmatchcase(name, pattern) for pattern in patterns or EVERYTHING)
+def shown_ranges(wanted: Sequence[tuple[int, int]]) -> list[Range]:
+    """Return the ranges of a subscriber, which are in order, as they are shown."""
+    edges = [*wanted[: RANGES - 1], (wanted[RANGES - 1][0], wanted[-1][1])] if len(wanted) > RANGES else wanted
+    return [Range(first, last) for first, last in edges]
 
 
 def counters_of(held: Held) -> SpaceCounters:

@@ -21,6 +21,10 @@ from ..rangeset import RangeSet
 PIECE: Final = 1024
 """Mappings that are looked at in one go when a space is swept: half a millisecond."""
 
+NOTES: Final = 2
+"""How many ranges may be noted for each mapping that a space may have.  What is named and
+gone again is forgotten, but for crumbs of what an UNMAP would have cut."""
+
 
 def apply(space: LocalSpace, event: Event, limit: int) -> None:
     """Make an event of the producer's table happen.
@@ -37,7 +41,7 @@ def apply(space: LocalSpace, event: Event, limit: int) -> None:
     """
     size = event.last - event.first + 1
     if type(event) is Map:
-        if space.mappings >= limit:
+        if not space.has_room(limit):
             raise LimitReached("limits.mappings", limit)
         space.map(event.first, size, event.target, event.perm, memory=event.memory)
     elif type(event) is Unmap:
@@ -80,14 +84,12 @@ class Named:
         overlaps, and an UNMAP takes what it would cut: that is not the producer's any more.
         """
         if type(event) is Map:
-            space.shape.check_map(event.first, event.last - event.first + 1, event.target, event.perm)
-            self._ranges.add(event.first, event.last, mark=False)
-            wanted = Mapping(event.first, event.last, event.target, event.perm, event.memory)
-            if space.lookup(event.first) == wanted:
-                return
-            take_whole(space, event.first, event.last)
+            self._map(space, event, limit)
+            return
         with suppress(Straddle):
             apply(space, event, limit)
+        if type(event) is Unmap:
+            self._ranges.discard(event.first, event.last)
 
     def sweep(self, space: LocalSpace) -> Iterator[None]:
         """Unmap what was not named, a piece of the table between two yields."""
@@ -95,6 +97,17 @@ class Named:
         while at is not None:
             at = self._sweep_piece(space, at)
             yield
+
+    def _map(self, space: LocalSpace, event: Map, limit: int) -> None:
+        """Name a mapping, and make it if it is not there."""
+        if len(self._ranges) > NOTES * limit:
+            raise LimitReached("limits.mappings", limit)
+        space.shape.check_map(event.first, event.last - event.first + 1, event.target, event.perm)
+        wanted = Mapping(event.first, event.last, event.target, event.perm, event.memory)
+        if space.lookup(event.first) != wanted:
+            take_whole(space, event.first, event.last)
+            apply(space, event, limit)
+        self._ranges.add(event.first, event.last, mark=False)
 
     def _sweep_piece(self, space: LocalSpace, first: int) -> int | None:
         """Sweep a piece from an address on; return where the next one begins, `None` if that was the last."""

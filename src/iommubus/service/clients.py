@@ -9,7 +9,13 @@ from ..wire.negotiation import Agreement
 
 
 class Connection(Protocol):
-    """A connection, whether or not its client was let in."""
+    """A connection, whether or not its client was let in.
+
+    Attributes:
+        peer: Who is at its other end, as far as that is known yet.
+    """
+
+    peer: Peer
 
     def close(self, reason: str, /) -> None:
         """Say `Bye`, and close the connection; its client is lost at once."""

@@ -5,19 +5,22 @@ everybody has let go nothing is left to wait for.  Of one that is not known here
 nobody can say that, so no `sync` over it succeeds.
 """
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Final, TypeVar
 
 from ..bus.space import LocalSpace
 from ..transport.credentials import Peer
+from .clients import same_user
 
 KEPT: Final = 1024
-"""Most closed spaces that are kept while somebody has not let go of them: who
+"""Most closed spaces of one user that are kept while somebody has not let go of them: who
 closes so many, and syncs none, has no use for the answer."""
 
 REMEMBERED: Final = 16_384
-"""Most numbers of closed spaces that everybody has let go of, 100 bytes each: whoever
+"""Most numbers of closed spaces of one user that everybody has let go of, 100 bytes each: whoever
 closes a space syncs it soon after, or never."""
+
+Thing = TypeVar("Thing")
 
 
 class Closed:
@@ -40,8 +43,7 @@ class Closed:
         """
         self._kept[epoch] = spaces, peer
         self._trim()
-        while len(self._kept) > KEPT:
-            del self._kept[next(iter(self._kept))]
+        thin(self._kept, {epoch: whose for epoch, (_, whose) in self._kept.items()}, peer, KEPT)
 
     def find(self, epoch: int) -> tuple[Sequence[LocalSpace], Peer] | None:
         """Return what a `sync` of one covers, and who published it; `None` if that is not known."""
@@ -55,5 +57,12 @@ class Closed:
             if not any(space.counting() for space in spaces):
                 del self._kept[epoch]
                 self._done[epoch] = peer
-        while len(self._done) > REMEMBERED:
-            del self._done[next(iter(self._done))]
+                thin(self._done, self._done, peer, REMEMBERED)
+
+
+def thin(things: dict[int, Thing], whose: Mapping[int, Peer], peer: Peer, limit: int) -> None:
+    """Forget the oldest things of one user where there are too many; nobody makes room by what is another's."""
+    if len(things) > limit:
+        own = [epoch for epoch, each in whose.items() if same_user(each, peer)]
+        for epoch in own[: max(len(own) - limit, 0)]:
+            del things[epoch]

@@ -27,6 +27,8 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
             with room above that.
         connections: Most connections.  Each takes two sockets, a pidfd and a
             memory or two, and the unit file allows 16,384 descriptors.
+        user_connections: Most connections of one user, so that nobody takes the place of everybody else:
+            half of them.  The daemon's own user may have all.
         spaces: Most spaces of one producer: the functions of a PCI bus.
         endpoints: Most endpoints of one producer, beside those that come with
             spaces: four for each.
@@ -42,6 +44,7 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
 
     frame: Annotated[int, Meta(ge=4096, le=2**26)] = 1 << 20
     connections: Count = 1024
+    user_connections: Count = 512
     spaces: Count = 256
     endpoints: Count = 1024
     subscriptions: Count = 1024

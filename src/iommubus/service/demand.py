@@ -21,6 +21,10 @@ from .clients import Client
 
 NOTHING: Final = Cap(0)
 
+UNANSWERED: Final = 256
+"""Most questions about those who moved that a producer leaves open for one space: each has a task, and
+who moves endpoints to and fro without an answer would have any number of them."""
+
 
 class Demand:
     """The demand of one space.
@@ -41,6 +45,7 @@ class Demand:
         self._producer: Client | None = None
         self._epoch = 0
         self._asks = False
+        self._judging = 0  # questions about those who moved that are open
 
     def meet(self, space: LocalSpace, producer: Client, epoch: int, *, asks: bool) -> None:
         """Tell a producer that is new what is asked of its space.
@@ -67,7 +72,11 @@ class Demand:
             return
         self.told = wanted
         if self._asks and wanted & ~old:
-            self._tasks.start_soon(self._judge, producer, old, wanted)
+            if self._judging >= UNANSWERED:
+                producer.close(f"it left {UNANSWERED} questions about the demand of {self._name} unanswered")
+                return
+            self._judging += 1
+            self._tasks.start_soon(self._judge_counted, producer, old, wanted)
         else:
             producer.tell(self._make(old, wanted))
 
@@ -109,6 +118,12 @@ class Demand:
             except Exception as refusal:
                 self._take_back(producer, old, wanted)
                 raise DemandRefused(space.name, int(old), int(wanted), str(refusal)) from refusal
+
+    async def _judge_counted(self, producer: Client, old: Cap, wanted: Cap) -> None:
+        try:
+            await self._judge(producer, old, wanted)
+        finally:
+            self._judging -= 1
 
     async def _judge(self, producer: Client, old: Cap, wanted: Cap) -> None:
         """Ask a producer about those who have moved: all at once, and if it refuses, each by itself."""

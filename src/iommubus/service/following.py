@@ -8,7 +8,7 @@ stopped; the connection may be long gone by then.
 """
 
 from collections.abc import Container, Coroutine, Mapping
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from itertools import count
 from typing import Any, Final
 
@@ -20,6 +20,7 @@ from ..contract import Contract
 from ..errors import (
     AccessDenied,
     ConnectionLost,
+    LeasesUnwritable,
     LimitReached,
     MayNotSubscribe,
     NotMapped,
@@ -57,6 +58,10 @@ WINDOWS: Final = 16
 """Most windows that the subscriptions of one connection have together.  One that does not
 acknowledge keeps the daemon from letting go of what it sent, and a connection may have
 a thousand subscriptions."""
+
+RANGES: Final = 4096
+"""Most ranges of the subscriptions of one connection beyond one for each, 120 bytes each: one
+subscription has a few, and as many as a message has room for only if somebody means harm."""
 
 MADE_UP: Final = 11
 """Most characters behind a name that was made up, or is another's: a number of 32 bits."""
@@ -194,12 +199,21 @@ class Following:
         if watch is not None and message.clean:
             watch.member.leave()
             watch.look()
+            if watch.stops == "exit":  # its client speaks of it until it hears that this is done
+                self._session.spawn(message.request, self._leave_record, message.request, watch)
+                return
         elif watch is not None:
             watch.member.abandon(message.reason or "it left unclean")
             if stream is not None:
                 self._count_fence(stream)
             watch.fenced(by_client=True)
         self._session.done(message.request)
+
+    async def _leave_record(self, request: int, watch: Watch) -> None:
+        """Answer once a daemon that comes after this one would not wait for a subscription that was left."""
+        with suppress(LeasesUnwritable):  # it was logged, and is tried again
+            await self._daemon.proof.forgotten(watch)
+        self._session.done(request)
 
     # -- registering -----------------------------------------------------------------
 
@@ -209,7 +223,7 @@ class Following:
         Raises:
             LimitReached, SubscribeError, BadName, LeasesUnwritable: It cannot be had.
         """
-        self._check_limit()
+        self._check_limit(len(message.ranges))
         number = self._daemon.new_id()
         endpoints = tuple(dict.fromkeys(message.endpoints))
         for endpoint in endpoints:
@@ -233,7 +247,27 @@ class Following:
         lease = int(self._daemon.config.leases.seconds * US) if watch.stops == "lease" else None
         stream = self._streams[watch.number] = Stream(watch, self, window)
         self._session.send(Subscribed(request, watch.number, watch.name, lease, window))
-        stream.begin()
+        if watch.stops == "lease":
+            stream.begin()
+        else:
+            self._daemon.tasks.start_soon(self._begin_heard, stream)
+
+    async def _begin_heard(self, stream: Stream) -> None:
+        """Begin to hand over once the client is known to know the number, and the record names it.
+
+        Until then it has nothing that could be in use.  Lost earlier, it is gone; and
+        later its client can say that it is back.
+        """
+        try:
+            await self._session.heard()
+            if self._streams.get(stream.number) is stream:
+                await self._daemon.proof.remember(stream.watch)
+        except ConnectionLost:
+            return
+        except LeasesUnwritable as failure:
+            stream.member.abandon(str(failure))
+        if self._streams.get(stream.number) is stream:
+            stream.begin()
 
     def _terms(self, message: Subscribe, watch: Watch) -> Terms:
         return Terms(
@@ -268,15 +302,18 @@ class Following:
         if not self._session.open:
             raise ConnectionLost(self._session.name, "it was lost meanwhile")
 
-    def _check_limit(self) -> None:
+    def _check_limit(self, ranges: int) -> None:
         """Count what the connection has, and what lost ones of the same peer may still use.
 
         Raises:
             LimitReached: It is too much.
         """
         limit = self._daemon.config.limits.subscriptions
-        if self._daemon.proof.count(self._session) >= limit:
+        watches = self._daemon.proof.of_peer(self._session)
+        if len(watches) >= limit:
             raise LimitReached("limits.subscriptions", limit)
+        if ranges > 1 and ranges + sum(len(watch.member.wanted) - 1 for watch in watches) > RANGES:
+            raise LimitReached("ranges of the subscriptions of one connection", RANGES)
 
     # -- inside ------------------------------------------------------------------
 

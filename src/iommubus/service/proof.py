@@ -127,7 +127,7 @@ class Proof:
         self.names.add(watch.name)
 
     async def grant(self, watch: Watch, seconds: float) -> None:
-        """Return once the record says that a subscription is about to be confirmed.
+        """Return once the disk has taken what it has to before a subscription is confirmed.
 
         Args:
             watch: The subscription.
@@ -136,7 +136,33 @@ class Proof:
         Raises:
             LeasesUnwritable: It does not, so it must not be confirmed.
         """
-        await self._recorder.grant(seconds if watch.stops == "lease" else 0.0, member_of(watch))
+        if watch.stops == "lease":
+            await self._recorder.grant(seconds)
+        else:
+            await self._recorder.probe()
+
+    async def remember(self, watch: Watch) -> None:
+        """Return once the record names a subscription that is about to be handed something.
+
+        Its client has to know its number by then: it could not come back for it
+        otherwise, and its process would be waited for until it ends.
+
+        Raises:
+            LeasesUnwritable: It does not, so nothing must be handed over.
+        """
+        member = member_of(watch)
+        if member is not None:
+            await self._recorder.add(member)
+
+    async def forgotten(self, watch: Watch) -> None:
+        """Return once the record does not name a subscription any more that has let go.
+
+        Raises:
+            LeasesUnwritable: It does.
+        """
+        member = member_of(watch)
+        if member is not None:
+            await self._recorder.forgotten(member)
 
     def forget(self, watch: Watch) -> None:
         """Watch a subscription no longer: it was not confirmed."""
@@ -177,12 +203,16 @@ class Proof:
         watch = self._watches.get(number)
         return watch if watch is not None and watch.holding.holder is holder else None
 
-    def count(self, holder: Holder) -> int:
-        """Return how many subscriptions a connection has, and lost ones of its peer that are not proven stopped."""
+    def of_peer(self, holder: Holder) -> list[Watch]:
+        """Return the subscriptions of a connection, and lost ones of its peer that are not proven stopped."""
         holdings = [holding for holding, peer in self._lost.items() if peer == holder.peer]
         if holder in self._holdings:
             holdings.append(self._holdings[holder])
-        return sum(len(holding.watches) for holding in holdings)
+        return [watch for holding in holdings for watch in holding.watches.values()]
+
+    def count(self, holder: Holder) -> int:
+        """Return how many those are."""
+        return len(self.of_peer(holder))
 
     # -- inside ------------------------------------------------------------------
 

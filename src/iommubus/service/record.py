@@ -56,18 +56,20 @@ class Change(Struct, frozen=True):
         settle: Longer leases than this one have run out; `None` if nothing is known of that.
         add: Who is about to be proven stopped by the end of a process.
         forget: Who has let go, or is gone.
+        anew: Whether it is written although nothing is different: to see that the disk takes it.
     """
 
     grant: float = 0.0
     settle: float | None = None
     add: tuple[ExitMember, ...] = ()
     forget: frozenset[ExitMember] = frozenset()
+    anew: bool = False
 
     def of(self, granted: Granted) -> Granted:
-        """Return what a record says after it."""
+        """Return what a record says after it; who is added and forgotten has let go meanwhile."""
         settled = granted.longest if self.settle is None else min(granted.longest, self.settle)
         left = tuple(member for member in granted.exits if member not in self.forget)
-        new = tuple(member for member in self.add if member not in left)
+        new = tuple(member for member in self.add if member not in left and member not in self.forget)
         return structs.replace(granted, longest=max(settled, self.grant), exits=left + new)
 
 
@@ -146,7 +148,7 @@ class Record:
             LeasesUnwritable: It is not, as far as is known, so nothing of it must be relied on.
         """
         granted = change.of(self.granted)
-        if granted == self.granted and self._sure:
+        if granted == self.granted and self._sure and not change.anew:
             return
         self._sure = False  # until it is written through, the disk has the old one or the new one
         try:

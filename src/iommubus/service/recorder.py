@@ -75,28 +75,47 @@ class Recorder:
             self._put(NOTHING)
         await self._write_all()
 
-    async def grant(self, seconds: float, member: ExitMember | None = None) -> None:
-        """Return once it is on the disk that somebody is about to be given something.
+    async def grant(self, seconds: float) -> None:
+        """Return once it is on the disk that there is a lease of this length.
 
-        Args:
-            seconds: How long a lease it has; 0 for none.
-            member: How it is proven stopped by the end of its process, if it is.
+        Raises:
+            LeasesUnwritable: It is not, so it must not be granted.
+        """
+        self._longest = max(self._longest, seconds)
+        if self._record is not None and self._record.granted.longest < seconds:
+            await self._written(NOTHING)
+
+    async def probe(self) -> None:
+        """Return once the disk has taken the record.
+
+        Raises:
+            LeasesUnwritable: It does not.
+        """
+        if self._record is not None:
+            await self._written(Change(anew=True))
+
+    async def add(self, member: ExitMember) -> None:
+        """Return once it is on the disk how somebody is proven stopped who is about to be given something.
 
         Raises:
             LeasesUnwritable: It is not, so nothing must be given.
         """
-        self._longest = max(self._longest, seconds)
-        if self._record is None or (member is None and self._record.granted.longest >= seconds):
+        if self._record is None:
             return
         try:
-            batch = self._put(Change(add=(member,) if member is not None else ()))
-            await batch.over.wait()
-        except BaseException:  # cancelled: it may be on the disk, or come there
-            self._forget(member)
+            await self._written(Change(add=(member,)))
+        except BaseException:  # it may be on the disk, or come there
+            self.forget(member)
             raise
-        if batch.failure is not None:
-            self._forget(member)
-            raise LeasesUnwritable(*batch.failure.args) from batch.failure
+
+    async def forgotten(self, member: ExitMember) -> None:
+        """Return once it is on the disk that somebody has let go.
+
+        Raises:
+            LeasesUnwritable: It is not.
+        """
+        if self._record is not None:
+            await self._written(Change(forget=frozenset([member])))
 
     def forget(self, member: ExitMember) -> None:
         """Have it written that somebody has let go, or is gone."""
@@ -110,9 +129,11 @@ class Recorder:
 
     # -- inside ------------------------------------------------------------------
 
-    def _forget(self, member: ExitMember | None) -> None:
-        if member is not None:
-            self.forget(member)
+    async def _written(self, change: Change) -> None:
+        batch = self._put(change)
+        await batch.over.wait()
+        if batch.failure is not None:
+            raise LeasesUnwritable(*batch.failure.args) from batch.failure
 
     def _put(self, change: Change) -> Batch:
         if self._next is None:
@@ -161,9 +182,10 @@ class Recorder:
 def joined(one: Change, other: Change) -> Change:
     """Return both changes as one; ids are never used again, so their order does not matter."""
     ends = [change.settle for change in (one, other) if change.settle is not None]
-    return Change(0.0, min(ends, default=None), (*one.add, *other.add), one.forget | other.forget)
+    forget, anew = one.forget | other.forget, one.anew or other.anew
+    return Change(0.0, min(ends, default=None), (*one.add, *other.add), forget, anew)
 
 
 def late(change: Change) -> Change:
     """Return what of a change that failed has to be tried again: whoever wanted something was refused."""
-    return structs.replace(change, add=())
+    return structs.replace(change, add=(), anew=False)

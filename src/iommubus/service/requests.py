@@ -94,7 +94,7 @@ class Running:
         try:
             with waiting.begin():
                 await work(*args)
-        except IommubusError as failure:
+        except (IommubusError, OSError) as failure:  # no descriptors are left, perhaps
             self._refuse(request, failure)
         except Exception as failure:
             LOGGER.exception("a request failed in a way that it should not")
@@ -122,13 +122,17 @@ class Asked:
         """Wait for an answer no longer; say whether it was still open."""
         return self._open.pop(number, None) is not None
 
+    def asked(self, number: int) -> bool:
+        """Say whether anything of this number was ever asked."""
+        return 0 < number <= self._last
+
     def answer(self, number: int, message: Message) -> None:
         """Take an answer; one that nobody waits for any more is thrown away.
 
         Raises:
             BadMessage: Nobody ever asked that.
         """
-        if not 0 < number <= self._last:
+        if not self.asked(number):
             raise BadMessage(type(message).__name__, "request", str(number), "nothing of this number was asked")
         future = self._open.pop(number, None)
         if future is not None and not future.done():

@@ -24,7 +24,18 @@ from ..errors import (
 from ..transport.credentials import Peer, Process
 from ..wire.connection import TRANSITIONS, ServerConnection
 from ..wire.failures import to_error, to_failure
-from ..wire.messages import DaemonMessage, Message, Side, greeting, publishing, spaces, subscribing, watching
+from ..wire.messages import (
+    DaemonMessage,
+    Message,
+    Side,
+    greeting,
+    publishing,
+    queries,
+    spaces,
+    subscribing,
+    syncing,
+    watching,
+)
 from ..wire.messages.greeting import Bye, Feature, Hello, Ping, Pong, Welcome
 from ..wire.messages.replies import Cancel, Done, Refused
 from ..wire.messages.subscribing import DeliverPacked
@@ -39,6 +50,20 @@ FULL: Final = 1 << 20
 OUTGOING: Final = 16 << 20
 """Most bytes that wait to be sent to one peer.  Streams stop long before; a peer that
 lets so many answers gather does not read."""
+
+TURN: Final = 4096
+"""What the messages of one connection may cost in one turn of the loop; the next one is
+handled in the next turn.  The rows of one full message, some milliseconds: what a
+peer says without waiting for answers must not keep others waiting."""
+
+ROW: Final = 1
+"""What a row of `Publish` costs, a microsecond or two; `TURN` is in units of that."""
+
+ASKED: Final = 64
+"""What a request costs that looks up one thing, or begins a task."""
+
+LOOKED_THROUGH: Final = TURN
+"""What a request costs that may look at every space, every subscriber or every pattern."""
 
 LAST_LOOK: Final = 0.01
 """Seconds that a connection has once its lease seems over: a daemon that was stopped
@@ -61,6 +86,20 @@ BEGINNINGS: Final = frozenset(
 """Requests for something new, which a daemon refuses that is about to stop."""
 
 PartT = TypeVar("PartT")
+THOROUGH: Final = frozenset(
+    {
+        spaces.CreateSpace,
+        spaces.CloseSpace,
+        subscribing.Subscribe,
+        syncing.Sync,
+        watching.Observe,
+        queries.ListSpaces,
+        queries.ListSubscribers,
+        queries.Statistics,
+    }
+)
+"""Requests that cost `LOOKED_THROUGH`."""
+
 Handler = Callable[[Any], None]
 Make = Callable[[int], Message]
 
@@ -135,13 +174,16 @@ class Session(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._loop = asyncio.get_running_loop()
         self._out: list[bytes] = []
+        self._waiting = 0  # bytes in it
         self._sources: dict[Source, None] = {}
         self._scheduled = False
         self._stopped = False  # the transport takes no more for now
+        self._behind = False  # messages that have come wait for the next turn
         self._over = False  # nothing is taken any more
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._running = Running(daemon.tasks, self.refuse)
         self._asked = Asked()
+        self._pinged = Asked()
         self._parts = [make(self) for make in parts]
         self._handlers: dict[type[Message], Handler] = {
             Hello: self._hello,
@@ -163,10 +205,13 @@ class Session(asyncio.Protocol):
 
     def send(self, message: Message | DeliverPacked) -> int:
         """Say a message, at the end of the loop's turn; return how many bytes that takes, 0 if nobody listens."""
-        if self._over:
+        if self._over or self._waiting > OUTGOING:
             return 0
         data = self._wire.send(cast("DaemonMessage", message))
         self._out.append(data)
+        self._waiting += len(data)
+        if self._waiting > OUTGOING:
+            self._out.clear()  # the end of the turn ends the connection, and until then more may be said
         self._schedule()
         return len(data)
 
@@ -247,6 +292,21 @@ class Session(asyncio.Protocol):
         """Whether the client waits for an answer."""
         return len(self._running) > 0
 
+    async def heard(self) -> None:
+        """Return once the client has heard all that was said to it until now.
+
+        Raises:
+            ConnectionLost: The connection is gone.
+        """
+        if not self.open:
+            raise ConnectionLost(self.name, "its connection was closed")
+        number, answer = self._pinged.begin()
+        self.send(Ping(number))
+        try:
+            await answer
+        finally:
+            self._pinged.forget(number)
+
     # -- requests of the client ------------------------------------------------------
 
     def spawn(self, request: int, work: Work, *args: Any) -> None:
@@ -299,7 +359,7 @@ class Session(asyncio.Protocol):
         self._timers["hello"] = self._loop.call_later(self.daemon.config.deadlines.hello, self._silent)
         try:
             self.peer, self.process = self._who(self._transport)
-            self.daemon.check_room()
+            self.daemon.check_room(self.peer)
         except (NoCredentials, PeerGone, LimitReached, Stopping) as failure:
             self.daemon.lines.warn("connection", str(self.peer), f"not let in: {failure}")
             self.close(str(failure), failure)
@@ -309,17 +369,8 @@ class Session(asyncio.Protocol):
         if self._over:
             return
         self._wire.receive_data(data)
-        try:
-            while self._take_next():
-                self._stop_timer("half")
-        except ProtocolError as error:
-            self._break(error)
-            return
-        except Exception:
-            LOGGER.exception("a message of %s failed in a way that it should not", self.peer)
-            self.close("the daemon failed at a message")
-            return
-        self._watch_half()
+        if not self._behind:
+            self._take_turn()
 
     def eof_received(self) -> bool:
         """Take it that the client says nothing more."""
@@ -344,17 +395,48 @@ class Session(asyncio.Protocol):
 
     # -- inside: messages --------------------------------------------------------------
 
-    def _take_next(self) -> bool:
-        """Handle the next whole message; say whether there may be another one."""
-        message = self._wire.next_message()
-        if message is not None:
+    def _take_turn(self) -> None:
+        """Handle the messages that have come, as many as one turn of the loop has room for."""
+        try:
+            self._behind = not self._take_some()
+        except ProtocolError as error:
+            self._break(error)
+            return
+        except Exception:
+            LOGGER.exception("a message of %s failed in a way that it should not", self.peer)
+            self.close("the daemon failed at a message")
+            return
+        if not self._behind:
+            self._watch_half()
+        elif self._transport is not None:
+            self._transport.pause_reading()  # nothing more is kept here than came at once
+            self._loop.call_soon(self._go_on)
+
+    def _take_some(self) -> bool:
+        """Handle whole messages until this turn has no room; say whether none is left."""
+        room = TURN
+        while room > 0:
+            message = self._wire.next_message()
+            if message is None:
+                return True
             self._take(message)
-        return message is not None and not self._over
+            if self._over:
+                return True
+            self._stop_timer("half")
+            room -= cost(message)
+        return False
+
+    def _go_on(self) -> None:
+        """Take the next turn."""
+        if not self._over:
+            self._take_turn()
+        if not self._over and not self._behind and self._transport is not None:
+            self._transport.resume_reading()
 
     def _take(self, message: Message) -> None:
         handler = self._handlers.get(type(message))
         if handler is None:
-            LOGGER.error("nobody handles %s", type(message).__name__)
+            self.daemon.lines.warn("handler", str(self.peer), f"nobody handles {type(message).__name__}")
             return
         try:
             self._check_begins(message)
@@ -387,7 +469,7 @@ class Session(asyncio.Protocol):
         heartbeat, lease = int(leases.seconds / leases.heartbeats * US), int(leases.seconds * US)
         version, features = self.agreement.version, int(self.agreement.features)
         self.send(Welcome(version, features, daemon.incarnation, self.number, heartbeat, token, lease))
-        LOGGER.info("client %r is here: %s", self.name, self.peer)
+        daemon.lines.info("here", f"client {self.name!r}", f"is here, {self.peer}")
         if daemon.draining:
             self.send(greeting.Draining(clip_text(daemon.draining), 0))
 
@@ -406,7 +488,9 @@ class Session(asyncio.Protocol):
         self.send(Pong(ping.number))
 
     def _pong(self, pong: Pong) -> None:
-        """Take it that the client is there, which the daemon has not asked."""
+        """Take it that the client has heard what was said before a `Ping`, if there was one."""
+        if self._pinged.asked(pong.number):
+            self._pinged.answer(pong.number, pong)
 
     def _cancel(self, cancel: Cancel) -> None:
         self._running.cancel(cancel.request)
@@ -430,7 +514,8 @@ class Session(asyncio.Protocol):
             self._stop_timer(name)
         self._sources.clear()
         self._running.end()
-        self._asked.lose(lambda: ConnectionLost(self.name, reason))
+        for asked in self._asked, self._pinged:
+            asked.lose(lambda: ConnectionLost(self.name, reason))
         if was_open:
             self._lose_client(reason)
         if self.process is not None:
@@ -438,7 +523,7 @@ class Session(asyncio.Protocol):
             self.process = None
 
     def _lose_client(self, reason: str) -> None:
-        LOGGER.info("client %r is gone: %s", self.name, reason)
+        self.daemon.lines.info("gone", f"client {self.name!r}", f"is gone: {reason}")
         self.daemon.clients.pop(self.number, None)
         self.daemon.tokens.revoke(self.number)
         for part in self._parts:
@@ -485,6 +570,9 @@ class Session(asyncio.Protocol):
         self._scheduled = False
         if self._over:
             return
+        if self._waiting > OUTGOING:
+            self._give_up()
+            return
         if not self._stopped and self._sources:
             sources, self._sources = self._sources, {}
             try:
@@ -500,11 +588,26 @@ class Session(asyncio.Protocol):
         transport = self._transport
         if transport is None or not self._out:
             return
-        out, self._out = self._out, []
+        out, self._out, self._waiting = self._out, [], 0
         transport.write(b"".join(out))
-        if transport.get_write_buffer_size() > OUTGOING:
-            self._lose(f"it does not read: {OUTGOING} bytes wait for it")
-            transport.abort()
+        if not self._over and transport.get_write_buffer_size() > OUTGOING:
+            self._give_up()
+
+    def _give_up(self) -> None:
+        """Close a connection whose client lets answers gather."""
+        self._out.clear()
+        self._lose(f"it does not read: {OUTGOING} bytes wait for it")
+        if self._transport is not None:
+            self._transport.abort()
+
+
+def cost(message: Message) -> int:
+    """Return how much of a turn a message takes up."""
+    if type(message) is publishing.Publish:
+        return ROW * len(message.rows) + ROW
+    if type(message) in THOROUGH:
+        return LOOKED_THROUGH
+    return ASKED if hasattr(message, "request") else ROW
 
 
 def own_socket(transport: asyncio.BaseTransport) -> socket.socket | None:

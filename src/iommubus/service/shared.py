@@ -12,7 +12,7 @@ from ..transport.clock import Clock
 from ..transport.credentials import Peer
 from ..transport.descriptors import Tokens
 from ..transport.tasks import Tasks
-from .clients import Client, Connection
+from .clients import Client, Connection, same_user
 from .config import Config
 from .counts import Counts
 from .packing import Packer
@@ -93,17 +93,24 @@ class Shared:
         self.connections[connection] = None
         self.counts.connections = len(self.connections)
 
-    def check_room(self) -> None:
+    def check_room(self, peer: Peer) -> None:
         """Check that the last connection may be let in.
+
+        Args:
+            peer: Who is at its other end.
 
         Raises:
             Stopping: The daemon has ended.
-            LimitReached: There are too many.
+            LimitReached: There are too many, or too many of one user.
         """
         if self.over:
             raise Stopping(self.draining)
         if len(self.connections) > self.config.limits.connections:
             raise LimitReached("limits.connections", self.config.limits.connections)
+        limit = self.config.limits.user_connections
+        own = sum(same_user(each.peer, peer) for each in self.connections)
+        if own > limit and peer.uid != self._own_uid:
+            raise LimitReached("limits.user_connections", limit)
 
     def disconnected(self, connection: Connection) -> None:
         """Take it that a connection is gone."""

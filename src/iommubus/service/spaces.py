@@ -78,6 +78,7 @@ class Held:
         emptied: Whether its mappings were taken away because its producer is lost.
         named: Notes of what the producer names since it is back; `None` if it need not.
         resuming: Whether it has begun to name it.
+        sweeping: Whether it has named all, and what it has not is being taken away.
         settled: Set unless it is still to be named, or swept.
         earlier: Closed ones in whose place it came: its `sync` covers them.
         timer: Takes its mappings away.
@@ -98,7 +99,7 @@ class Held:
         self.more = False
         self.emptied = False
         self.named: Named | None = None
-        self.resuming = False
+        self.resuming = self.sweeping = False
         self.settled = anyio.Event()
         self.settled.set()
         self.earlier: tuple[LocalSpace, ...] = ()
@@ -135,14 +136,14 @@ class Held:
         """Go on with a producer that is back, or with another one."""
         self.making, self.producer, self.peer, self.epoch = making, producer, producer.peer, epoch
         self.taken = self.told = self.begun = self.index = 0
-        self.more = self.emptied = self.resuming = False
+        self.more = self.emptied = self.resuming = self.sweeping = False
         self.stop_timer()
         if resumed:
             self.begin_naming()
 
     def begin_naming(self) -> None:
         """Take notes of what the producer names from now on; a `sync` waits until it has named all."""
-        self.named = Named()
+        self.named, self.sweeping = Named(), False
         if self.settled.is_set():
             self.settled = anyio.Event()
 
@@ -154,7 +155,7 @@ class Held:
 
     def settle(self) -> None:
         """Take it that nothing is still to be named, or swept."""
-        self.named = None
+        self.named, self.sweeping = None, False
         self.settled.set()
 
     def empty(self) -> None:

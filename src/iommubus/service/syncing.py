@@ -1,24 +1,29 @@
 """Waiting for subscribers: `sync`, `drain` and `fence` of clients."""
 
 from collections.abc import Mapping, Sequence
-from fnmatch import fnmatchcase
 from typing import Final
 
 import anyio
+from anyio.lowlevel import checkpoint
 
-from ..bus.bus import EVERYTHING, PATTERN_CHARACTERS
 from ..bus.reports import Missing, SyncReport
 from ..bus.space import LocalSpace, sync_spaces
-from ..errors import SpaceClosed, SyncFailed, UnknownName
+from ..errors import LimitReached, SpaceClosed, SyncFailed, UnknownName
 from ..ledger import OldPieces
 from ..ranges import LAST
 from ..wire.messages import Message
 from ..wire.messages.syncing import Drain, Fence, FenceJudged, SpaceEpoch, Sync
 from .clients import same_user
+from .globs import Globs, is_plain
 from .outcomes import refused, synced
 from .rules import Action
 from .session import US, Handler, Session
 from .spaces import Held
+
+WAITS: Final = 1 << 15
+"""Most subscribers, each counted as often as it is waited for, that the syncs of one connection wait
+for at once, but for one that does so alone.  All may reach their deadline at once, and
+some ten microseconds are spent on each then."""
 
 LONGEST: Final = 86_400.0
 """Most seconds that a `sync` may take, whatever it asks for: longer than a day nobody waits."""
@@ -58,6 +63,8 @@ class Syncing:
         self._session = session
         self._daemon = session.daemon
         self._spaces = session.daemon.spaces
+        self._waits = 0
+        self._telling = anyio.Lock()
 
     @property
     def handlers(self) -> Mapping[type[Message], Handler]:
@@ -84,11 +91,12 @@ class Syncing:
         Raises:
             UnknownName: There is no such space.
             RuleMissing: It may see one of them, and not sync it.
+            LimitReached: Its patterns are too long.
         """
         known = self._daemon.visible(self._session)
         named = [self._named(name, known) for name in patterns if is_plain(name)]
-        globs = patterns or (EVERYTHING if everything else ())
-        matching = [held for held in known if any(fnmatchcase(held.name, glob) for glob in globs)]
+        globs = Globs(patterns)
+        matching = [held for held in known if globs.match(held.name)] if patterns or everything else []
         selected = list(dict.fromkeys([*named, *matching]))
         for held in selected:
             self._daemon.check_charge(self._session, held)
@@ -129,7 +137,9 @@ class Syncing:
             report = await self._synced(covered, timeout)
         except SyncFailed as failed:
             self._daemon.counts.map_failures += len(failed.failures)
-            self._session.send(refused(message.request, failed))
+            async with self._telling:  # one a turn: many may have had one deadline, and each takes milliseconds
+                await checkpoint()
+                self._session.send(refused(message.request, failed))
             return
         self._daemon.counts.sync_seconds.observe(report.seconds)
         for answer in synced(message.request, report):
@@ -150,8 +160,24 @@ class Syncing:
                     await held.settled.wait()
             self._check_before(covered)
             left = max(timeout - (anyio.current_time() - start), 0.0)
-        report = await sync_spaces(covered.all(), left)
+        report = await self._sync_all(covered.all(), left)
         return SyncReport(report.outcomes, anyio.current_time() - start)
+
+    async def _sync_all(self, spaces: Sequence[LocalSpace], timeout: float) -> SyncReport:  # noqa: ASYNC109
+        """Wait for the subscribers.
+
+        Raises:
+            SyncFailed: Not all came to an end in time.
+            LimitReached: Too many are waited for.
+        """
+        waits = sum(len(space.counting()) for space in spaces)
+        if self._waits and self._waits + waits > WAITS:
+            raise LimitReached("subscribers that the syncs of one connection wait for", WAITS)
+        self._waits += waits
+        try:
+            return await sync_spaces(spaces, timeout)
+        finally:
+            self._waits -= waits
 
     def _stands_in_the_way(self, covered: Covered) -> bool:
         """Say whether there is anything to be waited for before the subscribers."""
@@ -206,11 +232,6 @@ class Syncing:
             raise SpaceClosed(name)
         self._daemon.check_charge(self._session, held)
         return held
-
-
-def is_plain(name: str) -> bool:
-    """Say whether this is a name, and no pattern of names."""
-    return not PATTERN_CHARACTERS & set(name)
 
 
 def absent(space: LocalSpace, reason: str) -> Missing:

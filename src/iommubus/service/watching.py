@@ -5,10 +5,9 @@ here, up to the capacity of the observer, and past that is lost and counted.
 """
 
 from collections.abc import Mapping, Sequence
-from fnmatch import fnmatchcase
 from typing import Final
 
-from ..bus.bus import EVERYTHING, PATTERN_CHARACTERS
+from ..bus.bus import EVERYTHING
 from ..bus.observer import OBSERVER_CAPACITY, Backlog
 from ..bus.reports import ObserverStatistics
 from ..caps import Cap
@@ -18,8 +17,13 @@ from ..wire.messages import Message, watching
 from ..wire.messages.rows import EVENT_LIMIT
 from ..wire.messages.watching import Observe, Observing, Unobserve
 from ..wire.runs import to_watched
+from .globs import Globs, is_plain
 from .rules import Action
 from .session import Handler, Session
+
+MISSED: Final = 4096
+"""Most spaces of which an observer is told later that it lost events.  One that reads nothing while
+so many spaces come and go is at its end: each costs some 200 bytes, and there may be any number."""
 
 KINDS: Final[dict[type[Event], Cap]] = {Unmap: Cap.UNMAP, Map: Cap.MAP, DevIotlbUnmap: Cap.DEVIOTLB_UNMAP}
 """The bit of each kind of event."""
@@ -37,7 +41,7 @@ class Watched:
     def __init__(self, number: int, session: Session, message: Observe) -> None:
         self.number = number
         self._session = session
-        self._patterns: Sequence[str] = message.patterns or EVERYTHING
+        self._globs = Globs(message.patterns)
         self._backlog = Backlog(min(message.capacity or OBSERVER_CAPACITY, OBSERVER_CAPACITY))
         self._kinds = frozenset(kind for kind, bit in KINDS.items() if bit & message.kinds)
         self._told_end = False
@@ -56,14 +60,14 @@ class Watched:
     def matches(self, name: str) -> bool:
         """Say whether it sees a space of this name: it asked for it, and a rule lets it."""
         daemon = self._session.daemon
-        return any(fnmatchcase(name, pattern) for pattern in self._patterns) and (
-            daemon.rules.allows(self._session.peer, Action.OBSERVE, name)
-        )
+        return self._globs.match(name) and (daemon.rules.allows(self._session.peer, Action.OBSERVE, name))
 
     def put(self, event: Event) -> None:
         """Take an event, if it is of a kind that was asked for."""
-        if type(event) in self._kinds:
+        if type(event) in self._kinds and not self._backlog.ended:
             self._backlog.put(event)
+            if self._backlog.missing > MISSED:
+                self._backlog.end()
 
     def end(self) -> None:
         """Take it that there will be no more."""
@@ -150,7 +154,7 @@ class Watching:
             UnknownName: It is a name, and no space has it.
         """
         daemon, peer = self._daemon, self._session.peer
-        if PATTERN_CHARACTERS & set(pattern):
+        if not is_plain(pattern):
             daemon.allow_any(peer, Action.OBSERVE, pattern)
             return
         daemon.allow(peer, Action.OBSERVE, [pattern])

@@ -73,7 +73,9 @@ def to_pieces(old: OldPieces, room: int = PIECE_LIMIT) -> tuple[list[Piece], lis
     pieces = iter(old)
     named = [Piece.of(piece) for piece in islice(pieces, room)]
     ranges = [Range(first, last) for first, last in old.ranges[:RANGE_LIMIT]]
-    unnamed = [(one.first, one.last) for one in pieces] + list(old.ranges[RANGE_LIMIT:])
+    unnamed = [(one.first, one.last) for one in islice(pieces, PIECE_LIMIT)] + list(old.ranges[RANGE_LIMIT:])
+    if next(pieces, None) is not None:  # there may be very many, for each of very many subscribers
+        unnamed.append(old.bounds)
     if not unnamed:
         return named, ranges
     if len(ranges) == RANGE_LIMIT:
