@@ -158,6 +158,7 @@ class Producer(Player):
         return f"{self.names[0]}-device"
 
     async def live(self, bus: EventBus) -> None:
+        self.closed.clear()  # nobody can ask for those any more
         await self._make(bus)
         while not self.resting.is_set():
             await self.step(bus)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from msgspec import Raw
 
 from iommubus.errors import LimitReached
 from iommubus.service.daemon import Daemon
@@ -18,7 +19,7 @@ from iommubus.wire.messages import ClientMessage, DaemonMessage
 from iommubus.wire.messages.greeting import Bye, Ping, Pong
 from iommubus.wire.messages.publishing import Answer
 from iommubus.wire.messages.queries import ListSpaces, ListSubscribers, Statistics, Subscribers, WaitSpace
-from iommubus.wire.messages.replies import Cancel, Done, Refused
+from iommubus.wire.messages.replies import Cancel, Done, Failure, Refused
 from iommubus.wire.messages.spaces import Attach, CloseSpace
 from iommubus.wire.messages.subscribing import Ack, Deliver, Fail, Leave, Subscribe, Subscribed, Translate, Using
 from iommubus.wire.messages.syncing import Fence, Sync, Synced, SyncRefused
@@ -32,8 +33,6 @@ SECONDS: Final = 1_000_000
 EVERYWHERE: Final = [Range(0, 2**64 - 1)]
 FRAMES: Final = int(os.environ.get("IOMMUBUS_FRAMES", "10000"))
 """Wrong frames in all; more can be asked for."""
-
-NO_FAILURE: Final = ("OSError", "no", b"\x92\x0c\xa2no")
 
 
 @pytest.fixture(scope="module")
@@ -250,8 +249,8 @@ def test_wrong_frames_in_bulk(caplog: pytest.LogCaptureFixture) -> None:
                     for part in (frame[:5], frame[5:]):
                         if transport.open:
                             session.data_received(part)
-                    if transport.paused:
-                        await until(lambda each=transport: not (each.open and each.paused))  # type: ignore[misc]
+                    while transport.open and transport.paused:
+                        await turns(1)
                 transport.close()
                 await turns(2)
             await until(lambda: not daemon.connections and not daemon.proof.watches)
@@ -282,13 +281,8 @@ BREAKS: Final[dict[str, Callable[[int, int, int], ClientMessage]]] = {
 }
 
 
-def failure() -> Any:
-    from msgspec import Raw  # noqa: PLC0415 - nothing else here needs it
-
-    from iommubus.wire.messages.replies import Failure  # noqa: PLC0415
-
-    kind, text, values = NO_FAILURE
-    return Failure(kind, text, Raw(values))
+def failure() -> Failure:
+    return Failure("OSError", "no", Raw(b"\x92\x0c\xa2no"))
 
 
 @pytest.mark.parametrize("what", BREAKS)
@@ -384,7 +378,7 @@ def test_nobody_excuses_the_subscriber_of_another() -> None:
     asyncio.run(attack())
 
 
-def test_two_who_fight_for_a_name_get_it_in_turn(daemon: DaemonProcess) -> None:
+def test_two_who_fight_for_a_name_get_it_in_turn() -> None:
     """Only who has it publishes; its epoch, that everybody may see, is worth nothing to another process."""
 
     async def attack() -> None:

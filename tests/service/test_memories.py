@@ -23,7 +23,7 @@ from iommubus.errors import (
 from iommubus.events import Memory
 from iommubus.service.config import Config, Limits
 from iommubus.service.daemon import Daemon
-from iommubus.service.memories import Lending
+from iommubus.service.memories import Lane, Lending
 from iommubus.service.rules import Rule
 from iommubus.service.session import Session
 from iommubus.transport.credentials import Peer
@@ -530,6 +530,16 @@ async def test_a_second_connection_ends_with_the_first() -> None:
         talker.sock.close()
         with pytest.raises(EOFError):
             await second.hear()
+
+
+async def test_a_second_connection_may_end_before_it_begins() -> None:
+    async with Daemon(Config()) as daemon, greeted(daemon) as talker:
+        theirs, ours = socket.socketpair()
+        lane = Lane(theirs, lending_of(daemon, talker))
+        lane.close()
+        await lane.run()
+        assert ours.recv(1) == b""
+        ours.close()
 
 
 async def test_a_client_that_leaves_may_say_so() -> None:

@@ -68,6 +68,8 @@ class Lane:
     async def run(self) -> None:
         """Carry descriptors until it is closed, or breaks."""
         reason = "its client closed it"
+        if self._waiting.cancelled:  # before it began, and the socket is closed
+            return
         with self._waiting.begin(), DescriptorChannel(self._sock) as channel:
             try:
                 await channel.send(self._wire.send(Bound()))
