@@ -235,6 +235,34 @@ async def test_a_sync_fails_at_its_deadline_while_the_daemon_is_away(rig: Rig) -
 
 
 @rigged
+async def test_what_is_unmapped_while_the_daemon_is_away_is_named(rig: Rig) -> None:
+    """Law 1: who was given it before may use it for as long as its lease lasts."""
+    async with rig.bus_outliving() as (bus, first):
+        space = await bus.create_space("vtd0", last=2**32 - 1)
+        for page in range(4):
+            space.map(page * PAGE, PAGE, 0x8000 + page * PAGE, Perm.RW)
+        space.unmap(0, PAGE)
+        await space.sync()
+        await first.aclose()
+        with pytest.raises(SyncFailed) as caught:
+            await space.sync(2)
+        assert not list(missing_of(caught.value).pieces)
+        for page in (1, 2):
+            space.unmap(page * PAGE, PAGE)
+            with pytest.raises(SyncFailed) as caught:
+                await space.sync(2)
+            gone = [Mapping(at * PAGE, at * PAGE + PAGE - 1, 0x8000 + at * PAGE, Perm.RW) for at in range(1, page + 1)]
+            assert list(missing_of(caught.value).pieces) == gone
+        async with rig.serve():
+            await space.sync(60)
+            space.unmap(3 * PAGE, PAGE)
+            await space.sync()
+        with pytest.raises(SyncFailed) as caught:
+            await space.sync(1)
+        assert not list(missing_of(caught.value).pieces)
+
+
+@rigged
 async def test_a_sync_whose_connection_breaks_is_asked_again(rig: Rig) -> None:
     async with rig.serve(producer_grace=GRACE), rig.bus() as bus, rig.bus("vfio") as other:
         space = await bus.create_space("vtd0")

@@ -4,14 +4,19 @@ import asyncio
 import os
 import struct
 from collections.abc import AsyncGenerator, Callable, Generator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 from msgspec import Raw
 
+from iommubus import Bus, Map, Perm, Unmap
+from iommubus.bus.space import LocalSpace
 from iommubus.errors import LimitReached
+from iommubus.service.applying import Named
+from iommubus.service.closed import thin
+from iommubus.service.config import Limits
 from iommubus.service.daemon import Daemon
 from iommubus.transport.credentials import Peer
 from iommubus.wire.failures import to_error
@@ -20,14 +25,14 @@ from iommubus.wire.messages.greeting import Bye, Ping, Pong
 from iommubus.wire.messages.publishing import Answer
 from iommubus.wire.messages.queries import ListSpaces, ListSubscribers, Statistics, Subscribers, WaitSpace
 from iommubus.wire.messages.replies import Cancel, Done, Failure, Refused
-from iommubus.wire.messages.spaces import Attach, CloseSpace
+from iommubus.wire.messages.spaces import Attach, CloseSpace, CreateEndpoint, Detach
 from iommubus.wire.messages.subscribing import Ack, Deliver, Fail, Leave, Subscribe, Subscribed, Translate, Using
 from iommubus.wire.messages.syncing import Fence, Sync, Synced, SyncRefused
 from iommubus.wire.messages.values import Range
 from iommubus.wire.messages.watching import Observe, Observing
 from tests.attacked import MIB, DaemonProcess, serving
 from tests.babble import Babble, framed
-from tests.talkers import OWN, PAGE, Talker, creating, gone, greeted, page, publishing, settings, turns, until
+from tests.talkers import OWN, PAGE, Talker, creating, gone, greeted, page, publishing, settings, talking, turns, until
 
 SECONDS: Final = 1_000_000
 EVERYWHERE: Final = [Range(0, 2**64 - 1)]
@@ -517,5 +522,94 @@ def test_an_observer_that_reads_nothing_while_spaces_come_and_go_is_at_its_end(m
             assert observer
             (watched,) = daemon.bus._observers  # pyright: ignore[reportPrivateUsage]
             assert watched.statistics().lag <= 16
+
+    asyncio.run(attack())
+
+
+def test_nobody_has_room_made_by_what_is_anothers() -> None:
+    """Who closes any number of spaces has its own forgotten, and no others."""
+    mine, theirs = Peer(pid=1, uid=1), Peer(pid=2, uid=2)
+    whose = {1: theirs, 2: mine, 3: mine, 4: theirs, 5: mine, 6: mine}
+    things = dict.fromkeys(whose, "a space")
+
+    thin(things, whose, mine, 2)
+
+    assert list(things) == [1, 4, 5, 6]
+
+
+def test_no_user_takes_the_place_of_all() -> None:
+    """Its connections are counted together; the daemon's own user may have all."""
+    limits = Limits(user_connections=2)
+    greedy, other = Peer(pid=1, uid=4242), Peer(pid=2, uid=4243)
+
+    async def attack() -> None:
+        async with Daemon(settings(limits=limits)) as daemon, AsyncExitStack() as stack:
+            for peer in (greedy, greedy, other, OWN, OWN, OWN):
+                await stack.enter_async_context(greeted(daemon, peer))
+            async with talking(daemon, Peer(pid=3, uid=greedy.uid)) as third:
+                bye = await ended(third)
+                assert bye is not None
+                assert bye.failure is not None
+                assert to_error(bye.failure).args == ("limits.user_connections", 2)
+            await stack.enter_async_context(greeted(daemon, Peer(pid=4, uid=4244)))
+
+    asyncio.run(attack())
+
+
+def test_a_resume_takes_no_more_notes_than_there_may_be_mappings() -> None:
+    """Naming and unmapping one page after the other leaves nothing."""
+
+    async def attack() -> None:
+        async with Bus() as bus:
+            space = await bus.create_space("vtd0")
+            assert isinstance(space, LocalSpace)
+            named = Named()
+            for at in range(0, 1000, 2):
+                first = at * PAGE
+                named.apply(space, Map("vtd0", 1, first, first + PAGE - 1, 0, Perm.RW, None), 8)
+                named.apply(space, Unmap("vtd0", 1, first, first + PAGE - 1), 8)
+            assert len(named._ranges) == 0
+            for at in range(0, 16, 2):
+                named.apply(space, Map("vtd0", 1, at * PAGE, at * PAGE + PAGE - 1, 0, Perm.RW, None), 8)
+            with pytest.raises(LimitReached):
+                named.apply(space, Map("vtd0", 1, 99 * PAGE, 100 * PAGE - 1, 0, Perm.RW, None), 8)
+
+    asyncio.run(attack())
+
+
+def test_a_producer_that_answers_nothing_is_not_asked_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It moves an endpoint to and fro, and leaves every question about the demand open."""
+    monkeypatch.setattr("iommubus.service.demand.UNANSWERED", 4)
+
+    async def attack() -> None:
+        async with Daemon(settings()) as daemon, greeted(daemon) as liar, greeted(daemon) as follower:
+            epoch = await liar.space("mine", asks_demand=True)
+            await answer(liar, CreateEndpoint(50, "device"), Done)
+            await subscribe(follower, "device")
+            for at in range(20):
+                await liar.say(Attach(100 + at, "device", "mine", epoch), Detach(200 + at, "device"))
+            bye = await ended(liar)
+            assert bye is not None
+            assert "unanswered" in bye.reason
+            await until(lambda: not len(daemon.tasks))
+
+    asyncio.run(attack())
+
+
+def test_what_a_space_had_is_forgotten_at_once_where_it_was_much() -> None:
+    """Again and again: what is removed and used by nobody takes no memory."""
+
+    async def attack() -> None:
+        async with Daemon(settings()) as daemon, greeted(daemon) as producer, greeted(daemon) as follower:
+            epoch = await producer.space()
+            own = await subscribe(follower, "vtd0")
+            for number in range(1, 21):
+                rows = [page(2 * at, seq=number) for at in range(1000)]
+                await producer.say(publishing("vtd0", epoch, number, *rows, gone(0, 1999)))
+                await answer(producer, Ping(number), Pong)
+                deliver = await follower.skip_to(Deliver)
+                await follower.say(Ack(own, deliver.number))
+                await answer(follower, Ping(number), Pong)
+            assert len(daemon.spaces.open["vtd0"].space._removed) <= 3000
 
     asyncio.run(attack())

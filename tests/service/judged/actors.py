@@ -99,7 +99,9 @@ class Producer(Actor):
         for path in boards:
             with Board(path) as board:
                 usable = board.usable(boot_clock())
-                stale += [f"{path}: page {page} leads to {target:#x}" for page, target in usable.items() if target in gone]
+                stale += [
+                    f"{path}: page {page} leads to {target:#x}" for page, target in usable.items() if target in gone
+                ]
         return {"stale": stale}
 
 
