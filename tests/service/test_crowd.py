@@ -364,7 +364,8 @@ def test_nothing_is_left_of_who_comes_and_goes(visited: DaemonProcess, state: st
 def kinds() -> Counter[str]:
     """Count the objects of this package."""
     gc.collect()
-    found = (type(each) for each in gc.get_objects())
+    objects: list[object] = gc.get_objects()
+    found = [type(each) for each in objects]
     return Counter(kind.__qualname__ for kind in found if str(kind.__module__).startswith("iommubus."))
 
 

@@ -568,7 +568,7 @@ def test_a_resume_takes_no_more_notes_than_there_may_be_mappings() -> None:
                 first = at * PAGE
                 named.apply(space, Map("vtd0", 1, first, first + PAGE - 1, 0, Perm.RW, None), 8)
                 named.apply(space, Unmap("vtd0", 1, first, first + PAGE - 1), 8)
-            assert len(named._ranges) == 0
+            assert len(named._ranges) == 0  # pyright: ignore[reportPrivateUsage]
             for at in range(0, 16, 2):
                 named.apply(space, Map("vtd0", 1, at * PAGE, at * PAGE + PAGE - 1, 0, Perm.RW, None), 8)
             with pytest.raises(LimitReached):
@@ -578,7 +578,7 @@ def test_a_resume_takes_no_more_notes_than_there_may_be_mappings() -> None:
 
 
 def test_a_producer_that_answers_nothing_is_not_asked_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It moves an endpoint to and fro, and leaves every question about the demand open."""
+    """It moves an endpoint back and forth, and leaves every question about the demand open."""
     monkeypatch.setattr("iommubus.service.demand.UNANSWERED", 4)
 
     async def attack() -> None:
@@ -610,6 +610,6 @@ def test_what_a_space_had_is_forgotten_at_once_where_it_was_much() -> None:
                 deliver = await follower.skip_to(Deliver)
                 await follower.say(Ack(own, deliver.number))
                 await answer(follower, Ping(number), Pong)
-            assert len(daemon.spaces.open["vtd0"].space._removed) <= 3000
+            assert len(daemon.spaces.open["vtd0"].space._removed) <= 3000  # pyright: ignore[reportPrivateUsage]
 
     asyncio.run(attack())
