@@ -492,11 +492,12 @@ def test_a_wait_that_is_settled_tells_the_truth(hundred: int) -> None:
 
 def test_hand_overs_that_nobody_acknowledges_are_bounded() -> None:
     coverage = Coverage()
-    for number in range(1, 3 * COVERAGE_LIMIT):
+    last = 3 * COVERAGE_LIMIT
+    for number in range(1, last + 1):
         coverage.hand_over(number, 10 * number)
 
-    assert len(coverage._open) <= COVERAGE_LIMIT
+    assert len(coverage._open) <= COVERAGE_LIMIT  # pyright: ignore[reportPrivateUsage]
     coverage.acknowledge(COVERAGE_LIMIT)
     assert 0 < coverage.covered <= 10 * COVERAGE_LIMIT
-    coverage.acknowledge(number)
-    assert coverage.covered == 10 * number
+    coverage.acknowledge(last)
+    assert coverage.covered == 10 * last
