@@ -280,7 +280,7 @@ BREAKS: Final[dict[str, Callable[[int, int, int], ClientMessage]]] = {
     "a Fail of what was never handed over": lambda own, _, __: Fail(own, 7, 0, failure()),
     "an answer to what was never asked": lambda _, __, ___: Answer(2**63, None),
     "a Publish with an old epoch": lambda _, epoch, __: publishing("mine", epoch - 1, 1, page(1)),
-    "a Publish to the space of another": lambda _, __, other: publishing("theirs", other, 1, page(1)),
+    "a Publish to the space of another": lambda _, __, other: publishing("others", other, 1, page(1)),
     "a Publish with no number": lambda _, epoch, __: publishing("mine", epoch, 0, page(1)),
     "a Publish of what no table makes": lambda _, epoch, __: publishing("mine", epoch, 1, gone(0, 2**52 - 1)),
 }
@@ -294,14 +294,14 @@ def failure() -> Failure:
 def test_words_that_no_client_can_mean_end_its_connection(daemon: DaemonProcess, what: str) -> None:
     async def attack() -> None:
         async with bystander(daemon), daemon.greeted() as other, daemon.greeted("liar") as liar:
-            theirs, mine = await other.space("theirs"), await liar.space("mine")
+            theirs, mine = await other.space("others"), await liar.space("mine")
             own = await subscribe(liar, "mine")
             await liar.say(BREAKS[what](own, mine, theirs))
             bye = await ended(liar)
             assert bye is not None
             assert bye.failure is not None
             assert bye.failure.kind == "BadMessage"
-            assert isinstance(await answer(other, Sync(90, SECONDS, ["theirs"]), Synced), Synced)
+            assert isinstance(await answer(other, Sync(90, SECONDS, ["others"]), Synced), Synced)
 
     asyncio.run(attack())
 
