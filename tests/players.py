@@ -171,11 +171,11 @@ class Producer(Player):
 
     async def _make(self, bus: EventBus) -> None:
         for name in self.names:
-            self.spaces[name] = await self._patiently(lambda name=name: self._create(bus, name))
+            self.spaces[name] = await self._patiently(partial(self._create, bus, name))
             self.machine.truth.create(name)
             self.machine.note("made {}", name)
-        self.endpoint = await self._patiently(lambda: bus.create_endpoint(self.endpoint_name))
-        self.machine.truth.attach(self.endpoint.name, None)
+        self.endpoint = await self._patiently(partial(bus.create_endpoint, self.endpoint_name))
+        self.machine.truth.attach(self.endpoint_name, None)
 
     async def _create(self, bus: EventBus, name: str) -> AddressSpace:
         if self.pull:
@@ -333,7 +333,7 @@ class Producer(Player):
         """Wait until everybody has everything."""
         for name in self.names:
             while not await self.sync(bus, name):
-                await anyio.sleep(0.2)
+                await nap(self.dice, 0.4)
         while self.closed:
             with suppress(SyncFailed):
                 await self.closed[-1].sync(timeout=PATIENCE)
@@ -601,7 +601,7 @@ class Device(Shadower):
     def open(self, bus: EventBus, endpoint: Any) -> Subscription:
         self.running = []
         on_fence = partial(self._stop, self.running) if self.can_stop else None
-        options = {"ack": "manual" if self.manual else "next", **self.options}
+        options: dict[str, Any] = {"ack": "manual" if self.manual else "next", **self.options}
         return bus.subscribe(endpoint, Cap.IOTLB, on_fence=on_fence, **options)
 
     async def subscribe(self, bus: EventBus) -> None:

@@ -10,9 +10,9 @@ import gc
 import logging
 import os
 import sys
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from itertools import count
 from multiprocessing import get_context
 from random import Random
@@ -98,6 +98,7 @@ class DaemonHost:
             rules=(rule,),
         )
         self._daemon: Daemon | None = None
+        self._keepers: dict[str, Keeper] = {}
         self.process: VirtualProcess
 
     def begin(self) -> None:
@@ -120,6 +121,10 @@ class DaemonHost:
         assert not self._disk[0].exits, self._disk[0]
         assert not self._machine.network.links, self._machine.network.links
 
+    def is_connected(self, name: str) -> bool:
+        """Say whether the last one that connected under a name still is."""
+        return name in self._keepers and self._keepers[name].channel is not None
+
     @asynccontextmanager
     async def connect(self, name: str) -> AsyncGenerator[EventBus]:
         """Connect the process that calls this."""
@@ -128,6 +133,7 @@ class DaemonHost:
         keeper = Keeper(
             lambda make: machine.network.connect(ADDRESS, make), ADDRESS, name=name, clock=machine.clock, random=random
         )
+        self._keepers[name] = keeper
         async with RemoteBus(keeper) as bus:
             yield bus
 
@@ -212,18 +218,23 @@ def judge(seed: int) -> Verdict:
 
 def judge_some(seeds: Sequence[int]) -> list[Verdict]:
     """Judge a few."""
-    quiet()
-    verdicts = [judge(seed) for seed in seeds]
+    with quiet():
+        verdicts = [judge(seed) for seed in seeds]
     gc.collect()
     return verdicts
 
 
-def quiet() -> None:
+@contextmanager
+def quiet() -> Generator[None]:
     """Write no log lines: what befalls people is full of warnings."""
-    logger = logging.getLogger("iommubus")
-    logger.propagate = False
-    if not logger.handlers:
-        logger.addHandler(logging.NullHandler())
+    logger, nothing = logging.getLogger("iommubus"), logging.NullHandler()
+    logger.addHandler(nothing)
+    before, logger.propagate = logger.propagate, False
+    try:
+        yield
+    finally:
+        logger.propagate = before
+        logger.removeHandler(nothing)
 
 
 def judge_all(first: int, count: int, workers: int) -> Iterable[Verdict]:
@@ -241,9 +252,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--count", type=int, help="judge this many instead")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that judge")
     chosen = parser.parse_args(arguments)
-    quiet()
     if chosen.count is None:
-        tell(chosen.seed, print)
+        with quiet():
+            tell(chosen.seed, print)
         return 0
     bad = [verdict for verdict in judge_all(chosen.seed, chosen.count, chosen.workers) if verdict.problem]
     for verdict in bad:

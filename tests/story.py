@@ -7,6 +7,7 @@ is left behind.
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import Final, Protocol
 
 import anyio
@@ -46,6 +47,10 @@ class Host(Protocol):
 
     def connect(self, name: str) -> AbstractAsyncContextManager[EventBus]:
         """Connect the process that calls this."""
+        ...
+
+    def is_connected(self, name: str) -> bool:
+        """Say whether the last one that connected under a name still is."""
         ...
 
     async def end(self) -> None:
@@ -105,16 +110,15 @@ class Story:
         for number in range(dice.randint(1, 3)):
             names = [f"s{number}{letter}" for letter in "ab"[: dice.randint(1, 2)]]
             pull = dice.random() < 0.25
-            self.makers[f"producer {number}"] = lambda number=number, names=names, pull=pull: Producer(
-                machine, f"producer {number}", connect, names, pull=pull
-            )
+            called = f"producer {number}"
+            self.makers[called] = partial(Producer, machine, called, connect, names, pull=pull)
             copying = [Shadower, Shadower, Device if machine.seen else Shadower]
-            kinds = [Cacher] if pull else [*copying, Cacher]
+            kinds: list[type[Consumer]] = [Cacher] if pull else [*copying, Cacher]
             for place in range(dice.randint(1, 2)):
                 kind, name = dice.choice(kinds), f"consumer {number}{place}"
                 seen = [names[0], f"{names[0]}-device"]
                 wanted = seen if dice.random() < 0.1 else [dice.choice([*names, *seen])]
-                self.makers[name] = lambda kind=kind, name=name, wanted=wanted: kind(machine, name, connect, wanted)
+                self.makers[name] = partial(kind, machine, name, connect, wanted)
 
     def _enter(self, name: str) -> None:
         """Have somebody come in, for the first time or again."""
@@ -262,6 +266,7 @@ class Story:
             f"{player.name} has not synced" for player in players if isinstance(player, Producer) and not player.settled
         ]
         consumers = [player for player in players if isinstance(player, Consumer)]
+        waiting += [f"{name} is not connected" for name in self.cast if not self.host.is_connected(name)]
         lost = [f"{player.name} is not current" for player in consumers if not (player.current or player.refused)]
         return waiting + lost + [problem for player in consumers if (problem := player.differs())]
 

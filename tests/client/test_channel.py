@@ -1,5 +1,7 @@
 """One connection to the daemon, against a scripted one in a virtual loop."""
 
+# pyright: reportPrivateUsage=false
+
 import asyncio
 from typing import Any, Final
 

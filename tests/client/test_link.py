@@ -1,5 +1,7 @@
 """What is published on its way to a daemon: in a virtual loop, over links that are cut."""
 
+# pyright: reportPrivateUsage=false
+
 import asyncio
 from collections.abc import Callable
 from functools import partial
@@ -106,18 +108,18 @@ async def test_a_daemon_that_takes_nothing_in_is_told_no_more_than_a_window(rig:
             sent += size * isinstance(message, Publish)
             return size
 
-        channel.send = counted  # type: ignore[method-assign]
+        vars(channel)["send"] = counted
         assert channel._transport is not None
-        channel._transport.set_write_buffer_limits(high=2 * LINK_WINDOW)
+        channel._transport.set_write_buffer_limits(high=1 << 30)
         next(iter(rig.network.links)).stall(0.2)
-        for page in range(30_000):
+        for page in range(60_000):
             space.map(page * PAGE, PAGE, page * PAGE, Perm.R)
             if page % 500 == 0:
                 await asyncio.sleep(0)
         assert LINK_WINDOW <= sent <= LINK_WINDOW + 200_000
         assert space.link.member.mailbox.lag <= 4096 + 10
         await space.sync()
-        assert len(held(daemon)) == 30_000
+        assert len(held(daemon)) == 60_000
         assert not space.link._said
 
 
@@ -229,6 +231,50 @@ async def test_a_sync_fails_at_its_deadline_while_the_daemon_is_away(rig: Rig) -
         assert space.statistics().failed_syncs == 2
         async with rig.serve():
             await space.sync(60)
+        with pytest.raises(SyncFailed) as caught:
+            await space.sync(1)
+        assert not list(missing_of(caught.value).pieces)
+
+
+@rigged
+async def test_what_a_sync_that_failed_named_is_remembered_when_the_daemon_is_away(rig: Rig) -> None:
+    async with rig.bus_outliving() as (bus, first):
+        space = await bus.create_space("vtd0")
+        space.map(0, PAGE, 0x8000, Perm.R)
+        async with bus.subscribe("vtd0", Cap.IOTLB, ack="manual", name="slow") as events:
+            events.ack(await anext(events.batches()))
+            space.unmap(0, PAGE)
+            with pytest.raises(SyncFailed, match="slow on vtd0"):
+                await space.sync(0.1)
+            await first.aclose()
+            with pytest.raises(SyncFailed) as caught:
+                await space.sync(1)
+        assert list(missing_of(caught.value).pieces) == [Mapping(0, PAGE - 1, 0x8000, Perm.R)]
+
+
+@rigged
+async def test_what_is_unmapped_while_the_daemon_is_away_is_named(rig: Rig) -> None:
+    """Law 1: who was given it before may use it for as long as its lease lasts."""
+    async with rig.bus_outliving() as (bus, first):
+        space = await bus.create_space("vtd0", last=2**32 - 1)
+        for page in range(4):
+            space.map(page * PAGE, PAGE, 0x8000 + page * PAGE, Perm.RW)
+        space.unmap(0, PAGE)
+        await space.sync()
+        await first.aclose()
+        with pytest.raises(SyncFailed) as caught:
+            await space.sync(2)
+        assert not list(missing_of(caught.value).pieces)
+        for page in (1, 2):
+            space.unmap(page * PAGE, PAGE)
+            with pytest.raises(SyncFailed) as caught:
+                await space.sync(2)
+            gone = [Mapping(at * PAGE, at * PAGE + PAGE - 1, 0x8000 + at * PAGE, Perm.RW) for at in range(1, page + 1)]
+            assert list(missing_of(caught.value).pieces) == gone
+        async with rig.serve():
+            await space.sync(60)
+            space.unmap(3 * PAGE, PAGE)
+            await space.sync()
         with pytest.raises(SyncFailed) as caught:
             await space.sync(1)
         assert not list(missing_of(caught.value).pieces)

@@ -1,5 +1,7 @@
 """The bus of a daemon as a whole: entering, leaving, and what it refuses."""
 
+# pyright: reportPrivateUsage=false
+
 import asyncio
 import threading
 from pathlib import Path

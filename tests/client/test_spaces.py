@@ -1,5 +1,7 @@
 """Spaces and endpoints of a bus in a daemon: own ones and those of others."""
 
+# pyright: reportPrivateUsage=false
+
 import asyncio
 from collections.abc import Callable
 
@@ -51,9 +53,9 @@ async def test_a_space_of_another_can_be_waited_for_and_not_changed(rig: Rig) ->
             space.map(0, PAGE, 0x8000, Perm.R)
             space.unmap(0, PAGE)
             batch = await anext(events.batches())
-            for waiting in (foreign.sync, lambda timeout: other.sync("vtd0", timeout=timeout)):
+            for waiting in (foreign.sync(0.1), other.sync("vtd0", timeout=0.1)):
                 with pytest.raises(SyncFailed, match="slow on vtd0"):
-                    await waiting(timeout=0.1)
+                    await waiting
             await foreign.drain()
             events.ack(batch)
             assert [one.subscriber for one in (await foreign.sync()).outcomes] == ["slow"]
@@ -192,6 +194,7 @@ async def test_endpoints_are_where_they_were_put_while_the_daemon_was_away(rig: 
         moved, left, closed = [await bus.create_endpoint(name) for name in ("moved", "left", "closed")]
         for endpoint in (moved, left, closed):
             endpoint.attach(old)
+        await bus.sync()
         rig.cut()
         await until(lambda: old.link.channel is None)
         moved.attach(new)

@@ -60,7 +60,7 @@ class Terminal:
         self._screen, theirs = os.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
         self._process = subprocess.Popen(
-            ["/bin/sh", "-c", command if LOOP in command else f"exec {command}"],
+            ["/usr/bin/env", "--default-signal", "/bin/sh", "-c", command if LOOP in command else f"exec {command}"],
             cwd=self._folder,
             env=environment(self._folder),
             preexec_fn=lambda: os.login_tty(theirs),  # noqa: PLW1509 - there is one thread

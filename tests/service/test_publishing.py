@@ -415,19 +415,16 @@ async def test_resuming_has_its_order(what: str) -> None:
         assert await broken(talker)
 
 
-async def test_a_producer_may_name_all_that_it_has_at_any_time() -> None:
-    async with Daemon(Config()) as daemon, greeted(daemon) as talker:
-        epoch = await talker.space()
-        await talker.say(
-            publishing("vtd0", epoch, 1, page(1), page(2)),
-            BeginResume("vtd0", epoch),
-            publishing("vtd0", epoch, 2, page(2), page(3)),
-            EndResume(60, "vtd0", epoch),
-            Sync(61, 60_000_000, ["vtd0"]),
-        )
+async def test_what_is_named_once_more_before_it_is_swept_counts() -> None:
+    async with Daemon(settings(producer_grace=60)) as daemon, greeted(daemon) as talker:
+        epoch = await resume(talker, await resumable(daemon, 1, 2))
+        begin, end, again = BeginResume("vtd0", epoch), EndResume(60, "vtd0", epoch), EndResume(61, "vtd0", epoch)
+        await talker.say(begin, end, begin)
         await talker.skip_to(Done)
-        await talker.skip_to(Synced)
-        assert mapped(daemon) == [2, 3]
+        assert mapped(daemon) == [1, 2]
+        await talker.say(publishing("vtd0", epoch, 1, page(2)), again)
+        assert (await talker.skip_to(Done)).request == 61
+        assert mapped(daemon) == [2]
 
 
 async def test_what_is_named_once_more_while_it_is_swept_counts(monkeypatch: pytest.MonkeyPatch) -> None:

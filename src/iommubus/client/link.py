@@ -209,7 +209,11 @@ class Link:
             self._create_again(channel)
 
     def lost(self, reason: str) -> None:  # noqa: ARG002 - the keeper has it
-        """Forget what was under way: all of the table is said again."""
+        """Forget what was under way: all of the table is said again.
+
+        What the daemon has handed out may be in use until a `sync` says otherwise.
+        """
+        self.member.where.hold_back()
         self.channel = self._end = None
         self._begin = self._ending = self._overran = False
         self._said.clear()
@@ -305,6 +309,7 @@ class Link:
 
     def cover(self, number: int) -> None:
         """Take it that nobody uses anything that was removed up to a hand-over."""
+        self.member.where.release()
         self.member.acknowledge(number)
 
     # -- inside: connections -------------------------------------------------------------------
@@ -349,7 +354,6 @@ class Link:
         if self.closed:
             self._say_close(channel)
             return
-        self._read_anew()
         if answer.resumed:
             self._begin, self._end = True, self.member.mailbox.turn
         self._on_created(self)

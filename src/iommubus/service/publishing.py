@@ -21,10 +21,12 @@ from ..wire.messages.spaces import (
     SpaceCreated,
 )
 from ..wire.runs import from_rows
-from .applying import apply
+from .applying import Named, apply
 from .rules import Action
 from .session import Handler, Session
 from .spaces import Held
+
+DONE: Final = object()
 
 LOGGER: Final = getLogger("iommubus.service")
 
@@ -169,20 +171,16 @@ class Publishing:
         if held.named is None or not held.resuming:
             raise BadMessage("EndResume", "space", message.space, "there is nothing to resume")
         held.resuming, held.sweeping = False, True
-        self._daemon.tasks.start_soon(self._sweep, held, message.request)
+        self._daemon.tasks.start_soon(self._sweep, held, held.named, message.request)
 
-    async def _sweep(self, held: Held, request: int) -> None:
+    async def _sweep(self, held: Held, named: Named, request: int) -> None:
         """Unmap what was not named; nobody can cancel that, for every `sync` waits for it."""
-        named = held.named
-        if named is None:
-            return
+        pieces = named.sweep(held.space)
         try:
-            for _ in named.sweep(held.space):
+            while held.named is named:  # else it was closed, its producer lost, or it is named once more
+                if next(pieces, DONE) is DONE:
+                    held.settle()
                 await checkpoint()
-                if held.named is not named:  # it was closed, its producer lost, or it is named once more
-                    break
-            else:
-                held.settle()
         except Exception:
             LOGGER.exception("sweeping %s failed in a way that it should not", held.name)
             self._session.close("the daemon failed at a space")

@@ -6,10 +6,9 @@ A line is a command as JSON, and its answer another one.
 import asyncio
 import os
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Coroutine
 from contextlib import AsyncExitStack, suppress
 from math import inf
-from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -52,7 +51,7 @@ class Actor:
             command: Line = msgspec.json.decode(line)
             name = command.pop("do")
             try:
-                answer = await getattr(self, name)(**command) or {}
+                answer: Line = await getattr(self, name)(**command) or {}
             except (IommubusError, OSError) as error:
                 answer = {"error": f"{type(error).__name__}: {error}"}
             writer.write(msgspec.json.encode(answer) + b"\n")
@@ -68,7 +67,7 @@ class Actor:
 
     async def left(self) -> Line:
         """Say what is left of what was used: descriptors and tasks."""
-        return {"descriptors": len(list(Path("/proc/self/fd").iterdir())), "tasks": len(asyncio.all_tasks())}
+        return {"descriptors": len(os.listdir("/proc/self/fd")), "tasks": len(asyncio.all_tasks())}  # noqa: PTH208
 
 
 class Producer(Actor):
@@ -131,6 +130,9 @@ class Consumer(Actor):
 
     async def state(self) -> Line:
         """Say what it has."""
+        for task in self._tasks:
+            if task.done():
+                task.result()
         mapped = [] if self._mirror is None else [[each.first // PAGE, each.target] for each in self._mirror]
         return {"mapped": mapped}
 
@@ -164,7 +166,8 @@ class Consumer(Actor):
     async def _look(self, subscription: RemoteSubscription) -> None:
         """Keep on the board when the lease ends."""
         while True:
-            self._board.until = inf if self._hardware else subscription.lease_end
+            seat: Any = getattr(subscription, "_remote")  # noqa: B009 - which no user needs to know
+            self._board.until = inf if self._hardware else seat.lease_end
             await asyncio.sleep(TICK)
 
     def _clear(self) -> None:
@@ -177,11 +180,14 @@ async def serve_at(told: socket.socket, settings: Line) -> None:
     config = msgspec.convert(settings, Config)
     told.setblocking(False)
     loop = asyncio.get_running_loop()
-    ready: Callable[[object], object] = lambda _: loop.create_task(loop.sock_sendall(told, b"{}\n"))
+
+    def ready(_: object) -> object:
+        return loop.create_task(loop.sock_sendall(told, b"{}\n"))
+
     await serve(config, ready=ready)
 
 
-def play(role: str, told: socket.socket, settings: Line) -> Awaitable[None]:
+def play(role: str, told: socket.socket, settings: Line) -> Coroutine[Any, Any, None]:
     """Return what somebody does."""
     match role:
         case "producer":

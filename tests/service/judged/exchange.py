@@ -24,6 +24,8 @@ HELP: Final = 6.0
 Stops = Literal["lease", "exit"]
 Role = Literal["daemon", "producer", "consumer"]
 
+ROLES: Final[tuple[Role, ...]] = ("daemon", "producer", "consumer")
+
 
 class Stale(AssertionError):
     """A `sync` returned, and something that was unmapped before it could be used."""
@@ -61,8 +63,8 @@ class Exchange:
 
     def begin(self) -> None:
         """Start everybody."""
-        for role in ("daemon", "producer", "consumer"):
-            self._bear(role)  # type: ignore[arg-type]
+        for role in ROLES:
+            self._bear(role)
 
     def _bear(self, role: Role) -> None:
         self.cast[role] = self._nursery.bear(role, self._settings)
@@ -76,27 +78,29 @@ class Exchange:
 
     # -- steps ---------------------------------------------------------------------
 
-    def command(self, role: Role, do: str) -> tuple[str, dict[str, Any]]:
+    def command(self, role: Role, do: str) -> dict[str, Any]:
         """Return what somebody is told for a step, and take it as done."""
+        arguments: dict[str, Any] = {}
         match do:
             case "connect":
-                return do, {"address": self._address, "name": role}
+                arguments = {"address": self._address, "name": role}
             case "subscribe":
                 self._boards.append(str(self._directory / f"board-{len(self._boards)}"))
-                return do, {"stops": self.stops, "board": self._boards[-1]}
+                arguments = {"stops": self.stops, "board": self._boards[-1]}
             case "map":
                 pages = list(range(4))
                 targets = [self._new_target() for _ in pages]
                 self.live.update(zip(pages, targets, strict=True))
-                return do, {"pages": pages, "targets": targets}
+                arguments = {"pages": pages, "targets": targets}
             case "unmap":
                 pages = [1, 2]
                 self.removed += [self.live.pop(page) for page in pages if page in self.live]
-                return do, {"pages": pages}
+                arguments = {"pages": pages}
             case "sync":
-                return do, {"timeout": TIMEOUT, "removed": list(self.removed), "boards": self._boards}
+                arguments = {"timeout": TIMEOUT, "removed": list(self.removed), "boards": self._boards}
             case _:
-                return do, {}
+                pass
+        return arguments
 
     def _new_target(self) -> int:
         self._next += 0x1000
@@ -104,7 +108,7 @@ class Exchange:
 
     def tell(self, role: Role, do: str) -> None:
         """Have somebody take a step, and do not wait."""
-        do, arguments = self.command(role, do)
+        arguments = self.command(role, do)
         self._done[role].append(do)
         self.cast[role].tell(do, **arguments)
 
@@ -197,7 +201,7 @@ class Exchange:
             if failed:
                 return str(failed)
         if self.follows:
-            has = {page: target for page, target in self.do("consumer", "state")["mapped"]}
+            has = dict(self.do("consumer", "state")["mapped"])
             if has != self.live:
                 return f"the consumer has {has}, mapped is {self.live}"
             with Board(self._boards[-1]) as board:
@@ -209,10 +213,10 @@ class Exchange:
         """Have everybody leave, and the daemon stop: nothing may be left."""
         if self.follows:
             self.do("consumer", "leave")
-        for role in ("producer", "consumer"):
-            if "close" not in self._done[role]:  # type: ignore[index]
-                self.do(role, "close")  # type: ignore[arg-type]
-            left = self.cast[role].ask("left")  # type: ignore[index]
+        for role in ROLES[1:]:
+            if "close" not in self._done[role]:
+                self.do(role, "close")
+            left = self.cast[role].ask("left")
             assert left["tasks"] == 1, f"{role} has left {left}"
         daemon = self.cast["daemon"]
         daemon.signal(signal.SIGTERM)

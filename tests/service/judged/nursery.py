@@ -11,8 +11,10 @@ import signal
 import socket
 import subprocess
 import sys
+import traceback
 from collections.abc import Sequence
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
@@ -176,7 +178,7 @@ def fork(line: bytes) -> int:
             asyncio.run(play(told["role"], control, told["settings"]))
         status = 0
     except BaseException:  # noqa: BLE001 - all that there is to say of it
-        sys.excepthook(*sys.exc_info())
+        traceback.print_exc()
     finally:
         sys.stderr.flush()
         os._exit(status)
@@ -184,8 +186,7 @@ def fork(line: bytes) -> int:
 
 def main(_: Sequence[str] = ()) -> None:
     """Fork whoever is asked for, until nobody asks any more."""
-    import tests.service.judged.actors  # noqa: F401, PLC0415 - once for all
-
+    import_module("tests.service.judged.actors")  # once for all
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody is waited for here
     for line in sys.stdin.buffer:
         print(fork(line), flush=True)  # noqa: T201
