@@ -11,8 +11,8 @@ BENCH_READY := .venv/.bench-ready
 demo: $(READY)  ## two recorded guests' IOMMU events through the bus, in one process and across several, judged as they go
 	.venv/bin/iommubus demo --connect none --connect own
 
-test: $(READY)  ## every test
-	$(PYTHON) -m pytest
+test: $(READY)  ## every test, on every core
+	$(PYTHON) -m pytest --numprocesses auto
 
 N ?= 100000
 
@@ -37,12 +37,7 @@ cover: $(READY)  ## branch coverage: each machine by its own tests alone, then e
 mutants: $(READY)  ## seeded bugs in the machines: which ones does no test see?
 	$(PYTHON) tools/mutants.py
 
-image-N ?= 100000
-
-seeds: $(READY)  ## N stories of a daemon and its clients, each judged; `python -m tests.seeds SEED` tells one
-	$(PYTHON) -m tests.seeds --count $(N)
-
-check: $(READY)  ## build the image of the Dockerfile, start it, ping it; as root, installs buildah if it is missing
+image-check: $(READY)  ## build the image of the Dockerfile, start it, ping it; as root, installs buildah if it is missing
 	$(PYTHON) tools/image_check.py
 
 bench: $(BENCH_READY)  ## measure, beside other event buses

@@ -1,7 +1,6 @@
 """Daemons in processes of their own, to be attacked over real sockets."""
 
 import asyncio
-import os
 import signal
 import socket
 import subprocess
@@ -57,7 +56,7 @@ class DaemonProcess:
     @property
     def descriptors(self) -> int:
         """How many descriptors it has open."""
-        return len(os.listdir(f"/proc/{self._process.pid}/fd"))
+        return len(list(Path(f"/proc/{self._process.pid}/fd").iterdir()))
 
     def _status(self, key: str) -> int:
         lines = Path(f"/proc/{self._process.pid}/status").read_text(encoding="ascii").splitlines()
@@ -84,20 +83,21 @@ class DaemonProcess:
 
 
 @contextmanager
-def serving(directory: Path, *settings: str, rules: str = "", **environ: str) -> Generator[DaemonProcess]:
+def serving(directory: Path, *settings: str, rules: str = "", listen: str = "") -> Generator[DaemonProcess]:
     """Give a daemon with these settings, ``KEY=VALUE`` each; it ends with the block.
 
     Args:
         directory: Where its socket is.
         settings: Beyond the defaults.
         rules: Further lines of its file.
-        environ: Variables that it gets.
+        listen: Where it listens, too.
     """
     path, log, file = directory / "bus.sock", directory / "daemon.log", directory / "daemon.toml"
     file.write_text(rules, encoding="utf-8")
     command = [sys.executable, "-m", "iommubus", "serve", "--config", str(file), "--listen", f"unix:{path}"]
+    command += ["--listen", listen] if listen else []
     command += [part for setting in settings for part in ("--set", setting)]
-    with log.open("wb") as lines, subprocess.Popen(command, stderr=lines, env={**os.environ, **environ}) as process:
+    with log.open("wb") as lines, subprocess.Popen(command, stderr=lines) as process:
         daemon = DaemonProcess(process, path, log)
         try:
             asyncio.run(until(lambda: "serving at" in daemon.log or not daemon.alive, 20_000))

@@ -19,9 +19,9 @@ SOUND: Final = [bytes.fromhex(frame.replace(" ", ""))[4:] for side, _, frame in 
 WORDS: Final = [payload for payload in SOUND if payload[1] not in GREETINGS]
 
 VALUES: Final[list[Any]] = [
-    0, 1, 2, 3, 4, 7, 0xFFF, 0x1000, 2**31, 2**32 - 1, 2**32, 2**63, 2**64 - 1, -1, 1.5, "", "vtd0", "vtd*", "\u202e\x1b[2J",
-    "x" * 255, "\U0001f4a3" * 255, "lease", "exit", True, False, None, [], [[]], {}, {"a": []}, b"", b"\xff" * 64,
-    [1, 2, 3], [["vtd0", 1]], [[0, 2**64 - 1]], [[1, 1, 0, 4095]] * 50,
+    0, 1, 2, 3, 4, 7, 0xFFF, 0x1000, 2**31, 2**32 - 1, 2**32, 2**63, 2**64 - 1, -1, 1.5, "", "vtd0", "vtd*",
+    "\u202e\x1b[2J", "x" * 255, "\U0001f4a3" * 255, "lease", "exit", True, False, None, [], [[]], {}, {"a": []}, b"",
+    b"\xff" * 64, [1, 2, 3], [["vtd0", 1]], [[0, 2**64 - 1]], [[1, 1, 0, 4095]] * 50,
 ]  # fmt: skip
 
 
@@ -39,7 +39,7 @@ class Babble:
     """
 
     def __init__(self, seed: int) -> None:
-        self._random = Random(seed)
+        self._random = Random(seed)  # noqa: S311 - no secret
         self.known: list[int] = []
         self._ways: list[Callable[[bytes], bytes]] = [
             *[self._other_values] * 6,

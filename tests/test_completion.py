@@ -5,7 +5,7 @@ import random
 import pytest
 
 from iommubus.caps import Perm
-from iommubus.completion import Completion, Coverage, How, Wait
+from iommubus.completion import COVERAGE_LIMIT, Completion, Coverage, How, Wait
 from iommubus.events import DevIotlbUnmap, Event, Map, Unmap
 from iommubus.mailbox import Mailbox
 from iommubus.table import Table
@@ -488,3 +488,16 @@ def test_a_wait_that_is_settled_tells_the_truth(hundred: int) -> None:
             syncing.take()
 
         assert syncing.settled == waits
+
+
+def test_hand_overs_that_nobody_acknowledges_are_bounded() -> None:
+    coverage = Coverage()
+    last = 3 * COVERAGE_LIMIT
+    for number in range(1, last + 1):
+        coverage.hand_over(number, 10 * number)
+
+    assert len(coverage._open) <= COVERAGE_LIMIT  # pyright: ignore[reportPrivateUsage]
+    coverage.acknowledge(COVERAGE_LIMIT)
+    assert 0 < coverage.covered <= 10 * COVERAGE_LIMIT
+    coverage.acknowledge(last)
+    assert coverage.covered == 10 * last

@@ -1051,3 +1051,10 @@ def test_a_snapshot_of_nothing_is_empty() -> None:
     pieces, rest = Table().snapshot(5)
 
     assert (list(pieces), rest) == ([], None)
+
+
+def test_a_limit_is_looked_at_without_counting() -> None:
+    table = Table(chunk=4)
+    for number in range(10):
+        assert all(table.fewer_than(limit) == (number < limit) for limit in range(1, 40))
+        table.insert(number * 0x1000, number * 0x1000 + 0xFFF, 0, 3)

@@ -96,6 +96,10 @@ class Table:
     def __len__(self) -> int:
         return sum(map(len, self._chunks))
 
+    def fewer_than(self, limit: int) -> bool:
+        """Say whether there are fewer mappings than so many; unlike `len`, it counts only where that is not obvious."""
+        return len(self._chunks) * self._chunk < limit or len(self) < limit
+
     def __iter__(self) -> Iterator[Mapping]:
         return chain.from_iterable(self._chunks)
 

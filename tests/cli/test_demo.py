@@ -165,6 +165,60 @@ def test_the_version_is_printed() -> None:
     assert done.stdout.startswith("iommubus ")
 
 
+# -- across processes -------------------------------------------------------------
+
+PULL = "vtd_inv_desc_iotlb_pages iotlb invalidate domain 0x1 addr 0x1000 mask 0x0\n"
+"""Of a space without a table: a cache and an observer are all who follow it."""
+
+
+@pytest.mark.timeout(60)
+def test_a_trace_is_played_in_each_place_that_is_named(tmp_path: Path) -> None:
+    done = iommubus("demo", "--trace", write(tmp_path / "log", PULL), "--connect", "none", "--connect", "own")
+
+    assert (done.exit_code, done.stderr) == (0, "")
+    told = " ".join(done.stdout.split())
+    assert "through the bus in one process on uvloop, and" in told
+    assert "through the bus across processes, with a daemon of their own, on uvloop, and" in told
+    assert done.stdout.splitlines()[-1] == (
+        "demo ok: 1 trace in one process and across 4 processes, 2 events, 2 syncs, every copy and cache was right"
+    )
+
+
+@pytest.mark.timeout(60)
+def test_a_daemon_that_is_there_is_played_on(tmp_path: Path, address: str) -> None:
+    done = iommubus("demo", "--trace", write(tmp_path / "log", PULL), "--connect", address, "--json")
+
+    report = json.loads(done.stdout)
+    assert [(trace["ok"], trace["processes"]) for trace in report["traces"]] == [(True, 4)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["--connect", "own", "--loop", "trio"], 2, "across processes it runs on asyncio or uvloop"),
+        (["--connect", "nowhere"], 2, "'nowhere' cannot be used: an address is "),
+        (["--connect", "unix:/nowhere/at-all"], 1, "there is no connection to the daemon at unix:/nowhere/at-all: "),
+    ],
+)
+def test_a_daemon_that_cannot_be_had_is_said_in_one_line(
+    log: str, arguments: list[str], status: int, message: str
+) -> None:
+    done = iommubus("demo", "--trace", log, *arguments)
+
+    assert done.exit_code == status
+    assert done.stderr.startswith(f"iommubus demo: {message}")
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.timeout(60)
+def test_a_daemon_of_its_own_that_cannot_be_started_is_said(log: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("iommubus.demo.processes.PROGRAM", "iommubus.nowhere")
+
+    done = iommubus("demo", "--trace", log, "--connect", "own")
+
+    assert (done.exit_code, done.stderr) == (1, "iommubus demo: the process of the daemon ended with exit status 1\n")
+
+
 # -- as a process ----------------------------------------------------------------
 
 

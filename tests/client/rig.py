@@ -39,11 +39,14 @@ class Rig:
         self.daemon: Daemon | None = None
         self.sessions: list[Session] = []
         self.peer = PEER
+        self.started = 0  # daemons: each has numbers of its own
 
     @asynccontextmanager
     async def serve(self, **settings: Any) -> AsyncGenerator[Daemon]:
         """Run a daemon while the block lasts; it is killed at its end, without goodbye."""
-        async with Daemon(Config(**settings), clock=self.loop.time, random=Random(2), own_uid=1000) as daemon:  # noqa: S311
+        self.started += 1
+        chance = Random(self.started)  # noqa: S311
+        async with Daemon(Config(**settings), clock=self.loop.time, random=chance, own_uid=1000) as daemon:
             self.daemon = daemon
             self.sessions = []
             self.network.listen(ADDRESS, lambda _: self._accept(daemon))

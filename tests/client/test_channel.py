@@ -1,5 +1,7 @@
 """One connection to the daemon, against a scripted one in a virtual loop."""
 
+# pyright: reportPrivateUsage=false
+
 import asyncio
 from typing import Any, Final
 
@@ -67,7 +69,7 @@ class Talker:
 
 
 @rigged
-async def test_sources_speak_once_and_before_what_was_queued(rig: Rig) -> None:
+async def test_sources_speak_once_and_before_what_is_said_after_they_asked(rig: Rig) -> None:
     script = Script()
     channel, _ = await begin(rig, script)
     source = Talker(1)
@@ -75,9 +77,10 @@ async def test_sources_speak_once_and_before_what_was_queued(rig: Rig) -> None:
     channel.send(Ack(2, 0))
     channel.flush_soon(source)
     channel.flush_soon(source)
-    await until(lambda: len(script.of(Ack)) == 2)
+    channel.send(Ack(2, 1))
+    await until(lambda: len(script.of(Ack)) == 3)
 
-    assert script.of(Ack) == [Ack(1, 1), Ack(2, 0)]
+    assert script.of(Ack) == [Ack(2, 0), Ack(1, 1), Ack(2, 1)]
     assert source.asked == 1
     channel.lose(ValueError())
 

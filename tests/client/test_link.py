@@ -1,6 +1,10 @@
 """What is published on its way to a daemon: in a virtual loop, over links that are cut."""
 
+# pyright: reportPrivateUsage=false
+
 import asyncio
+from collections.abc import Callable
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -10,10 +14,9 @@ from iommubus import LAST, Cap, IovaRange, Mapping, Perm, SyncFailed
 from iommubus.bus.reports import MapFailure, Missing
 from iommubus.client.link import DAEMON, LINK_WINDOW
 from iommubus.client.spaces import RemoteSpace
-from iommubus.errors import LimitReached
+from iommubus.errors import LimitReached, NameTaken
 from iommubus.service.config import Limits
 from iommubus.service.daemon import Daemon
-from iommubus.testing import PageArray
 from iommubus.wire.messages import Message
 from iommubus.wire.messages.publishing import BeginResume, EndResume, Publish
 from iommubus.wire.messages.syncing import Sync
@@ -38,8 +41,13 @@ def overhear(rig: Rig, number: int = -1) -> list[Message]:
     """Return a list that fills with what the daemon hears on a connection."""
     heard: list[Message] = []
     session = rig.sessions[number]
+
+    def hear(handler: Callable[[Any], None], message: Message) -> None:
+        heard.append(message)
+        handler(message)
+
     for kind, handler in list(session._handlers.items()):
-        session._handlers[kind] = lambda message, handler=handler: (heard.append(message), handler(message))
+        session._handlers[kind] = partial(hear, handler)
     return heard
 
 
@@ -100,18 +108,18 @@ async def test_a_daemon_that_takes_nothing_in_is_told_no_more_than_a_window(rig:
             sent += size * isinstance(message, Publish)
             return size
 
-        channel.send = counted  # type: ignore[method-assign]
+        vars(channel)["send"] = counted
         assert channel._transport is not None
-        channel._transport.set_write_buffer_limits(high=2 * LINK_WINDOW)
+        channel._transport.set_write_buffer_limits(high=1 << 30)
         next(iter(rig.network.links)).stall(0.2)
-        for page in range(200_000):
+        for page in range(60_000):
             space.map(page * PAGE, PAGE, page * PAGE, Perm.R)
-            if page % 1000 == 0:
+            if page % 500 == 0:
                 await asyncio.sleep(0)
         assert LINK_WINDOW <= sent <= LINK_WINDOW + 200_000
         assert space.link.member.mailbox.lag <= 4096 + 10
         await space.sync()
-        assert len(held(daemon)) == 200_000
+        assert len(held(daemon)) == 60_000
         assert not space.link._said
 
 
@@ -138,7 +146,7 @@ async def test_a_connection_that_comes_back_within_the_grace_disturbs_nothing(ri
             space.map(2999 * PAGE, PAGE, 0x6000_0000, Perm.R)
             await space.sync()
             assert held(daemon) == own(space)
-            await until(lambda: len(seen) == 9)
+            await until(lambda: len(seen) == 7)
             following.cancel()
         touched = {(event.first, event.last) for event in seen}
         assert touched == {(at, at + PAGE - 1) for at in (5 * PAGE, 7 * PAGE, 9 * PAGE, 2999 * PAGE, 1 << 28)}
@@ -146,7 +154,20 @@ async def test_a_connection_that_comes_back_within_the_grace_disturbs_nothing(ri
 
 async def follow(events: Any, seen: list[Any]) -> None:
     async for event in events:
-        seen.append(event)
+        seen.append(event)  # noqa: PERF401 - it has no end
+
+
+def step(rig: Rig, space: RemoteSpace, dice: Random) -> None:
+    """Do something to a space, or to its connection."""
+    chance = dice.randrange(12)
+    if chance == 0:
+        rig.cut()
+    elif chance == 1 and space.offers & Cap.DEVIOTLB_UNMAP:
+        space.invalidate_device(0, PAGE)
+    elif space.offers & Cap.MAP:
+        change(space, dice)
+    else:
+        space.unmap(dice.randrange(64) * PAGE, PAGE)
 
 
 @pytest.mark.parametrize("grace", [0.0, GRACE])
@@ -157,28 +178,13 @@ def test_however_often_it_is_lost_both_tables_end_equal(grace: float, offers: Ca
         dice = Random(f"{grace} {offers}")  # noqa: S311
         async with rig.serve(producer_grace=grace) as daemon, rig.bus() as bus:
             space = await bus.create_space("vtd0", offers=offers)
-            right = PageArray(PAGE)
-            for _ in range(200):
-                match dice.randrange(12):
-                    case 0:
-                        rig.cut()
-                    case 1:
-                        await asyncio.sleep(dice.random() * 0.1)
-                    case 2 if offers & Cap.DEVIOTLB_UNMAP:
-                        space.invalidate_device(0, PAGE)
-                    case 3:
-                        await space.sync(60)
-                        assert held(daemon) == own(space) == right.mappings()
-                    case _ if offers & Cap.MAP:
-                        change(space, dice)
-                        right = PageArray(PAGE)
-                        for mapping in own(space):
-                            right.map(mapping.first, mapping.size, mapping.target, mapping.perm)
-                    case _:
-                        space.unmap(dice.randrange(64) * PAGE, PAGE)
-            await space.sync(60)
-            assert held(daemon) == own(space)
-            assert bus._links["vtd0"].error is None
+            for number in range(200):
+                step(rig, space, dice)
+                if number % 20 == 19:
+                    await space.sync(60)
+                    assert held(daemon) == own(space)
+                elif number % 3 == 0:
+                    await asyncio.sleep(dice.random() * 0.1)
 
     case()
 
@@ -225,6 +231,50 @@ async def test_a_sync_fails_at_its_deadline_while_the_daemon_is_away(rig: Rig) -
         assert space.statistics().failed_syncs == 2
         async with rig.serve():
             await space.sync(60)
+        with pytest.raises(SyncFailed) as caught:
+            await space.sync(1)
+        assert not list(missing_of(caught.value).pieces)
+
+
+@rigged
+async def test_what_a_sync_that_failed_named_is_remembered_when_the_daemon_is_away(rig: Rig) -> None:
+    async with rig.bus_outliving() as (bus, first):
+        space = await bus.create_space("vtd0")
+        space.map(0, PAGE, 0x8000, Perm.R)
+        async with bus.subscribe("vtd0", Cap.IOTLB, ack="manual", name="slow") as events:
+            events.ack(await anext(events.batches()))
+            space.unmap(0, PAGE)
+            with pytest.raises(SyncFailed, match="slow on vtd0"):
+                await space.sync(0.1)
+            await first.aclose()
+            with pytest.raises(SyncFailed) as caught:
+                await space.sync(1)
+        assert list(missing_of(caught.value).pieces) == [Mapping(0, PAGE - 1, 0x8000, Perm.R)]
+
+
+@rigged
+async def test_what_is_unmapped_while_the_daemon_is_away_is_named(rig: Rig) -> None:
+    """Law 1: who was given it before may use it for as long as its lease lasts."""
+    async with rig.bus_outliving() as (bus, first):
+        space = await bus.create_space("vtd0", last=2**32 - 1)
+        for page in range(4):
+            space.map(page * PAGE, PAGE, 0x8000 + page * PAGE, Perm.RW)
+        space.unmap(0, PAGE)
+        await space.sync()
+        await first.aclose()
+        with pytest.raises(SyncFailed) as caught:
+            await space.sync(2)
+        assert not list(missing_of(caught.value).pieces)
+        for page in (1, 2):
+            space.unmap(page * PAGE, PAGE)
+            with pytest.raises(SyncFailed) as caught:
+                await space.sync(2)
+            gone = [Mapping(at * PAGE, at * PAGE + PAGE - 1, 0x8000 + at * PAGE, Perm.RW) for at in range(1, page + 1)]
+            assert list(missing_of(caught.value).pieces) == gone
+        async with rig.serve():
+            await space.sync(60)
+            space.unmap(3 * PAGE, PAGE)
+            await space.sync()
         with pytest.raises(SyncFailed) as caught:
             await space.sync(1)
         assert not list(missing_of(caught.value).pieces)
@@ -342,11 +392,11 @@ async def test_a_space_that_others_took_meanwhile_is_an_error_until_it_is_free(r
             async with rig.bus("thief") as thief:
                 await thief.create_space("vtd0")
                 await until(lambda: len(rig.sessions) == 2)
-                with pytest.raises(Exception, match="vtd0.* exists already"):
-                    await space.sync(60)
-            rig.sessions[-1].close("try again")
-            for session in rig.sessions:
-                session.close("try again")
+                for _ in range(2):
+                    with pytest.raises(SyncFailed, match="the daemon on vtd0 does not take it") as caught:
+                        await space.sync(60)
+                    assert isinstance(missing_of(caught.value).cause, NameTaken)
+            await until(lambda: "vtd0" not in daemon.spaces.open)
             await space.sync(60)
             assert held(daemon) == own(space)
 

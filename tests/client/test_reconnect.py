@@ -1,5 +1,7 @@
 """Keeping a connection: in a virtual loop, against scripted daemons."""
 
+# pyright: reportPrivateUsage=false
+
 import asyncio
 from pathlib import Path
 from random import Random

@@ -8,8 +8,10 @@ from typing import Final
 from msgspec import Struct
 
 BLOCK: Final = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-PLACE: Final = re.compile(r"# (\w+\.py), (new|appended)\n")
+PLACE: Final = re.compile(r"# (\w+\.\w+), (new|appended)\n")
 COMMAND: Final = re.compile(r"\$ python (\w+\.py)\n")
+START: Final = re.compile(r"(\w+)\$ (.+)\n")
+MORE: Final = re.compile(r"\((\w+)\)\n")
 
 
 class Paste(Struct, frozen=True):
@@ -49,7 +51,23 @@ class Typed(Struct, frozen=True):
     text: str
 
 
-Block = Paste | Run | Typed
+class Screen(Struct, frozen=True):
+    """What is typed and shown in one of several terminals.
+
+    Attributes:
+        page: Name of the page.
+        terminal: Name of the terminal.
+        command: What is started there; `None` if what runs there goes on.
+        lines: Each line; see `terminals` for what is typed.
+    """
+
+    page: str
+    terminal: str
+    command: str | None
+    lines: list[str]
+
+
+Block = Paste | Run | Typed | Screen
 
 
 def blocks(page: Path) -> Iterator[Block]:
@@ -64,10 +82,14 @@ def blocks(page: Path) -> Iterator[Block]:
 
 def block(page: str, language: str, text: str) -> Block:
     """Return what one block is; raises as `blocks`."""
-    if language == "python" and (place := PLACE.match(text)):
+    if language in {"python", "toml"} and (place := PLACE.match(text)):
         return Paste(page, place[1], place[2] == "new", text[place.end() :])
     if language == "console" and (command := COMMAND.match(text)):
         return Run(page, command[1], text[command.end() :])
+    if language == "console" and (start := START.match(text)):
+        return Screen(page, start[1], start[2], text[start.end() :].splitlines())
+    if language == "console" and (more := MORE.match(text)):
+        return Screen(page, more[1], None, text[more.end() :].splitlines())
     if language == "sh":
         return Typed(page, text)
     raise ValueError(f"{page}: this {language or 'nameless'} block has no place and no command: {text[:80]!r}")

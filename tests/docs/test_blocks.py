@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.blocks import Block, Paste, Run, Typed, block, blocks, paste
+from tests.docs.blocks import Block, Paste, Run, Screen, Typed, block, blocks, paste
 
 
 @pytest.mark.parametrize(
@@ -14,6 +14,9 @@ from tests.docs.blocks import Block, Paste, Run, Typed, block, blocks, paste
         ("python", "# toy.py, appended\nb = 2\n", Paste("1.md", "toy.py", starts=False, code="b = 2\n")),
         ("console", "$ python toy.py\n1\n2\n", Run("1.md", "toy.py", "1\n2\n")),
         ("console", "$ python toy.py\n", Run("1.md", "toy.py", "")),
+        ("toml", "# a.toml, new\nb = 1\n", Paste("1.md", "a.toml", starts=True, code="b = 1\n")),
+        ("console", "here$ ls -l\na\nb\n", Screen("1.md", "here", "ls -l", ["a", "b"])),
+        ("console", "(here)\n> a\n", Screen("1.md", "here", None, ["> a"])),
         ("sh", "pip install it\n", Typed("1.md", "pip install it\n")),
     ],
 )

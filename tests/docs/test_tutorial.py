@@ -6,7 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.docs.blocks import Block, Paste, Run, Typed, blocks, paste
+import pytest
+
+from tests.docs.blocks import Block, Paste, Run, Screen, Typed, blocks, paste
+from tests.docs.terminals import Desk
 
 TUTORIAL = Path(__file__).parents[2] / "docs" / "tutorial"
 PAGES = sorted(TUTORIAL.glob("[0-9]*.md"))
@@ -27,18 +30,22 @@ def seen(program: str, folder: Path) -> str:
     return f"{result.stdout}{f'exit status {result.returncode}' if result.returncode else ''}"
 
 
+@pytest.mark.timeout(90)
 def test_every_command_prints_what_its_page_shows(tmp_path: Path) -> None:
     """
     After the blocks before it, in the order of the pages.
     """
-    for block in BLOCKS:
-        match block:
-            case Paste():
-                paste(block, tmp_path)
-            case Run():
-                assert seen(block.file, tmp_path) == block.output, f"{block.page}: python {block.file}"
-            case Typed():
-                pass
+    with Desk(tmp_path) as desk:
+        for block in BLOCKS:
+            match block:
+                case Paste():
+                    paste(block, tmp_path)
+                case Run():
+                    assert seen(block.file, tmp_path) == block.output, f"{block.page}: python {block.file}"
+                case Screen():
+                    desk.follow(block.terminal, block.command, block.lines)
+                case Typed():
+                    pass
 
 
 def test_every_page_runs_all_that_it_starts() -> None:
@@ -54,6 +61,9 @@ def test_every_page_runs_all_that_it_starts() -> None:
                 case Run():
                     assert block.file in unrun, f"{page.name} runs {block.file} from another page"
                     unrun = [file for file in unrun if file not in (block.file, "toy.py")]
+                case Screen():
+                    started = (block.command or "").split()
+                    unrun = [file for file in unrun if file not in started]
                 case Typed():
                     pass
         assert unrun == [], page.name
@@ -63,7 +73,8 @@ def test_only_installing_is_not_run() -> None:
     """
     What is typed into a shell and left out here installs the library, or pytest.
     """
-    assert [block.page for block in BLOCKS if isinstance(block, Typed)] == ["1-first-space.md", "8-testing.md"]
+    typed = [block.page for block in BLOCKS if isinstance(block, Typed)]
+    assert typed == ["1-first-space.md", "8-testing.md", "9-daemon.md"]
 
 
 def test_programs_use_public_names_alone() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import trustme
 
+from iommubus.errors import PeerGone
 from iommubus.service.accepting import SPARE, Acceptor, visible_process
 from iommubus.service.config import Config, Deadlines, Limits
 from iommubus.service.daemon import Daemon
@@ -189,6 +190,30 @@ async def test_past_the_limit_nothing_is_said_and_nothing_stays_open(tmp_path: P
             await until(lambda: len(daemon.connections) == 1)
             await until(lambda: len(open_descriptors()) == before)
         assert daemon.counts.connections <= 1
+
+
+async def test_far_past_the_limit_nobody_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("iommubus.service.accepting.SPARE", 0)
+    path = str(tmp_path / "bus.sock")
+    config = settings(limits=Limits(connections=1))
+    async with accepting(UnixAddress(path), config) as (_, _), connected(path) as talker:
+        await talker.greet()
+        async with connected(path) as other:
+            assert await other.ended() is None
+
+
+async def test_a_process_that_has_ended_does_not_get_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def gone(_: socket.socket) -> None:
+        raise PeerGone(7)
+
+    monkeypatch.setattr("iommubus.service.accepting.visible_process", gone)
+    path = str(tmp_path / "bus.sock")
+    async with accepting(UnixAddress(path)) as (daemon, _), connected(path) as talker:
+        assert await talker.ended() is None
+        assert not daemon.connections
+    assert "process 7, which connected, has ended" in caplog.text
 
 
 async def test_what_the_system_refuses_is_tried_again(

@@ -231,7 +231,7 @@ async def test_whoever_has_no_second_connection_is_sent_none(descriptor: int) ->
         await follow(consumer)
         await publish(producer, epoch, memory)
         await consumer.skip_to(Deliver)
-        assert lending_of(daemon, consumer)._early == []
+        assert lending_of(daemon, consumer).shown == frozenset()
 
 
 async def test_a_memory_that_goes_is_taken_back_from_whoever_was_told_of_it(descriptor: int) -> None:
@@ -247,7 +247,7 @@ async def test_a_memory_that_goes_is_taken_back_from_whoever_was_told_of_it(desc
         await follow(consumer)
         await publish(producer, epoch, memory)
         assert isinstance(await refused(producer, RemoveMemory(9, MemoryName.of(memory))), MemoryInUse)
-        await until(lambda: lending_of(daemon, consumer)._shown)
+        await until(lambda: lending_of(daemon, consumer).shown)
         daemon.spaces.open["vtd0"].space.unmap_all()
         await producer.say(RemoveMemory(10, MemoryName.of(memory)))
         assert (await producer.skip_to(Done)).request == 10
@@ -266,7 +266,7 @@ async def test_a_producer_that_never_sends_one_is_not_waited_for_once_it_is_lost
             memory = await add(producer)
             await follow(consumer)
             await publish(producer, epoch, memory)
-            await until(lambda: lending_of(daemon, consumer)._shown)
+            await until(lambda: lending_of(daemon, consumer).shown)
         assert await borrower.given() == (memory, [])
         await until(lambda: daemon.store.find(memory) is None)
 
@@ -283,7 +283,7 @@ async def test_a_second_connection_that_ends_is_not_waited_for() -> None:
             memory = await add(producer)
             await follow(consumer)
             await publish(producer, epoch, memory)
-            await until(lambda: lending_of(daemon, consumer)._shown)
+            await until(lambda: lending_of(daemon, consumer).shown)
         assert await borrower.given() == (memory, [])
 
 
@@ -450,7 +450,7 @@ async def test_what_can_be_no_memory_closes_only_the_connection_it_came_on(kind:
         memory = await add(producer)
         await follow(consumer)
         await publish(producer, epoch, memory)
-        await until(lambda: lending_of(daemon, consumer)._shown)
+        await until(lambda: lending_of(daemon, consumer).shown)
         before = len(open_descriptors())
         fds = [make(tmp_path) for make in EVIL[kind]]
         data = lender.wire.send(Descriptor(MemoryName.of(memory)))
@@ -484,8 +484,13 @@ async def test_sealed_memory_is_taken(seals: int) -> None:
     os.close(fd)
 
 
+def nowhere(fd: int) -> bool:
+    """Say that no file lives in memory."""
+    return fd < 0
+
+
 async def test_a_file_on_a_disk_is_looked_at_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("iommubus.service.store.in_memory", lambda _: False)
+    monkeypatch.setattr("iommubus.service.store.in_memory", nowhere)
     fd = ram()
     async with Daemon(Config()) as daemon, greeted(daemon) as producer, bound(daemon, producer) as lender:
         memory = await add(producer)

@@ -377,7 +377,27 @@ async def test_a_sync_waits_until_a_space_was_resumed() -> None:
         assert mapped(daemon) == []
 
 
-@pytest.mark.parametrize("what", ["publish", "end", "twice", "nothing", "end of nothing"])
+async def test_a_producer_may_name_all_anew_at_any_time() -> None:
+    async with Daemon(settings()) as daemon, greeted(daemon) as talker:
+        epoch = await talker.space()
+        await talker.say(publishing("vtd0", epoch, 1, page(1), page(2)))
+        begin, end = BeginResume("vtd0", epoch), EndResume(60, "vtd0", epoch)
+        await talker.say(begin, publishing("vtd0", epoch, 2, page(2), page(3)), end)
+        await talker.skip_to(Done)
+        assert mapped(daemon) == [2, 3]
+
+
+async def test_what_is_published_while_a_space_is_swept_stays() -> None:
+    async with Daemon(settings(producer_grace=60)) as daemon, greeted(daemon) as talker:
+        epoch = await resume(talker, await resumable(daemon, 1, 2))
+        begin, end = BeginResume("vtd0", epoch), EndResume(60, "vtd0", epoch)
+        later = publishing("vtd0", epoch, 2, gone(1), page(5))
+        await talker.say(begin, publishing("vtd0", epoch, 1, page(1)), end, later)
+        await talker.skip_to(Done)
+        assert mapped(daemon) == [5]
+
+
+@pytest.mark.parametrize("what", ["publish", "end", "twice", "end of nothing"])
 async def test_resuming_has_its_order(what: str) -> None:
     async with Daemon(settings(producer_grace=60)) as daemon, greeted(daemon) as talker:
         if "nothing" in what:
@@ -389,11 +409,39 @@ async def test_resuming_has_its_order(what: str) -> None:
             "publish": [publishing("vtd0", epoch, 1, page(1))],
             "end": [end],
             "twice": [begin, begin],
-            "nothing": [begin],
             "end of nothing": [end],
         }
         await talker.say(*orders[what])
         assert await broken(talker)
+
+
+async def test_what_is_named_once_more_before_it_is_swept_counts() -> None:
+    async with Daemon(settings(producer_grace=60)) as daemon, greeted(daemon) as talker:
+        epoch = await resume(talker, await resumable(daemon, 1, 2))
+        begin, end, again = BeginResume("vtd0", epoch), EndResume(60, "vtd0", epoch), EndResume(61, "vtd0", epoch)
+        await talker.say(begin, end, begin)
+        await talker.skip_to(Done)
+        assert mapped(daemon) == [1, 2]
+        await talker.say(publishing("vtd0", epoch, 1, page(2)), again)
+        assert (await talker.skip_to(Done)).request == 61
+        assert mapped(daemon) == [2]
+
+
+async def test_what_is_named_once_more_while_it_is_swept_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("iommubus.service.applying.PIECE", 1)
+    async with Daemon(settings(producer_grace=60)) as daemon, greeted(daemon) as talker:
+        epoch = await resume(talker, await resumable(daemon, *range(100)))
+        again: list[ClientMessage] = [
+            BeginResume("vtd0", epoch),
+            publishing("vtd0", epoch, 1, page(99)),
+            EndResume(61, "vtd0", epoch),
+        ]
+        await talker.say(BeginResume("vtd0", epoch), EndResume(60, "vtd0", epoch))
+        await until(lambda: len(mapped(daemon)) < 100)
+        await talker.say(*again, Sync(62, 60_000_000, ["vtd0"]))
+        assert {(await talker.skip_to(Done)).request for _ in range(2)} == {60, 61}
+        await talker.skip_to(Synced)
+        assert mapped(daemon) == [99]
 
 
 async def test_a_producer_that_is_lost_while_it_resumes_may_resume_again() -> None:
@@ -524,8 +572,9 @@ async def test_a_sweep_ends_with_its_space(monkeypatch: pytest.MonkeyPatch) -> N
     async with Daemon(settings(producer_grace=60)) as daemon, greeted(daemon) as talker:
         epoch = await resume(talker, await resumable(daemon, *range(100)))
         before = len(daemon.tasks)
-        await talker.say(BeginResume("vtd0", epoch), EndResume(60, "vtd0", epoch), CloseSpace(61, "vtd0", epoch))
-        assert (await talker.hear(Done)).request == 61
+        await talker.say(BeginResume("vtd0", epoch), EndResume(60, "vtd0", epoch))
+        await until(lambda: len(mapped(daemon)) < 100)
+        daemon.spaces.close(daemon.spaces.open["vtd0"])
         await until(lambda: len(daemon.tasks) == before)
         await talker.say(Ping(1))
-        await talker.hear(Pong)
+        await talker.skip_to(Pong)

@@ -12,23 +12,23 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
 from iommubus.errors import AddressTaken, BadCertificate, BadSetting, ConfigUnreadable, LeasesUnreadable
-from iommubus.service.config import Config, Deadlines, Metrics
+from iommubus.service.config import Config, Deadlines, Leases, Metrics
 from iommubus.service.rules import Rule
-from iommubus.service.serve import Reload, serve
+from iommubus.service.serve import LOOK, Reload, serve
 from iommubus.transport.address import Address, UnixAddress
 from iommubus.transport.listeners import listen
 from iommubus.transport.tls import Identity
-from iommubus.wire.messages.greeting import Bye, Draining
-from iommubus.wire.messages.publishing import Published
+from iommubus.wire.messages.greeting import Bye, Draining, Ping, Pong
+from iommubus.wire.messages.publishing import Answer, Ask, Published
 from iommubus.wire.messages.replies import Refused
-from iommubus.wire.messages.subscribing import Ack, Deliver, Subscribe, Subscribed
+from iommubus.wire.messages.subscribing import Ack, Deliver, Subscribe, Subscribed, Translate, Translated
 from iommubus.wire.messages.syncing import Sync, Synced
-from iommubus.wire.messages.values import Range
+from iommubus.wire.messages.values import Piece, Range
 from tests.peers import open_descriptors
 from tests.talkers import Talker, creating, gone, page, publishing, settings, until
 
@@ -146,15 +146,59 @@ async def test_what_is_under_way_comes_to_its_end(tmp_path: Path) -> None:
         assert isinstance(await consumer.ended(), Bye)
 
 
-async def test_a_second_signal_stops_it_at_once(tmp_path: Path) -> None:
-    async with serving(tmp_path) as daemon, daemon.client() as producer, daemon.client() as consumer:
-        epoch = await producer.space()
-        await consumer.say(Subscribe(1, ["vtd0"], 3, [Range(0, 2**64 - 1)]))
-        await consumer.hear(Subscribed)
-        await producer.say(publishing("vtd0", epoch, 1, page(1)))
-        await consumer.skip_to(Deliver)
+PATIENT: Final[dict[str, Any]] = {"deadlines": Deadlines(shutdown=600), "leases": Leases(seconds=60)}
+"""Settings of a daemon that ends by nothing that a test does not do."""
+
+
+async def owing(producer: Talker, consumer: Talker) -> int:
+    """Have a consumer be given something; return the number of its subscription."""
+    epoch = await producer.space()
+    await consumer.say(Subscribe(1, ["vtd0"], 3, [Range(0, 2**64 - 1)]))
+    number = (await consumer.hear(Subscribed)).subscription
+    await producer.say(publishing("vtd0", epoch, 1, page(1)))
+    await consumer.skip_to(Deliver)
+    return number
+
+
+async def looks(talker: Talker) -> None:
+    """Let a daemon look several times whether it has anything left to do; it is there all the while."""
+    for number in range(5):
+        await asyncio.sleep(LOOK)
+        await talker.say(Ping(number))
+        await talker.skip_to(Pong)
+
+
+async def test_what_was_handed_over_is_waited_for(tmp_path: Path) -> None:
+    async with serving(tmp_path, **PATIENT) as daemon, daemon.client() as producer, daemon.client() as consumer:
+        number = await owing(producer, consumer)
         daemon.signal(signal.SIGTERM)
         await consumer.skip_to(Draining)
+        await looks(consumer)
+        await consumer.say(Ack(number, 1))
+        assert isinstance(await consumer.ended(), Bye)
+
+
+async def test_an_answer_is_waited_for(tmp_path: Path) -> None:
+    async with serving(tmp_path, **PATIENT) as daemon, daemon.client() as producer, daemon.client() as consumer:
+        await producer.space(offers=1, answers=True, answer_us=60_000_000)
+        await consumer.say(Subscribe(1, ["vtd0"], 1, [Range(0, 2**64 - 1)]))
+        number = (await consumer.hear(Subscribed)).subscription
+        await consumer.say(Translate(2, number, 7, 1))
+        ask = await producer.skip_to(Ask)
+        daemon.signal(signal.SIGTERM)
+        await consumer.skip_to(Draining)
+        await looks(consumer)
+        await producer.say(Answer(ask.request, Piece(0, 0xFFF, 0, 1)))
+        await consumer.skip_to(Translated)
+        assert isinstance(await consumer.ended(), Bye)
+
+
+async def test_a_second_signal_stops_it_at_once(tmp_path: Path) -> None:
+    async with serving(tmp_path, **PATIENT) as daemon, daemon.client() as producer, daemon.client() as consumer:
+        await owing(producer, consumer)
+        daemon.signal(signal.SIGTERM)
+        await consumer.skip_to(Draining)
+        await looks(consumer)
         daemon.signal(signal.SIGTERM)
         assert isinstance(await consumer.ended(), Bye)
 
@@ -191,11 +235,15 @@ async def test_sighup_replaces_the_rules_and_a_bad_file_changes_nothing(
         for step, said in enumerate(["", "there are 1 rules now", "the rules stay as they are", "there are 0 rules"]):
             if said:
                 daemon.signal(signal.SIGHUP)
-                await until(partial(lambda text: text in caplog.text, said))
+                await until(partial(logged, caplog, said))
             await talker.say(creating(100 + step, f"vtd{step}"))
             allowed.append(not isinstance(await talker.next(), Refused))
     assert allowed == [False, True, True, False]
     assert "nonsense" in caplog.text
+
+
+def logged(caplog: pytest.LogCaptureFixture, text: str) -> bool:
+    return text in caplog.text
 
 
 def failing() -> Config:

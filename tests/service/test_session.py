@@ -291,7 +291,7 @@ async def test_requests_that_wait_end_with_the_connection() -> None:
             await talker.hear(Pong)
             session = session_of(daemon)
         await until(lambda: not session.waits)
-        assert len(daemon.tasks) == 0
+        await until(lambda: len(daemon.tasks) == 0)
 
 
 async def test_requests_that_wait_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -519,9 +519,13 @@ async def test_the_process_of_a_lost_connection_is_let_go() -> None:
 class Silent(asyncio.Transport):
     """A transport that goes nowhere."""
 
+    closed = False
+
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None: ...
     def write(self, data: object) -> None: ...
-    def close(self) -> None: ...
+    def close(self) -> None:
+        self.closed = True
+
     def abort(self) -> None: ...
     def get_write_buffer_size(self) -> int:
         return 0
@@ -538,6 +542,17 @@ async def test_a_daemon_that_stops_refuses_what_is_new_and_does_the_rest() -> No
         assert (await talker.hear(Refused)).failure.kind == "Stopping"
         assert {type(await talker.next()).__name__ for _ in range(2)} == {"Synced", "Found"}
         assert epoch
+
+
+async def test_nobody_waits_for_a_space_at_a_daemon_that_stops() -> None:
+    async with Daemon(Config()) as daemon, greeted(daemon) as talker:
+        await talker.say(WaitSpace(1, "vtd0"), Ping(2))
+        await talker.hear(Pong)
+        daemon.drain("it is late", 1)
+        await talker.hear(Draining)
+        await talker.say(WaitSpace(3, "vtd0"))
+        assert [(await talker.hear(Refused)).failure.kind for _ in range(2)] == ["Stopping"] * 2
+        assert daemon.quiet
 
 
 async def test_whoever_comes_to_a_daemon_that_stops_is_told() -> None:
@@ -565,7 +580,19 @@ async def test_the_end_of_a_daemon_is_said_and_leaves_nothing(caplog: pytest.Log
 async def test_a_daemon_that_ended_takes_nobody() -> None:
     async with Daemon(Config()) as daemon:
         pass
-    session = daemon.session(STRANGER)
-    session.connection_made(Silent())
-    assert daemon.clients == {}
+    session, transport = daemon.session(STRANGER), Silent()
+    session.connection_made(transport)
+    assert transport.closed
     session.connection_lost(None)
+
+
+async def test_nobody_who_does_not_read_delays_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("iommubus.service.daemon.LAST_WORDS", 0.05)
+    async with Daemon(settings(deadlines=Deadlines(hello=600))) as daemon, talking(daemon) as talker:
+        await talker.greet()
+        session = session_of(daemon)
+        transport: asyncio.Transport = vars(session)["_transport"]
+        while not transport.get_write_buffer_size():
+            transport.write(bytes(1 << 16))
+        await daemon.__aexit__(None, None, None)
+        assert not daemon.connections

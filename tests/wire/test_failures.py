@@ -52,6 +52,7 @@ LOCAL: Final = {
     errors.ConfigUnreadable,
     errors.LeasesUnreadable,
     errors.LeaseRunOut,
+    errors.NotInHand,
     errors.MappingFailed,
     errors.SyncFailed,
     errors.NotifierFailed,

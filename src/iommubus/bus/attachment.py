@@ -140,7 +140,7 @@ class Attachment:
     Attributes:
         ranges: Those ranges, as far as they lie in the space.
         coverage: How far the removals here are out of use.
-        held_back: Removals from this number on may be in use, because one failed.
+        held_back: Removals from this number on may be in use, because one failed, or nobody can be asked.
         left_by: Hand-over by which all that it had here is taken away, if it went elsewhere.
     """
 
@@ -247,9 +247,9 @@ class Attachment:
         return self.coverage.covered
 
     def hold_back(self) -> None:
-        """Count what is not acknowledged yet as in use, until a removal that failed was applied."""
+        """Count what is not acknowledged yet, and what is removed from now on, as in use, until it is released."""
         if self.held_back is None:
-            self.held_back = self.coverage.covered
+            self.held_back = self.covered
 
     @property
     def pinned(self) -> int:

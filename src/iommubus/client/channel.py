@@ -175,6 +175,13 @@ class Channel(asyncio.Protocol):
         self._connection = ClientConnection()
         self._transport: asyncio.Transport | None = None
         self._requests = 0
+        self._own: dict[type[Message], Callable[[Any], None]] = {  # what it takes itself
+            Welcome: self._welcomed,
+            Ping: self._pinged_by_daemon,
+            Pong: self._ponged,
+            Bye: self._dismissed,
+            Draining: self._told_of_end,
+        }
         self._asked: dict[int, Asked] = {}
         self._pings: dict[int, float] = {}  # those without a `Pong`, and when they were said
         self._pinged = 0
@@ -412,8 +419,8 @@ class Channel(asyncio.Protocol):
         kind = type(message)
         if kind in ANY_ANSWER:
             self._answer(message)
-        elif kind in OWN_WORDS:
-            OWN_WORDS[kind](self, message)
+        elif kind in self._own:
+            self._own[kind](message)
         elif kind in self._handlers:
             self._handlers[kind](self, message)
 
@@ -571,16 +578,6 @@ class Channel(asyncio.Protocol):
             if not pong.done():
                 pong.set_exception(why)
         self._owner.closed(self, error)
-
-
-OWN_WORDS: Final[dict[type[Message], Callable[[Channel, Any], None]]] = {
-    Welcome: Channel._welcomed,  # noqa: SLF001 - a table of its own methods
-    Ping: Channel._pinged_by_daemon,  # noqa: SLF001
-    Pong: Channel._ponged,  # noqa: SLF001
-    Bye: Channel._dismissed,  # noqa: SLF001
-    Draining: Channel._told_of_end,  # noqa: SLF001
-}
-"""What the connection itself takes of the daemon's words."""
 
 
 def has_more(answer: Message) -> bool:

@@ -205,12 +205,15 @@ class Link:
 
     def attached(self, channel: Channel) -> None:
         """Have the new connection go on where the last one ended."""
-        if channel is self.channel:  # it was made on this one
-            return
-        channel.ask(self._create_words, lambda answer: self._created(channel, answer))
+        if channel is not self.channel:  # else it was made on this one
+            self._create_again(channel)
 
     def lost(self, reason: str) -> None:  # noqa: ARG002 - the keeper has it
-        """Forget what was under way: all of the table is said again."""
+        """Forget what was under way: all of the table is said again.
+
+        What the daemon has handed out may be in use until a `sync` says otherwise.
+        """
+        self.member.where.hold_back()
         self.channel = self._end = None
         self._begin = self._ending = self._overran = False
         self._said.clear()
@@ -284,8 +287,10 @@ class Link:
         waiting = Waiting(self.member.mailbox.turn, asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)
         self._look()
-        if self.error is not None:
-            self._give_up(self.error)
+        if self._keeper.error is not None:
+            self._give_up(self._keeper.error)
+        elif self.error is not None and self._keeper.channel is not None:  # it may have changed its mind
+            self._create_again(self._keeper.channel)
         try:
             return await waiting.done
         finally:
@@ -304,6 +309,7 @@ class Link:
 
     def cover(self, number: int) -> None:
         """Take it that nobody uses anything that was removed up to a hand-over."""
+        self.member.where.release()
         self.member.acknowledge(number)
 
     # -- inside: connections -------------------------------------------------------------------
@@ -331,6 +337,11 @@ class Link:
             self.epoch,
         )
 
+    def _create_again(self, channel: Channel) -> None:
+        """Have the daemon make the space, or go on with it."""
+        self.error = None
+        channel.ask(self._create_words, lambda answer: self._created(channel, answer))
+
     def _created(self, channel: Channel, answer: Message | Exception) -> None:
         """Go on: the daemon has the space, or refuses it."""
         if isinstance(answer, Disconnected):
@@ -338,12 +349,11 @@ class Link:
         if not isinstance(answer, SpaceCreated):
             self._refused(answer if isinstance(answer, IommubusError) else IommubusError(answer))
             return
-        self.error, self._demanded = None, False
+        self._demanded = False
         self.epoch, self.channel = answer.epoch, channel
         if self.closed:
             self._say_close(channel)
             return
-        self._read_anew()
         if answer.resumed:
             self._begin, self._end = True, self.member.mailbox.turn
         self._on_created(self)

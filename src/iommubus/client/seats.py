@@ -5,6 +5,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final, Self
 
 from ..bus.abc import Acknowledge
+from ..bus.attachment import State
 from ..bus.buried import Buried
 from ..bus.member import Terms
 from ..bus.soon import Soon
@@ -120,12 +121,9 @@ class Seats:
             seat.known(memory)
 
     def sharing(self, endpoint: str) -> list[tuple[str, tuple[str, ...]]]:
-        """Return the name and the endpoints of each subscription that needs others beside this one."""
-        return [
-            (seat.name, seat.endpoints)
-            for seat in self._seats
-            if len(seat.endpoints) > 1 and endpoint in seat.endpoints
-        ]
+        """Return the name and the endpoints of each live subscription that needs others beside this one."""
+        live = [seat for seat in self._seats if seat.state is State.JOINED]
+        return [(seat.name, seat.endpoints) for seat in live if len(seat.endpoints) > 1 and endpoint in seat.endpoints]
 
     # -- the connection ------------------------------------------------------------
 

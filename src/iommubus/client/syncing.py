@@ -12,7 +12,7 @@ import anyio
 from anyio import CancelScope, current_time
 
 from ..bus.reports import MapFailure, Missing, Outcome, SyncReport
-from ..errors import Disconnected, Stopping, SyncFailed
+from ..errors import Disconnected, IommubusError, Stopping, SyncFailed
 from ..ledger import OldPieces
 from ..ranges import LAST
 from ..wire.failures import to_error
@@ -68,10 +68,20 @@ async def _all_said(keeper: Keeper, links: Sequence[Link], end: float) -> Channe
     with CancelScope(deadline=end):
         while True:
             channel = await keeper.wait_open()
-            found = [await link.flushed() for link in links if not link.gone]
+            found = [await _said(keeper, link) for link in links if not link.gone]
             if channel.open and all(one is channel for one in found):
                 return channel
     return None
+
+
+async def _said(keeper: Keeper, link: Link) -> Channel:
+    """Do `Link.flushed`; where the daemon does not take a space, a `sync` cannot promise anything about it."""
+    try:
+        return await link.flushed()
+    except IommubusError as refusal:
+        if keeper.error is not None:
+            raise
+        raise SyncFailed([link.missing(f"does not take it: {refusal}", refusal)], link.pop_failures()) from refusal
 
 
 async def _ask(channel: Channel, words: Words, end: float) -> list[Message] | None:

@@ -163,6 +163,7 @@ class Processes(House):
         self._spaces: list[RemoteSpace] = []
         self._others = 2  # the player, and a daemon of somebody else's
         self._closing = False
+        self._taken_in = 0  # events that the daemon is known to have taken in
 
     # -- the daemon ------------------------------------------------------------------
 
@@ -200,7 +201,10 @@ class Processes(House):
 
         A consumer's question comes to it over another connection, and could be faster.
         """
-        await self._ask(Channel.ping)
+        published = sum(space.seq for space in self._spaces)
+        if published != self._taken_in:
+            await self._ask(Channel.ping)
+            self._taken_in = published
 
     async def lags(self) -> list[Lag]:
         """Return how far each subscriber is behind in the daemon."""

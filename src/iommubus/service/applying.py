@@ -21,6 +21,10 @@ from ..rangeset import RangeSet
 PIECE: Final = 1024
 """Mappings that are looked at in one go when a space is swept: half a millisecond."""
 
+MANY: Final = 256
+"""Mappings that go at once after which a space is made to forget what nobody uses: by itself it does so after
+so many removals, each of which may have had a million."""
+
 NOTES: Final = 2
 """How many ranges may be noted for each mapping that a space may have.  What is named and
 gone again is forgotten, but for crumbs of what an UNMAP would have cut."""
@@ -41,7 +45,7 @@ def apply(space: LocalSpace, event: Event, limit: int) -> None:
     """
     size = event.last - event.first + 1
     if type(event) is Map:
-        if space.mappings >= limit:
+        if not space.has_room(limit):
             raise LimitReached("limits.mappings", limit)
         space.map(event.first, size, event.target, event.perm, memory=event.memory)
     elif type(event) is Unmap:
@@ -53,7 +57,9 @@ def apply(space: LocalSpace, event: Event, limit: int) -> None:
 def take_away(space: LocalSpace, event: Event) -> None:
     """Unmap whatever an UNMAP touches; raises as `apply`."""
     try:
-        space.unmap(event.first, event.last - event.first + 1)
+        removed = space.unmap(event.first, event.last - event.first + 1)
+        if len(removed) >= MANY:
+            space.counting()
     except Straddle:
         take_whole(space, event.first, event.last)
         raise

@@ -108,6 +108,7 @@ class Daemon(Shared):
             seconds: How long it is until the end.
         """
         self.draining = reason
+        self.spaces.drain(reason)
         for client in self.clients.values():
             client.send(Draining(clip_text(reason), int(seconds * US)))
 

@@ -23,7 +23,7 @@ NOTHING: Final = Cap(0)
 
 UNANSWERED: Final = 256
 """Most questions about those who moved that a producer leaves open for one space: each has a task, and
-who moves endpoints to and fro without an answer would have any number of them."""
+who moves endpoints back and forth without an answer would have any number of them."""
 
 
 class Demand:

@@ -184,6 +184,11 @@ class Lending:
         if grace > 0:  # then nothing of a lost producer is mapped any more
             self._daemon.tasks.start_soon(self._sweep_later, grace)
 
+    @property
+    def shown(self) -> frozenset[MemoryName]:
+        """The memories of which the client was told, or is about to be."""
+        return frozenset(self._shown)
+
     # -- what the client is given ------------------------------------------------------
 
     def show(self, memories: Iterable[MemoryName]) -> None:

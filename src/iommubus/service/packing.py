@@ -46,6 +46,11 @@ class Packer:
     def __init__(self) -> None:
         self._kept: deque[tuple[list[Event], tuple[Portion, ...]]] = deque(maxlen=KEPT)
 
+    @property
+    def lengths(self) -> list[int]:
+        """How many events each hand-over has that is remembered."""
+        return [len(events) for events, _ in self._kept]
+
     def pack(self, events: list[Event]) -> tuple[Portion, ...]:
         """Return the portions of a hand-over; the list is kept and must not be changed."""
         for known, packed in self._kept:

@@ -21,10 +21,12 @@ from ..wire.messages.spaces import (
     SpaceCreated,
 )
 from ..wire.runs import from_rows
-from .applying import apply
+from .applying import Named, apply
 from .rules import Action
 from .session import Handler, Session
 from .spaces import Held
+
+DONE: Final = object()
 
 LOGGER: Final = getLogger("iommubus.service")
 
@@ -109,7 +111,7 @@ class Publishing:
 
     def _publish(self, message: Publish) -> None:
         held = self._own(message)
-        if held.named is not None and not held.resuming:
+        if held.named is not None and not (held.resuming or held.sweeping):
             raise BadMessage("Publish", "space", message.space, "what it resumes with is said after BeginResume")
         self._check_number(held, message)
         make = apply if held.named is None else held.named.apply
@@ -168,22 +170,19 @@ class Publishing:
         held = self._own(message)
         if held.named is None or not held.resuming:
             raise BadMessage("EndResume", "space", message.space, "there is nothing to resume")
-        held.resuming = False
-        self._daemon.tasks.start_soon(self._sweep, held, message.request)
+        held.resuming, held.sweeping = False, True
+        self._daemon.tasks.start_soon(self._sweep, held, held.named, message.request)
 
-    async def _sweep(self, held: Held, request: int) -> None:
+    async def _sweep(self, held: Held, named: Named, request: int) -> None:
         """Unmap what was not named; nobody can cancel that, for every `sync` waits for it."""
-        named = held.named
-        if named is None:
-            return
+        pieces = named.sweep(held.space)
         try:
-            for _ in named.sweep(held.space):
+            while held.named is named:  # else it was closed, its producer lost, or it is named once more
+                if next(pieces, DONE) is DONE:
+                    held.settle()
                 await checkpoint()
-                if held.named is not named:  # it was closed, or its producer lost
-                    return
         except Exception:
             LOGGER.exception("sweeping %s failed in a way that it should not", held.name)
             self._session.close("the daemon failed at a space")
             return
-        held.settle()
         self._session.done(request)

@@ -22,6 +22,7 @@ from ..errors import (
     NotProducer,
     NoTranslator,
     SpaceClosed,
+    Stopping,
     TranslatorFailed,
     UnknownName,
 )
@@ -77,6 +78,7 @@ class Held:
         emptied: Whether its mappings were taken away because its producer is lost.
         named: Notes of what the producer names since it is back; `None` if it need not.
         resuming: Whether it has begun to name it.
+        sweeping: Whether it has named all, and what it has not is being taken away.
         settled: Set unless it is still to be named, or swept.
         earlier: Closed ones in whose place it came: its `sync` covers them.
         timer: Takes its mappings away.
@@ -97,7 +99,7 @@ class Held:
         self.more = False
         self.emptied = False
         self.named: Named | None = None
-        self.resuming = False
+        self.resuming = self.sweeping = False
         self.settled = anyio.Event()
         self.settled.set()
         self.earlier: tuple[LocalSpace, ...] = ()
@@ -134,14 +136,14 @@ class Held:
         """Go on with a producer that is back, or with another one."""
         self.making, self.producer, self.peer, self.epoch = making, producer, producer.peer, epoch
         self.taken = self.told = self.begun = self.index = 0
-        self.more = self.emptied = self.resuming = False
+        self.more = self.emptied = self.resuming = self.sweeping = False
         self.stop_timer()
         if resumed:
             self.begin_naming()
 
     def begin_naming(self) -> None:
         """Take notes of what the producer names from now on; a `sync` waits until it has named all."""
-        self.named = Named()
+        self.named, self.sweeping = Named(), False
         if self.settled.is_set():
             self.settled = anyio.Event()
 
@@ -153,7 +155,7 @@ class Held:
 
     def settle(self) -> None:
         """Take it that nothing is still to be named, or swept."""
-        self.named = None
+        self.named, self.sweeping = None, False
         self.settled.set()
 
     def empty(self) -> None:
@@ -162,6 +164,7 @@ class Held:
         if not self.emptied:
             self.emptied = True
             self.space.take_all()
+            self.space.counting()  # has it forget what nobody uses, which may have been very much
 
     def stop_timer(self) -> None:
         """Take nothing away by itself any more."""
@@ -279,6 +282,7 @@ class Spaces:
         self.endpoints: dict[str, HeldEndpoint] = {}
         self.closed = Closed()
         self.followers: dict[Follower, None] = {}
+        self._draining = ""  # why none is made any more
         self._arrival: anyio.Event | None = None  # what everybody waits for who waits for a space
 
     # -- spaces ------------------------------------------------------------------
@@ -311,15 +315,24 @@ class Spaces:
         """Tell everybody of a space whose producer knows its epoch."""
         if held.producer is not None:
             held.demand.meet(held.space, held.producer, held.epoch, asks=held.making.asks_demand)
-        if self._arrival is not None:
-            arrival, self._arrival = self._arrival, None
-            arrival.set()
+        self._tell_waiting()
         for follower in list(self.followers):
             follower.opened(held)
 
+    def drain(self, reason: str) -> None:
+        """Have nobody wait for a space any more: none is made."""
+        self._draining = reason
+        self._tell_waiting()
+
     async def wait(self, name: str) -> Held:
-        """Wait until a space of this name is open."""
+        """Wait until a space of this name is open.
+
+        Raises:
+            Stopping: None will be.
+        """
         while name not in self.open:
+            if self._draining:
+                raise Stopping(self._draining)
             self._arrival = self._arrival or anyio.Event()
             await self._arrival.wait()
         return self.open[name]
@@ -433,6 +446,11 @@ class Spaces:
         self._tell_gone(held)
         held.meet(wanted, producer, self._new_id(), resumed=resumed)
         return held, resumed
+
+    def _tell_waiting(self) -> None:
+        if self._arrival is not None:
+            arrival, self._arrival = self._arrival, None
+            arrival.set()
 
     def _tell_gone(self, held: Held) -> None:
         for follower in list(self.followers):

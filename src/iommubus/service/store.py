@@ -190,12 +190,7 @@ class Store:
             BadMemory: It will not do.
         """
         memory = held.memory
-        try:
-            own = await self._looked_at(memory, fd)
-        except BadMemory:
-            if self.find(memory) is held:
-                held.settle()
-            raise
+        own = await self._looked_at(memory, fd)
         if self.find(memory) is held and not self.descriptors_of(memory):
             self._bus.memories.adopt(memory, own)
             held.settle()
