@@ -594,6 +594,7 @@ def test_the_record_does_not_name_who_was_replaced_meanwhile(path: str) -> None:
         old = scene.connection(process=FakeProcess())
         hardware = await scene.subscribe(old, "exit")
         scene.proof.replace(scene.connection(process=old.process), hardware.number)
+        await anyio.sleep(1)
         await scene.proof.remember(hardware)  # by a word of the old connection that comes late
 
     play(case, record=record)
