@@ -490,7 +490,8 @@ class Consumer(Player):
 
         That takes somebody who knows of it: the daemon that was told, of a process that it can see.
         """
-        return self.machine.seen and self.pins[pin] == self.machine.restarts
+        told = self.subscription is None or self.machine.uses.get(self.subscription.name, self.machine.embedded)
+        return bool(told) and self.machine.seen and self.pins[pin] == self.machine.restarts
 
     def differs(self) -> str:
         """Say how what it has differs from what there is, when all is quiet; empty if it does not."""

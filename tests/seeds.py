@@ -29,6 +29,7 @@ from iommubus.service.config import Config, Leases
 from iommubus.service.daemon import Daemon
 from iommubus.service.record import Change, Granted, Record
 from iommubus.service.rules import Rule
+from iommubus.service.watch import Watch
 from iommubus.transport.credentials import Peer
 from tests.story import Story
 from tests.virtual import VirtualLoop, VirtualProcess, run
@@ -192,8 +193,15 @@ def tell(seed: int, note: Any = None) -> Machine:
         dice = Random(seed)  # noqa: S311 - the same each time
         loop.thread_time = lambda: dice.uniform(0, 0.02)
         machine = Machine(loop, dice, note)
+        machine.embedded = False
+        using = Watch.using
+
+        def note_uses(watch: Watch, uses: int) -> None:
+            machine.uses[watch.name] = uses
+            using(watch, uses)
+
         made_up = patch("iommubus.bus.bus.NUMBERS", count(1))  # a longer number would be cut otherwise
-        with made_up, patch("iommubus.service.recovering.process_again", machine.watch_again):
+        with made_up, patch.object(Watch, "using", note_uses), patch("iommubus.service.recovering.process_again", machine.watch_again):
             await Story(machine, DaemonHost(machine)).play()
         return machine
 

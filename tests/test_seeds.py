@@ -14,7 +14,6 @@ import pytest
 from iommubus.client.following import RemoteSeat
 from iommubus.service.recovering import Recovering
 from tests.seeds import judge, quiet, tell
-from tests.world import Stale
 
 SEEDS: Final = 1000
 
@@ -72,15 +71,10 @@ MISTAKES: Final[dict[str, Mistake]] = {
 }
 
 
-def tell_many(count: int) -> None:
-    for seed in range(count):
-        tell(seed)
-
-
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_is_found(name: str) -> None:
-    with MISTAKES[name](), pytest.raises(Stale):
-        tell_many(SEEDS)
+    with MISTAKES[name]():
+        assert any(judge(seed).problem.startswith("Stale") for seed in range(SEEDS))
 
 
 def test_a_story_that_ends_badly_says_its_number() -> None:

@@ -93,12 +93,16 @@ def test_a_story_is_the_same_each_time() -> None:
     assert first == second
 
 
-def tell_many(count: int, make: MakeBus) -> None:
-    for seed in range(count):
+def ends_badly(seed: int, make: MakeBus, how: type[BaseException]) -> bool:
+    try:
         tell(seed, make)
+    except how:
+        return True
+    except Exception:  # noqa: BLE001 - it may end badly in other ways, too
+        return False
+    return False
 
 
 @pytest.mark.parametrize("name", FOUND)
 def test_a_mistake_is_found(name: str) -> None:
-    with pytest.raises(FOUND[name]):
-        tell_many(2 * SEEDS, ALL[name])
+    assert any(ends_badly(seed, ALL[name], FOUND[name]) for seed in range(2 * SEEDS))

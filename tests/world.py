@@ -98,6 +98,8 @@ class Machine:
         watches: The watches of processes that are open.
         judged: How many `sync` were judged.
         restarts: How often the daemon was started.
+        embedded: Whether there is no daemon that would have to be told of uses.
+        uses: What the daemon was told last of how much is in use, by subscription.
         seen: Whether the daemon can see the processes of its clients.
     """
 
@@ -111,6 +113,8 @@ class Machine:
         self.watches: dict[Watched, None] = {}
         self.judged = 0
         self.restarts = 0
+        self.embedded = True
+        self.uses: dict[str, int] = {}
         self.seen = dice.random() < 0.8
         self.processes: list[VirtualProcess] = []
         self._note = note

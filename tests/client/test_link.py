@@ -152,6 +152,25 @@ async def test_a_connection_that_comes_back_within_the_grace_disturbs_nothing(ri
         assert touched == {(at, at + PAGE - 1) for at in (5 * PAGE, 7 * PAGE, 9 * PAGE, 2999 * PAGE, 1 << 28)}
 
 
+@rigged
+async def test_of_a_pull_space_everything_is_to_be_forgotten_after_a_loss(rig: Rig) -> None:
+    async def answer(iova: int, _: Perm) -> Mapping | None:
+        return Mapping(iova, iova + PAGE - 1, iova, Perm.R)
+
+    async with rig.serve(producer_grace=GRACE), rig.bus("qemu") as bus, rig.bus("vhost") as other:
+        space = await bus.create_space("vtd0", last=2**32 - 1, offers=Cap.UNMAP, translate=answer)
+        space.unmap(PAGE, PAGE)
+        await space.sync()
+        seen: list[Any] = []
+        async with other.subscribe("vtd0", Cap.UNMAP) as events, asyncio.TaskGroup() as tasks:
+            following = tasks.create_task(follow(events, seen))
+            rig.sessions[0]._transport.abort()  # type: ignore[union-attr]
+            await until(lambda: space.link.channel is None)
+            await space.sync()
+            following.cancel()
+        assert [(event.first, event.last) for event in seen] == [(0, 2**32 - 1)]
+
+
 async def follow(events: Any, seen: list[Any]) -> None:
     async for event in events:
         seen.append(event)  # noqa: PERF401 - it has no end

@@ -422,6 +422,7 @@ class Link:
         member = self.member
         mailbox, caps, last = member.mailbox, member.caps, self._making.shape.last
         member.take()
+        mailbox.unshare()  # what is put into it alone is not in the feed
         seq = 0 if member.place is None else member.place.seq
         if caps & Cap.MAP:
             mailbox.replay(0, last)
