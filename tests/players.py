@@ -146,6 +146,7 @@ class Producer(Player):
         self.endpoint: Endpoint | None = None
         self.settled = False
         self.closed: list[AddressSpace] = []  # and somebody may still use something of theirs
+        self.let_go: set[str] = set()  # names of spaces that were closed, which are synced by themselves
         self.steps: Sequence[Callable[[str], None]] = (
             (self.map, self.map, self.unmap)
             if pull
@@ -172,7 +173,7 @@ class Producer(Player):
     async def _make(self, bus: EventBus) -> None:
         for name in self.names:
             self.spaces[name] = await self._patiently(partial(self._create, bus, name))
-            self.machine.truth.create(name)
+            self.machine.truth.create(name, another=name in self.let_go)
             self.machine.note("made {}", name)
         self.endpoint = await self._patiently(partial(bus.create_endpoint, self.endpoint_name))
         self.machine.truth.attach(self.endpoint_name, None)
@@ -293,6 +294,7 @@ class Producer(Player):
         """Close a space, and make another one of its name."""
         truth = self.machine.truth
         since = self._emptied(name)
+        self.let_go.add(name)
         await self.spaces[name].close()
         try:
             await self.spaces[name].sync(timeout=PATIENCE)

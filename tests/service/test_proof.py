@@ -587,6 +587,20 @@ def test_the_record_says_who_has_to_be_waited_for_and_forgets_who_let_go(path: s
     record.close()
 
 
+def test_the_record_does_not_name_who_was_replaced_meanwhile(path: str) -> None:
+    record = Record(path, BOOT)
+
+    async def case(scene: Scene) -> None:
+        old = scene.connection(process=FakeProcess())
+        hardware = await scene.subscribe(old, "exit")
+        scene.proof.replace(scene.connection(process=old.process), hardware.number)
+        await scene.proof.remember(hardware)  # by a word of the old connection that comes late
+
+    play(case, record=record)
+    assert load(path, BOOT).exits == ()
+    record.close()
+
+
 def test_nobody_is_confirmed_whom_the_record_does_not_name(path: str) -> None:
     record = Record(path, BOOT, FullDisk())
 

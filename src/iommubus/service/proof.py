@@ -151,7 +151,7 @@ class Proof:
             LeasesUnwritable: It does not, so nothing must be handed over.
         """
         member = member_of(watch)
-        if member is not None:
+        if member is not None and watch.number in self._watches:  # else another has taken its place already
             await self._recorder.add(member)
 
     async def forgotten(self, watch: Watch) -> None:
