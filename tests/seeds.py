@@ -201,16 +201,11 @@ def tell(seed: int, note: Any = None) -> Machine:
             using(watch, uses)
 
         made_up = patch("iommubus.bus.bus.NUMBERS", count(1))  # a longer number would be cut otherwise
-<<<<<<< HEAD
-        told = patch.object(Watch, "using", note_uses)
-        with made_up, told, patch("iommubus.service.recovering.process_again", machine.watch_again):
-=======
         with (
             made_up,
             patch.object(Watch, "using", note_uses),
             patch("iommubus.service.recovering.process_again", machine.watch_again),
         ):
->>>>>>> rig
             await Story(machine, DaemonHost(machine)).play()
         return machine
 
