@@ -1,7 +1,6 @@
 """Stories on the embedded bus: they end well there, and do not on a bus with a mistake."""
 
-import logging
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import asynccontextmanager
 from random import Random
 from typing import Final
@@ -12,6 +11,7 @@ from iommubus import Bus, EventBus
 from iommubus.testing import MakeBus
 from tests.faulty import FAULTS
 from tests.mistakes import MISTAKES
+from tests.seeds import quiet
 from tests.story import Story
 from tests.virtual import VirtualLoop, run
 from tests.world import Machine, Stale
@@ -61,9 +61,14 @@ class Embedded:
         assert self._bus.spaces() == ()
 
 
+@pytest.fixture(autouse=True)
+def _quiet() -> Generator[None]:
+    with quiet():
+        yield
+
+
 def tell(seed: int, make: MakeBus = Bus, note: Callable[[str], object] | None = None) -> Machine:
     """Tell one story."""
-    logging.getLogger("iommubus").setLevel(logging.CRITICAL)
 
     async def case(loop: VirtualLoop) -> Machine:
         machine = Machine(loop, Random(seed), note)  # noqa: S311 - the same each time

@@ -14,6 +14,7 @@ import gc
 from collections import deque
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
+from contextlib import suppress
 from contextvars import Context, ContextVar, copy_context
 from functools import partial
 from heapq import heappop, heappush
@@ -133,6 +134,21 @@ class VirtualLoop(asyncio.BaseEventLoop):
         task = NumberedTask(self._made, coro, self, context or copy_context())
         task.set_name(name or f"task {self._made}")
         return task
+
+    def wind_down(self) -> None:
+        """End every task: one that is collected later would end in a closed loop, in the middle of another test."""
+        for parked in self._parked.values():
+            self._ready.extend(parked)
+        self._parked.clear()
+        self._steps = 0
+        tasks = asyncio.all_tasks(self)
+        for task in tasks:
+            task.cancel()
+        errors = self.errors.copy()
+        with suppress(Exception):  # the run has failed already, or what is left is told
+            if tasks:
+                self.run_until_complete(asyncio.wait(tasks))
+        self.errors = errors
 
     def _run_once(self) -> None:
         """Run what is ready, after the time has jumped if nothing was."""
@@ -293,8 +309,11 @@ def run(case: Callable[[VirtualLoop], Coroutine[Any, Any, T]]) -> T:
     try:
         asyncio.set_event_loop(loop)
         with patch.object(AsyncIOBackend, "run_sync_in_worker_thread", INLINE):
-            result = loop.run_until_complete(case(loop))
-        left = [*asyncio.all_tasks(loop), *((process_of(timer), timer) for timer in loop.timers)]
+            try:
+                result = loop.run_until_complete(case(loop))
+                left = [*asyncio.all_tasks(loop), *((process_of(timer), timer) for timer in loop.timers)]
+            finally:
+                loop.wind_down()
     finally:
         asyncio.set_event_loop(None)
         loop.close()

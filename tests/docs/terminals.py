@@ -180,7 +180,8 @@ class Desk:
 def environment(folder: Path) -> dict[str, str]:
     """Return what programs find in their environment: the commands of this Python, and no colours."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("IOMMUBUS_")}
+    sizes = ("COLUMNS", "LINES")  # of another terminal
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("IOMMUBUS_") and name not in sizes}
     ours = {"PATH": path, "PYTHONPATH": str(SOURCE)}
     return {**kept, **ours, "XDG_RUNTIME_DIR": str(folder / "run"), "TERM": "xterm", "NO_COLOR": "1"}
 

@@ -38,7 +38,7 @@ from tests.talkers import OWN, PAGE, Talker, creating, gone, greeted, page, publ
 
 SECONDS: Final = 1_000_000
 EVERYWHERE: Final = [Range(0, 2**64 - 1)]
-FRAMES: Final = int(os.environ.get("IOMMUBUS_FRAMES", "10000"))
+FRAMES: Final = int(os.environ.get("WRONG_FRAMES", "100000"))
 """Wrong frames in all; more can be asked for."""
 
 
