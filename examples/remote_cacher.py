@@ -1,4 +1,4 @@
-"""The device of cacher.py in a process of its own: start `iommubus serve` and remote_emulator.py first.
+"""The device of cacher.py in a process of its own: start `iommubus serve` first, and remote_emulator.py beside it.
 
 But for the line that makes the bus it is what it is in one process.
 """
@@ -32,6 +32,7 @@ async def main() -> None:
     """Fill the cache, use a page until it is taken away, and look at the counters."""
     async with connect() as bus, anyio.create_task_group() as tasks:
         cache = await tasks.start(vhost, bus)
+        await bus.wait_space("smmu0")  # its producer may come later
 
         for iova in (0x1000, 0x1800, 0x2000, 0x3000):  # the second is a hit, the last needs room
             mapping = await cache.translate(iova, Perm.W)
