@@ -95,11 +95,6 @@ class Proof:
         """Wait until nothing of before the restart stands in the way of a `sync`."""
         await self._recovering.wait()
 
-    @property
-    def recovered(self) -> bool:
-        """Whether nothing does."""
-        return self._recovering.over
-
     def reasons(self, now: float) -> list[str]:
         """Return what stands in the way, in words; nothing if it is over."""
         return self._recovering.reasons(now)

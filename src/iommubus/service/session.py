@@ -85,7 +85,6 @@ BEGINNINGS: Final = frozenset(
 )
 """Requests for something new, which a daemon refuses that is about to stop."""
 
-PartT = TypeVar("PartT")
 THOROUGH: Final = frozenset(
     {
         spaces.CreateSpace,
@@ -102,6 +101,7 @@ THOROUGH: Final = frozenset(
 
 Handler = Callable[[Any], None]
 Make = Callable[[int], Message]
+PartT = TypeVar("PartT")
 
 
 class Part(Protocol):
