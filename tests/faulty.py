@@ -98,6 +98,9 @@ class PassingSubscription(Subscription):
     def backing(self, memory: Memory) -> memoryview:
         return self.inner.backing(memory)
 
+    def descriptor(self, memory: Memory) -> int:
+        return self.inner.descriptor(memory)
+
     async def close(self) -> None:
         await self.inner.close()
 

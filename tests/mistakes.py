@@ -1,5 +1,6 @@
 """More buses with one mistake each: in endpoints, memories, questions to a producer, contracts and uses."""
 
+import os
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import suppress
 from mmap import mmap
@@ -171,6 +172,14 @@ class BacksWithACopy(PassingSubscription):
         return copy
 
 
+class HandsOnACopy(PassingSubscription):
+    def descriptor(self, memory: Memory) -> int:
+        os.close(super().descriptor(memory))
+        fd = os.memfd_create("copy")
+        os.ftruncate(fd, memory.size)
+        return fd
+
+
 class AllowsEverything(PassingSubscription):
     def __aiter__(self) -> AsyncIterator[Event]:
         return Edited(super().__aiter__(), lambda event: [allowing(event)])
@@ -299,7 +308,7 @@ MISTAKES: Final[dict[str, MakeBus]] = {
     **{kind.__name__: with_space(kind) for kind in (ForgetsMemories, RefusesSilently)},
     **{
         kind.__name__: with_subscription(kind)
-        for kind in (BacksWithACopy, AllowsEverything, PinsNothing, PinsEverything, DevicesAreDeaf)
+        for kind in (BacksWithACopy, HandsOnACopy, AllowsEverything, PinsNothing, PinsEverything, DevicesAreDeaf)
     },
     **{
         kind.__name__: maker(kind)

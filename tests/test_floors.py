@@ -18,7 +18,7 @@ FLOORS: Final[list[list[str]]] = [
         "ledger", "completion", "wire", "abi",
     ],
     ["bus", "consumers", "iommubus"],
-    ["transport", "bridges"],
+    ["transport", "bridging", "bridges"],
     ["service", "client", "testing"],
     ["demo", "cli", "__main__"],
 ]  # fmt: skip
@@ -27,7 +27,7 @@ FLOORS: Final[list[list[str]]] = [
 INSIDE: Final[dict[str, list[str]]] = {
     "errors": [
         "base", "mapping", "subscribing", "names", "moments", "outcomes", "device", "foreign", "wire", "trials",
-        "hosts", "daemon", "remote",
+        "hosts", "daemon", "remote", "bridges",
     ],
     "wire": ["framing", "messages", "failures", "runs", "negotiation", "codec", "connection"],
     "wire.messages": [
@@ -52,6 +52,7 @@ INSIDE: Final[dict[str, list[str]]] = {
     "bus.abc": ["terms", "consumer", "producer", "bus"],
     "consumers": ["pins", "views", "mirror", "iotlb"],
     "transport": ["clock", "tasks", "address", "lock", "credentials", "descriptors", "listeners", "activation", "tls"],
+    "bridging": ["telling", "messages", "replies", "barrier", "memories", "addresses"],
     "bridges": [],
     "service": [
         "rules", "globs", "config", "settings", "logs", "leases", "record", "systemd", "http", "counts", "metrics",
@@ -75,10 +76,11 @@ INSIDE: Final[dict[str, list[str]]] = {
         "endpoints", "player", "job", "canvas", "view", "board", "pipe", "process", "processes",
     ],
     "cli": [
-        "words", "printing", "running", "options", "talking", "orders",
-        "serve", "check_config", "ping", "spaces", "subscribers", "tail", "lookup", "hold", "fence", "demo",
+        "words", "printing", "running", "options", "talking", "orders", "groups",
+        "serve", "check_config", "ping", "spaces", "subscribers", "tail", "lookup", "hold", "fence", "bridge", "demo",
         "app", "start", "__main__",
     ],
+    "cli.bridge": ["crossing"],
 }  # fmt: skip
 
 LEAVES: Final = {"bridges"}

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
 from fcntl import F_ADD_SEALS, F_GET_SEALS, F_SEAL_GROW, F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_WRITE, fcntl
+from operator import methodcaller
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -343,6 +344,7 @@ async def test_memories_belong_to_the_thread_of_the_bus() -> None:
             lambda: bus.memory_view(ram),
             lambda: bus.remove_memory(ram),
             lambda: events.backing(ram),
+            lambda: events.descriptor(ram),
             lambda: space.map(0, PAGE, 0, Perm.R, memory=ram),
         ]
         for call in calls:
@@ -365,22 +367,34 @@ async def test_a_consumer_sees_what_the_producer_writes_and_the_reverse() -> Non
 
 
 @every_loop
-async def test_only_who_may_read_the_stream_sees_the_memory() -> None:
+async def test_a_consumer_hands_on_a_descriptor_of_its_own() -> None:
+    async with open_space() as (bus, _), bus.subscribe("space", Cap.IOTLB) as events:
+        ram = await bus.add_memory("ram", SIZE)
+        fd = events.descriptor(ram)
+        bus.remove_memory(ram)
+        assert os.pwrite(fd, b"kept", 0) == 4  # it is the caller's, and closed by nobody else
+        os.close(fd)
+
+
+@every_loop
+@pytest.mark.parametrize("which", ["backing", "descriptor"])
+async def test_only_who_may_read_the_stream_sees_the_memory(which: str) -> None:
     async with open_space() as (bus, space):
         ram = await bus.add_memory("ram", SIZE)
         events = bus.subscribe("space", Cap.IOTLB)
+        look = methodcaller(which, ram)
         with pytest.raises(NotEntered):
-            events.backing(ram)
+            look(events)
         async with events:
             with pytest.raises(UnknownMemory):
-                events.backing(Memory("ram", 2, SIZE))
+                methodcaller(which, Memory("ram", 2, SIZE))(events)
             await space.fence(events)
             with pytest.raises(Fenced):
-                events.backing(ram)
+                look(events)
         async with bus.subscribe("space", Cap.IOTLB) as others:
             pass
         with pytest.raises(SubscriptionClosed):
-            others.backing(ram)
+            look(others)
 
 
 def test_nothing_is_mapped_before_somebody_looks(monkeypatch: pytest.MonkeyPatch) -> None:

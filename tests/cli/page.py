@@ -17,6 +17,7 @@ from typer.models import ArgumentInfo
 
 from iommubus.caps import Cap
 from iommubus.cli.app import COMMANDS
+from iommubus.cli.bridge import KINDS
 from iommubus.cli.options import PANEL
 from iommubus.cli.orders import ORDERS
 from iommubus.cli.spaces import spaces
@@ -75,9 +76,7 @@ class Param(Struct, frozen=True):
 
 def all_commands() -> Iterator[str]:
     """Yield every command: how it is written, what it does, and its parameters."""
-    for name in COMMANDS:
-        word = name.replace("-", "_")
-        command = getattr(import_module(f"iommubus.cli.{word}"), word)
+    for name, command in functions():
         params = list(params_of(command))
         arguments = [param for param in params if isinstance(param.info, ArgumentInfo)]
         words = [
@@ -86,9 +85,22 @@ def all_commands() -> Iterator[str]:
         ]
         yield from (f"## `iommubus {name}`", "")
         yield from ("```text", " ".join(["iommubus", name, "[OPTIONS]", *words]), "```", "")
-        yield from (inspect.cleandoc(command.__doc__), "")
+        yield from (inspect.getdoc(command) or "", "")
         yield from rows("argument", arguments)
         yield from rows("option", [param for param in params if param not in arguments and not param.shared])
+
+
+def chapters() -> list[str]:
+    """Return how each command is written, in their order; ``bridge`` is one for each kind."""
+    kinds = [f"bridge {kind}" for kind in KINDS]
+    return [name for command in COMMANDS for name in (kinds if command == "bridge" else [command])]
+
+
+def functions() -> Iterator[tuple[str, Callable[..., Any]]]:
+    """Yield the function of each command, and how that is written."""
+    for name in chapters():
+        path = name.replace("-", "_").replace(" ", ".")
+        yield name, getattr(import_module(f"iommubus.cli.{path}"), path.rpartition(".")[2])
 
 
 def all_connection() -> Iterator[str]:

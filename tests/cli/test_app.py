@@ -7,7 +7,8 @@ import pytest
 import typer
 from typer.main import get_command
 
-from iommubus.cli.app import COMMANDS, Commands, app
+from iommubus.cli.app import COMMANDS, app
+from iommubus.cli.groups import Commands
 from tests.cli.commands import iommubus
 from tests.daemons import environment
 

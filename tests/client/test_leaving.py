@@ -11,6 +11,7 @@ import pytest
 
 from iommubus.bus.attachment import State
 from iommubus.bus.bus import Bus
+from iommubus.bus.memory import Backing
 from iommubus.caps import Cap, Perm
 from iommubus.client.seats import RemoteSubscription
 from iommubus.errors import (
@@ -83,7 +84,7 @@ def member_of(world: World) -> State:
 
 
 def handle_of(world: World) -> RemoteSubscription:
-    return RemoteSubscription(world.seat, lambda: None, "next", lambda _: memoryview(b""))
+    return RemoteSubscription(world.seat, lambda: None, "next", lambda memory: Backing(memory, None))
 
 
 # -- what is lost ------------------------------------------------------------------------

@@ -90,7 +90,7 @@ async def scene_of(open_second: Callable[[], Any] | None = None) -> AsyncGenerat
 
     before = open_files()
     async with Tasks() as tasks:
-        lent = LentMemories(open_second or give, tasks.start_soon, own.view, known.append)
+        lent = LentMemories(open_second or give, tasks.start_soon, own.find, known.append)
         scene = Scene(lent, theirs, known, own)
         yield scene
         lent.lost("the end")
@@ -121,11 +121,11 @@ async def test_a_memory_can_be_looked_at_once_its_descriptor_has_come() -> None:
         await scene.bind()
         assert not scene.lent.knows(RAM)
         with pytest.raises(UnknownMemory):
-            scene.lent.backing(RAM)
+            scene.lent.find(RAM).view()
         await scene.show(RAM, fd)
         assert (scene.lent.knows(RAM), scene.known) == (True, [RAM])
         os.pwrite(fd, b"bytes", 8)
-        assert bytes(scene.lent.backing(RAM)[8:13]) == b"bytes"
+        assert bytes(scene.lent.find(RAM).view()[8:13]) == b"bytes"
 
 
 @pytest.mark.asyncio
@@ -139,7 +139,7 @@ async def test_what_has_no_bytes_here_is_not_waited_for() -> None:
             await scene.show(memory, *fds)
             assert scene.lent.knows(memory)
             with pytest.raises(BadMemory):
-                scene.lent.backing(memory)
+                scene.lent.find(memory).view()
     os.close(read)
     os.close(write)
 
@@ -152,7 +152,7 @@ async def test_the_clients_own_are_known_and_stay_its_own() -> None:
         assert scene.lent.knows(own)
         await scene.say(Descriptor(MemoryName.of(own)), fd)
         await scene.show(Memory("rom", 1, 0x1000))
-        scene.lent.backing(own)[0:4] = b"mine"
+        scene.lent.find(own).view()[0:4] = b"mine"
         assert os.pread(fd, 4, 0) == bytes(4)
 
 
@@ -161,10 +161,10 @@ async def test_what_was_removed_is_gone_before_or_after_it_came() -> None:
     async with scene_of() as scene, file_of(RAM) as fd:
         await scene.bind()
         await scene.show(RAM, fd)
-        view = scene.lent.backing(RAM)
+        view = scene.lent.find(RAM).view()
         scene.remove(RAM)
         with pytest.raises(UnknownMemory):
-            scene.lent.backing(RAM)
+            scene.lent.find(RAM).view()
         assert view[0] == 0
         del view  # it keeps the file open
         late = Memory("ram", 2, RAM.size)
@@ -173,7 +173,7 @@ async def test_what_was_removed_is_gone_before_or_after_it_came() -> None:
         await scene.say(Descriptor(MemoryName.of(late)), fd)
         await scene.show(Memory("rom", 1, 0x1000), fd)
         with pytest.raises(UnknownMemory):
-            scene.lent.backing(late)
+            scene.lent.find(late).view()
 
 
 @pytest.mark.asyncio
@@ -238,7 +238,7 @@ async def test_nothing_is_waited_for_where_descriptors_do_not_travel(first: Any)
         scene.lent.lend(RAM, fd)
         assert scene.lent.knows(RAM)
         with pytest.raises(UnknownMemory):
-            scene.lent.backing(RAM)
+            scene.lent.find(RAM).view()
 
 
 @pytest.mark.asyncio

@@ -80,7 +80,7 @@ class Slow(StreamSubscription):
 
 def slow_subscription(bus: Bus) -> Slow:
     plain = bus.subscribe("space", Cap.UNMAP)
-    return Slow(plain._seat, plain._register, lambda: None, "next", plain.backing)  # pyright: ignore[reportPrivateUsage]
+    return Slow(plain._seat, plain._register, lambda: None, "next", bus.memories.find)  # pyright: ignore[reportPrivateUsage]
 
 
 @every_loop

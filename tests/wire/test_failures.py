@@ -51,6 +51,8 @@ LOCAL: Final = {
     errors.BadSetting,
     errors.ConfigUnreadable,
     errors.LeasesUnreadable,
+    errors.PeerCannot,
+    errors.PeerBroke,
     errors.LeaseRunOut,
     errors.NotInHand,
     errors.MappingFailed,

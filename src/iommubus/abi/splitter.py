@@ -28,6 +28,18 @@ class Splitter:
         """Append what the stream gave."""
         self._buffer += data
 
+    @property
+    def wanted(self) -> int:
+        """How many bytes the message that has begun still needs, or first its header; 0 if it is whole.
+
+        Who reads no more than that at a time knows with which message a descriptor came.
+
+        Raises:
+            AbiError: The header cannot be.
+        """
+        missing = self._header_size - len(self._buffer)
+        return missing if missing > 0 else max(self._length() - len(self._buffer), 0)
+
     def next_message(self) -> bytes | None:
         """Remove and return the next whole message.
 
@@ -40,9 +52,12 @@ class Splitter:
         """
         if len(self._buffer) < self._header_size:
             return None
-        length = self._length_of(bytes(self._buffer[: self._header_size]))
+        length = self._length()
         if len(self._buffer) < length:
             return None
         message = bytes(self._buffer[:length])
         del self._buffer[:length]
         return message
+
+    def _length(self) -> int:
+        return self._length_of(bytes(self._buffer[: self._header_size]))

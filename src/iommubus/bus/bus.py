@@ -184,7 +184,7 @@ class Bus(EventBus):
         async def register() -> None:
             enroll()
 
-        return StreamSubscription(member, register, self._check_thread, ack, self.memories.view)
+        return StreamSubscription(member, register, self._check_thread, ack, self.memories.find)
 
     def enlist(self, endpoint: str | Iterable[str], terms: Terms) -> tuple[Member, Callable[[], None]]:
         """Return what the bus keeps of a subscription, and what registers it: for those who subscribe for others.

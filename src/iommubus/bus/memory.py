@@ -43,19 +43,31 @@ class Backing:
             self._view = self._map()
         return self._view[:]  # not the same object: whoever releases theirs takes nothing from others
 
+    def duplicate(self) -> int:
+        """Return another descriptor of it, which is the caller's.
+
+        Raises:
+            BadMemory: Its descriptor has not come, and may never.
+        """
+        return os.dup(self._file())
+
     def close(self) -> None:
         """Close the descriptor; whoever has a view keeps what is mapped."""
         if self.fd is not None:
             os.close(self.fd)
 
     def _map(self) -> memoryview:
-        if self.fd is None:
-            raise BadMemory(self.memory.name, self.memory.size, "its bytes are not in this process")
+        fd = self._file()
         with suppress(PermissionError):  # opened for reading, or sealed against writing
-            return memoryview(mmap(self.fd, self.memory.size))
+            return memoryview(mmap(fd, self.memory.size))
         # A private mapping that nobody writes shows the file as a shared one does.
         # It counts as writable, which a ctypes array over it asks for; its views are not.
-        return memoryview(mmap(self.fd, self.memory.size, access=ACCESS_COPY)).toreadonly()
+        return memoryview(mmap(fd, self.memory.size, access=ACCESS_COPY)).toreadonly()
+
+    def _file(self) -> int:
+        if self.fd is None:
+            raise BadMemory(self.memory.name, self.memory.size, "its bytes are not in this process")
+        return self.fd
 
 
 class Memories:

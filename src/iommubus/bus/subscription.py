@@ -23,6 +23,7 @@ from ..errors import (
 from ..events import Event, Memory
 from .abc import Acknowledge, Batch, Subscription, Translation, Use
 from .attachment import State
+from .memory import Backing
 from .reports import SubscriptionStatistics
 from .seat import Seat
 
@@ -37,7 +38,7 @@ class StreamSubscription(Subscription):
         register: Registers it with its endpoints; may raise, and be cancelled.
         check_thread: Raises if the caller is not the thread of the bus.
         ack: How it acknowledges.
-        backing: Returns the whole of a memory.
+        find: Returns the bytes of a memory.
     """
 
     def __init__(
@@ -46,12 +47,12 @@ class StreamSubscription(Subscription):
         register: Callable[[], Awaitable[None]],
         check_thread: Callable[[], None],
         ack: Acknowledge,
-        backing: Callable[[Memory], memoryview],
+        find: Callable[[Memory], Backing],
     ) -> None:
         self._seat = seat
         self._register = register
         self._check_thread = check_thread
-        self._backing = backing
+        self._find = find
         self._mode: Acknowledge = ack
         self._iterator: ref[object] | None = None  # the one that may ask
         self._asking = False
@@ -144,7 +145,11 @@ class StreamSubscription(Subscription):
 
     def backing(self, memory: Memory) -> memoryview:
         self._check_open()
-        return self._backing(memory)
+        return self._find(memory).view()
+
+    def descriptor(self, memory: Memory) -> int:
+        self._check_open()
+        return self._find(memory).duplicate()
 
     def statistics(self) -> SubscriptionStatistics:
         return self._seat.statistics()

@@ -57,7 +57,7 @@ class LentMemories:
     Args:
         open_second: Opens a second connection; `None` where descriptors do not travel.
         run: Has something done in a task of the client.
-        own: Returns the whole of a memory that this client added; raises `UnknownMemory` for others.
+        own: Returns the bytes of a memory that this client added; raises `UnknownMemory` for others.
         known: Called when nothing more has to come of a memory.
     """
 
@@ -65,7 +65,7 @@ class LentMemories:
         self,
         open_second: Open | None,
         run: Run,
-        own: Callable[[Memory], memoryview],
+        own: Callable[[Memory], Backing],
         known: Callable[[Memory], object],
     ) -> None:
         self._open_second = open_second
@@ -85,15 +85,14 @@ class LentMemories:
         """Say whether nothing more has to come before the bytes of a memory can be looked at."""
         return not self._travelling or memory in self._came or self._is_own(memory)
 
-    def backing(self, memory: Memory) -> memoryview:
-        """Return the whole of a memory.
+    def find(self, memory: Memory) -> Backing:
+        """Return the bytes of a memory.
 
         Raises:
             UnknownMemory: It was removed, or never added.
-            BadMemory: Its bytes are not in this process.
         """
         came = self._came.get(memory)
-        return self._own(memory) if came is None else came.view()
+        return self._own(memory) if came is None else came
 
     # -- for producers ---------------------------------------------------------------
 
@@ -161,7 +160,7 @@ class LentMemories:
     def _is_own(self, memory: Memory) -> bool:
         try:
             self._own(memory)
-        except (UnknownMemory, BadMemory):
+        except UnknownMemory:
             return False
         return True
 

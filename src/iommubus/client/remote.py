@@ -141,7 +141,7 @@ class RemoteBus(EventBus):
         check_loop()
         self._arrival = anyio.Event()
         self._directory = Directory(self._keeper, self._own.check_thread, self._lines, self._arrive)
-        self._lent = LentMemories(self._open_second, self._run, self._own.memories.view, self._known)
+        self._lent = LentMemories(self._open_second, self._run, self._own.memories.find, self._known)
         self._memories = AddedMemories(self._keeper, self._own, self._all_links, self._lent.lend)
         self._seats = Seats(self._keeper.clock, soon_in_this_loop(), self._run, self._lent.knows)
         self._keeper.on_sync = self._seats.speak
@@ -290,7 +290,7 @@ class RemoteBus(EventBus):
         )
         endpoints, checked = self._own.plan_subscription(endpoint, terms)
         checked = replace(checked, name=name or "")  # a name that is made up here may be another client's, too
-        return self._seats.subscription(checked, endpoints, self._own.check_thread, ack, self._lent.backing)
+        return self._seats.subscription(checked, endpoints, self._own.check_thread, ack, self._lent.find)
 
     def observe(self, *patterns: str, capacity: int = OBSERVER_CAPACITY) -> Observer:
         self._check_open()

@@ -8,6 +8,7 @@ from ..bus.abc import Acknowledge
 from ..bus.attachment import State
 from ..bus.buried import Buried
 from ..bus.member import Terms
+from ..bus.memory import Backing
 from ..bus.soon import Soon
 from ..bus.subscription import StreamSubscription
 from ..errors import LeaseRunOut, SubscriptionClosed
@@ -31,7 +32,7 @@ class RemoteSubscription(StreamSubscription):
         seat: What stands for it here.
         check_thread: Raises if the bus cannot be used, or not by the caller.
         ack: How it acknowledges.
-        backing: Returns the whole of a memory.
+        find: Returns the bytes of a memory.
     """
 
     def __init__(
@@ -39,9 +40,9 @@ class RemoteSubscription(StreamSubscription):
         seat: RemoteSeat,
         check_thread: Callable[[], None],
         ack: Acknowledge,
-        backing: Callable[[Memory], memoryview],
+        find: Callable[[Memory], Backing],
     ) -> None:
-        super().__init__(seat, seat.register, check_thread, ack, backing)
+        super().__init__(seat, seat.register, check_thread, ack, find)
         self._remote = seat
 
     async def __aenter__(self) -> Self:
@@ -97,7 +98,7 @@ class Seats:
         endpoints: tuple[str, ...],
         check_thread: Callable[[], None],
         ack: Acknowledge,
-        backing: Callable[[Memory], memoryview],
+        find: Callable[[Memory], Backing],
     ) -> RemoteSubscription:
         """Return a subscription, which is registered when it is entered.
 
@@ -106,9 +107,9 @@ class Seats:
             endpoints: Names of what it subscribes to.
             check_thread: Raises if the bus cannot be used, or not by the caller.
             ack: How it acknowledges.
-            backing: Returns the whole of a memory.
+            find: Returns the bytes of a memory.
         """
-        return RemoteSubscription(RemoteSeat(terms, endpoints, self), check_thread, ack, backing)
+        return RemoteSubscription(RemoteSeat(terms, endpoints, self), check_thread, ack, find)
 
     def speak(self) -> None:
         """Say everything that was acknowledged: a `sync` of this client is about to wait for it."""

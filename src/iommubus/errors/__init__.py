@@ -61,6 +61,9 @@
     * `RuleMissing` -- this *peer* may not do that: no rule allows it
     * `StopUnproven` -- this *subscriber* was fenced, and has no way to be stopped
     * `LimitReached` -- this *peer* wants more than the daemon gives to one
+    * `BridgeError` -- another project's program, or the *kernel*, at the other end of a bridge
+        * `PeerCannot`, `PeerBroke`, `PeerLeft`, `PeerRefused`
+        * `KernelRefused`
     * `Disconnected`, `Stopping` -- the *daemon* is away, or about to go
     * `ConnectionLost` -- the *client* whom the daemon asked is gone
     * `LeasesUnreadable`, `LeasesUnwritable` -- the *disk* does not give, or
@@ -73,6 +76,14 @@ Addresses are printed in hexadecimal, ranges with both ends inclusive.
 from .base import (
     IommubusError as IommubusError,
     span as span,
+)
+from .bridges import (
+    BridgeError as BridgeError,
+    KernelRefused as KernelRefused,
+    PeerBroke as PeerBroke,
+    PeerCannot as PeerCannot,
+    PeerLeft as PeerLeft,
+    PeerRefused as PeerRefused,
 )
 from .daemon import (
     BadSetting as BadSetting,

@@ -35,8 +35,6 @@ PAYLOAD: Final = GREETING_LIMIT
 LIMIT: Final = 1
 """Most descriptors of one frame, which names one memory."""
 
-SPACE: Final = socket.CMSG_SPACE(LIMIT * array("i").itemsize)
-
 TOKEN: Final = 32
 """Bytes of a token: 256 bits, which nobody guesses."""
 
@@ -166,7 +164,7 @@ class DescriptorChannel:
         await checkpoint_if_cancelled()
         while self._incoming.wanted:
             try:
-                data, fds, cut = receive_part(self._sock, self._incoming.wanted)
+                data, fds, cut = receive_part(self._sock, self._incoming.wanted, LIMIT)
             except BlockingIOError:
                 await anyio.wait_readable(self._sock)
                 continue
@@ -206,9 +204,14 @@ def wrong_size(size: int, count: int) -> str:
     return ""
 
 
-def receive_part(sock: socket.socket, size: int) -> tuple[bytes, list[int], bool]:
-    """Receive at most ``size`` bytes; return them, the descriptors beside them, and whether some were left out."""
-    data, ancillary, flags, _ = sock.recvmsg(size, SPACE, socket.MSG_CMSG_CLOEXEC)
+def receive_part(sock: socket.socket, size: int, limit: int) -> tuple[bytes, list[int], bool]:
+    """Receive at most ``size`` bytes, and what descriptors came with the first of them.
+
+    Returns:
+        The bytes, the descriptors, at most ``limit`` of them, and whether some were left out.
+    """
+    room = socket.CMSG_SPACE(limit * array("i").itemsize)
+    data, ancillary, flags, _ = sock.recvmsg(size, room, socket.MSG_CMSG_CLOEXEC)
     fds = array("i")
     for level, kind, rights in ancillary:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):

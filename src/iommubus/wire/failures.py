@@ -41,6 +41,7 @@ from ..errors import (
     InReserved,
     InvertedRange,
     IommubusError,
+    KernelRefused,
     LeasesUnwritable,
     LimitReached,
     MapAlone,
@@ -63,6 +64,8 @@ from ..errors import (
     OutsideSpace,
     Overlap,
     PastMemory,
+    PeerLeft,
+    PeerRefused,
     RangeWraps,
     RemoteError,
     RuleMissing,
@@ -147,6 +150,9 @@ CLASSES: Final[tuple[type[IommubusError], ...]] = (
     Stopping,
     StopUnproven,
     LeasesUnwritable,
+    PeerLeft,
+    PeerRefused,
+    KernelRefused,
 )
 """The errors that may travel.  Not among them: those of one process alone (threads,
 notifiers, traces, other interfaces), and those whose parts have messages of their own

@@ -218,6 +218,7 @@ FOUND_BY: Final[dict[str, tuple[str, ...]]] = {
     "ViewsByName": ("a_map_into_an_unknown_memory_is_refused",),
     "TakesEveryMemory": ("names_of_memories_are_unique_while_they_are_used",),
     "BacksWithACopy": ("what_the_producer_writes_is_what_a_consumer_reads",),
+    "HandsOnACopy": ("a_descriptor_is_the_same_memory",),
     "AllowsEverything": ("what_may_only_be_read_cannot_be_written",),
     "has 48 bits": (
         "identity_is_a_space_with_one_mapping",

@@ -200,6 +200,18 @@ class Subscription(ABC):
         """
 
     @abstractmethod
+    def descriptor(self, memory: Memory) -> int:
+        """Return a descriptor of a memory, for who hands it on: to a device in another process, or to the kernel.
+
+        The caller closes it.  What it is handed to keeps the memory whatever is
+        unmapped or removed, so such a subscription says ``stops="exit"``.
+
+        Raises:
+            UnknownMemory, BadMemory: As `backing`.
+            NotEntered, SubscriptionClosed, Fenced, WrongThread: It cannot be used.
+        """
+
+    @abstractmethod
     async def close(self) -> None:
         """Leave, and promise that everything was dropped.
 

@@ -49,6 +49,21 @@ async def events_carry_the_memory(stage: Stage) -> None:
     await scene.sync()
 
 
+async def a_descriptor_is_the_same_memory(stage: Stage) -> None:
+    """Contract: a consumer can hand a memory on to a device that is not in its process."""
+    scene = await stage.scene()
+    ram = await stage.bus.add_memory("ram", SIZE)
+    scene.space.map(0, PAGE, PAGE, Perm.RW, memory=ram)
+    async with stage.bus.subscribe("space", Cap.IOTLB) as events:
+        await anext(aiter(events))
+        fd = events.descriptor(ram)
+        try:
+            os.pwrite(fd, b"seen", PAGE)
+        finally:
+            os.close(fd)
+    demand("what is written there is what is mapped", bytes(stage.bus.memory_view(ram)[PAGE : PAGE + 4]), b"seen")
+
+
 async def another_memory_is_another_mapping(stage: Stage) -> None:
     """Law 6: the same offset into another memory is a change in place; into the same one it is nothing."""
     scene = await stage.scene()
@@ -205,6 +220,7 @@ async def what_may_only_be_read_cannot_be_written(stage: Stage) -> None:
 
 CASES: Final = (
     events_carry_the_memory,
+    a_descriptor_is_the_same_memory,
     another_memory_is_another_mapping,
     a_map_past_the_end_of_its_memory_is_refused,
     a_map_into_an_unknown_memory_is_refused,

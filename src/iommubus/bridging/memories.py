@@ -1,0 +1,82 @@
+"""Descriptors that came from a peer, as memories of the bus.
+
+A peer sends the same file many times: QEMU with every DMA_MAP, a front end with
+each memory table.  A file is one memory, told by its device and inode, for as
+long as anything refers to it.
+"""
+
+import os
+
+from msgspec import Struct
+
+from ..bus.abc import EventBus
+from ..errors import BadMemory, MemoryInUse, UnknownMemory
+from ..events import Memory
+
+Identity = tuple[int, int]
+"""Device and inode of a file."""
+
+
+class Held(Struct):
+    """A memory, and how many times it was taken and not let go of."""
+
+    memory: Memory
+    count: int
+
+
+class PeerMemories:
+    """The memories of one peer.
+
+    Args:
+        bus: The bus that they are added to.
+        prefix: What their names begin with; a number follows.
+    """
+
+    def __init__(self, bus: EventBus, prefix: str) -> None:
+        self._bus = bus
+        self._prefix = prefix
+        self._held: dict[Identity, Held] = {}
+        self._made = 0
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    async def take(self, fd: int) -> Memory:
+        """Return the memory of a file, whole, and count it once more; the descriptor stays the caller's.
+
+        Raises:
+            BadMemory: It can be none.
+        """
+        status = os.fstat(fd)
+        identity = status.st_dev, status.st_ino
+        held = self._held.get(identity)
+        if held is None:
+            if status.st_size < 1:
+                raise BadMemory(self._prefix, status.st_size, "its file is empty")
+            self._made += 1
+            memory = await self._bus.add_memory(f"{self._prefix}{self._made}", status.st_size, fd)
+            held = self._held[identity] = Held(memory, 0)
+        held.count += 1
+        return held.memory
+
+    def let_go(self, memory: Memory) -> None:
+        """Count it once less; the last time it is removed from the bus.  Nothing may be mapped into it then."""
+        for identity, held in self._held.items():
+            if held.memory == memory:
+                held.count -= 1
+                if not held.count:
+                    del self._held[identity]
+                    self._remove(memory)
+                return
+        raise UnknownMemory(memory.name, memory.generation, 0)
+
+    def clear(self) -> None:
+        """Remove all of them: the peer is gone, and everything was unmapped."""
+        while self._held:
+            self._remove(self._held.popitem()[1].memory)
+
+    def _remove(self, memory: Memory) -> None:
+        try:
+            self._bus.remove_memory(memory)
+        except (MemoryInUse, UnknownMemory):  # another space leads into it, or the bus is closed
+            return
