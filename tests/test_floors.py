@@ -52,8 +52,10 @@ INSIDE: Final[dict[str, list[str]]] = {
     "bus.abc": ["terms", "consumer", "producer", "bus"],
     "consumers": ["pins", "views", "mirror", "iotlb"],
     "transport": ["clock", "tasks", "address", "lock", "credentials", "descriptors", "listeners", "activation", "tls"],
-    "bridging": ["telling", "messages", "replies", "barrier", "memories", "addresses"],
-    "bridges": [],
+    "bridging": ["telling", "faults", "accepting", "messages", "replies", "barrier", "memories", "addresses"],
+    "bridges": ["vfio_user_server", "vfio_user_client"],
+    "bridges.vfio_user_server": ["terms", "regions", "answers", "device", "session", "bridge"],
+    "bridges.vfio_user_client": [],
     "service": [
         "rules", "globs", "config", "settings", "logs", "leases", "record", "systemd", "http", "counts", "metrics",
         "requests", "recorder", "recovering", "evidence", "watch", "proof", "packing", "clients", "demand",

@@ -26,7 +26,8 @@ async def sync_or_fence(space: AddressSpace, *, deadline: float = SYNC_TIMEOUT, 
     Args:
         space: The space.
         deadline: Seconds after which who is missing is fenced.
-        tell: Told of whoever is fenced, and once of whoever cannot be proven stopped.
+        tell: Told of whoever is fenced, once of whoever cannot be proven stopped, and of MAPs that
+            somebody could not apply.
 
     Raises:
         BusClosed, WrongThread: The bus cannot be used.
@@ -37,6 +38,8 @@ async def sync_or_fence(space: AddressSpace, *, deadline: float = SYNC_TIMEOUT, 
             await space.sync(deadline)
         except SyncFailed as failed:
             missing = cast("tuple[Missing, ...]", failed.missing)
+            if failed.failures:
+                tell(Notice(str(SyncFailed((), failed.failures)), trouble=True))
             if not missing:  # only MAPs that somebody could not apply; nothing old is in use
                 return
             await _fence(space, missing, said, tell)

@@ -18,6 +18,10 @@ from .. import extents
 from ..fields import Bytes, Layout, u16, u32, u64
 from .bits import MapFlags, UnmapFlags
 
+MAJOR: Final = 0
+MINOR: Final = 0
+"""The version of the specification; who speaks it understands every lower minor."""
+
 DATA_LIMIT: Final = 1 << 20
 """Bytes of data in one message, ``max_data_xfer_size`` where nothing else is said."""
 
