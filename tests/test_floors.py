@@ -55,7 +55,7 @@ INSIDE: Final[dict[str, list[str]]] = {
     "bridging": ["telling", "faults", "accepting", "messages", "replies", "barrier", "memories", "addresses"],
     "bridges": ["vfio_user_server", "vfio_user_client"],
     "bridges.vfio_user_server": ["terms", "regions", "answers", "device", "session", "bridge"],
-    "bridges.vfio_user_client": [],
+    "bridges.vfio_user_client": ["terms", "calls", "access", "link", "applying", "bridge"],
     "service": [
         "rules", "globs", "config", "settings", "logs", "leases", "record", "systemd", "http", "counts", "metrics",
         "requests", "recorder", "recovering", "evidence", "watch", "proof", "packing", "clients", "demand",

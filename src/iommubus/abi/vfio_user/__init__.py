@@ -13,12 +13,14 @@ from ..payloads import Empty, Opaque
 from .bits import Command, Flags, MapFlags, UnmapFlags
 from .bodies import (
     DATA_LIMIT,
+    DMA_ACCESS,
     DMA_MAP,
     DMA_UNMAP,
     MAJOR,
     MINOR,
     VERSION_LIMIT,
     Capabilities,
+    DmaAccess,
     DmaMap,
     DmaUnmap,
     TwinSocket,
@@ -48,6 +50,7 @@ from .messages import (
 
 __all__ = [
     "DATA_LIMIT",
+    "DMA_ACCESS",
     "DMA_MAP",
     "DMA_UNMAP",
     "HEADER",
@@ -60,6 +63,7 @@ __all__ = [
     "Body",
     "Capabilities",
     "Command",
+    "DmaAccess",
     "DmaMap",
     "DmaUnmap",
     "Empty",
