@@ -6,7 +6,7 @@ import socket
 import struct
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
@@ -116,9 +116,10 @@ class End:
             try:
                 data, ancillary, _, _ = self.sock.recvmsg(1 << 16, 1024)
             except BlockingIOError:
-                await anyio.wait_readable(self.sock)
+                with suppress(anyio.ClosedResourceError):
+                    await anyio.wait_readable(self.sock)
                 continue
-            except ConnectionResetError:
+            except OSError:  # reset by the other end, or closed at this one
                 return None
             for _, _, rights in ancillary:
                 self._fds += array("i", rights)

@@ -125,15 +125,7 @@ class VfioUserClient:
         """
         over = False
         while not over:
-            sock = await self._connected()
-            process, lacks = _look_at(sock)
-            peer = f"the vfio-user server at {self._path}, process {process.pid if process else 'unseen'}"
-            with MessageSocket(
-                sock, splitter(), descriptor_limit=SEEN, peer=peer, outgoing_limit=OUTGOING
-            ) as connection:
-                self._link = link = Link(connection, process, peer, self._window)
-                over = await self._use(link, lacks, task_status)
-            await self._settle(link)
+            over = await self._serve(await self._connected(), task_status)
         if self._fenced is not None:
             raise self._fenced
 
@@ -165,6 +157,20 @@ class VfioUserClient:
                 await anyio.sleep(RETRY)
             else:
                 return sock
+
+    async def _serve(self, sock: socket.socket, task_status: TaskStatus[None]) -> bool:
+        """Use a connection to its end, wait until the server holds nothing, and say whether all is over."""
+        process, lacks = _look_at(sock)
+        peer = f"the vfio-user server at {self._path}, process {process.pid if process else 'unseen'}"
+        with MessageSocket(sock, splitter(), descriptor_limit=SEEN, peer=peer, outgoing_limit=OUTGOING) as connection:
+            self._link = link = Link(connection, process, peer, self._window)
+            try:
+                over = await self._use(link, lacks, task_status)
+            finally:
+                if not len(link.held):  # else whoever wants a proof has to see its process
+                    link.close()
+        await self._settle(link)
+        return over
 
     async def _use(self, link: Link, lacks: tuple[Lack, ...], task_status: TaskStatus[None]) -> bool:
         """Use a connection to its end, and say whether all is over.

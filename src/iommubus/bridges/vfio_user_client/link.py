@@ -228,12 +228,12 @@ class Link:
         done: bytes | int = ENOTSUP
         if self._view is not None:
             done = serve(message.command, payload, self.held, self._view, self._max_data)
+        self.accesses += not isinstance(done, int)
         if message.flags & Flags.NO_REPLY:
             return
         if isinstance(done, int):
             self._socket.put(encode(failure(message, done)))
         else:
-            self.accesses += 1
             self._socket.put(encode(Message(message.msg_id, message.command, Opaque(done), Flags.REPLY)))
 
     def _mapped(self, body: DmaMap, done: Outcome, errno: int) -> None:
