@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -68,6 +69,10 @@ class Scene:
         """Wait until the client has said something."""
         await until(lambda: any(part in str(told) for told in self.told))
 
+    async def current(self) -> None:
+        """Wait until the subscription is registered, and its first replay is through."""
+        await until(lambda: any(one.current for one in self.bus.statistics().spaces["s"].subscriptions.values()))
+
     async def run(self) -> None:
         with self.scope:
             try:
@@ -92,6 +97,12 @@ async def following(path: Path, *, granule: int = PAGE, **options: Any) -> Async
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "server.sock"
+
+
+@pytest.fixture(autouse=True)
+def _tries_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is said of how long it waits."""
+    monkeypatch.setattr("iommubus.bridges.vfio_user_client.bridge.RETRY", 0.005)
 
 
 async def next_command(end: End) -> Heard:
@@ -218,8 +229,7 @@ async def test_a_mapping_changed_in_place_waits_for_the_unmap(path: Path) -> Non
     with Listening(path) as server:
         async with following(path) as scene:
             with await server.greet() as end:
-                await scene.heard_of("agreed")
-                await scene.space.sync()
+                await scene.current()
                 scene.space.map(0, PAGE, 0, Perm.RW, memory=scene.memory)
                 scene.space.remap(0, PAGE, PAGE, Perm.RW, memory=scene.memory)
                 seen: list[int] = []
@@ -237,8 +247,7 @@ async def test_a_map_that_is_refused_is_raised_by_the_next_sync_once(path: Path)
     with Listening(path) as server:
         async with following(path) as scene:
             with await server.greet() as end:
-                await scene.heard_of("agreed")
-                await scene.space.sync()
+                await scene.current()
                 done: list[object] = []
                 scene.space.map(0x4000, PAGE, 0, Perm.RW, memory=scene.memory)
                 scene.tasks.start_soon(synced, scene.space, done)
@@ -257,13 +266,24 @@ async def test_a_map_that_is_refused_is_raised_by_the_next_sync_once(path: Path)
 
 
 @every_loop
+async def test_a_map_that_is_refused_in_the_first_replay_is_told(path: Path) -> None:
+    """No sync of the producer raises it: it did not wait for a newcomer."""
+    with Listening(path) as server:
+        async with following(path) as scene:
+            scene.space.map(0x4000, PAGE, 0, Perm.RW, memory=scene.memory)
+            with await server.greet() as end:
+                end.send(no(await next_command(end), errno.ENOSPC))
+                await scene.heard_of("could not map 0x4000..0x4fff")
+                await scene.space.sync()
+
+
+@every_loop
 async def test_a_map_that_is_refused_takes_its_unmap_with_it(path: Path) -> None:
     """Also where both were in one hand-over."""
     with Listening(path) as server:
         async with following(path) as scene:
             with await server.greet() as end:
-                await scene.heard_of("agreed")
-                await scene.space.sync()
+                await scene.current()
                 scene.space.map(0x4000, PAGE, 0, Perm.RW, memory=scene.memory)
                 scene.space.unmap(0x4000, PAGE)
                 scene.space.map(0x8000, PAGE, 0, Perm.RW, memory=scene.memory)
@@ -291,7 +311,7 @@ async def test_an_unmap_that_is_refused_fails_every_sync_until_it_is_done(path: 
                     scene.space.unmap(0x4000, PAGE)
                     scene.tasks.start_soon(synced, scene.space, done)
                     end.send(no(await next_command(end), errno_))
-                    await until(lambda done=done: done)
+                    await until(partial(bool, done))
                     assert isinstance(done[0], SyncFailed)
                     (missing,) = done[0].missing
                     assert isinstance(missing, Missing)
@@ -309,8 +329,7 @@ async def test_what_leads_to_a_bare_address_is_given_to_nobody(path: Path) -> No
     with Listening(path) as server:
         async with following(path) as scene:
             with await server.greet() as end:
-                await scene.heard_of("agreed")
-                await scene.space.sync()
+                await scene.current()
                 scene.space.map(0x4000, PAGE, 0x8000, Perm.RW)
                 with pytest.raises(SyncFailed) as failed:
                     await scene.space.sync()
@@ -326,8 +345,7 @@ async def test_the_server_is_given_no_more_than_it_holds(path: Path) -> None:
         async with following(path) as scene:
             with await server.greet(max_dma_maps=2) as end:
                 scene.tasks.start_soon(obey, end)
-                await scene.heard_of("agreed")
-                await scene.space.sync()
+                await scene.current()
                 for page in range(3):
                     scene.space.map(page * PAGE, PAGE, 0, Perm.RW, memory=scene.memory)
                 with pytest.raises(SyncFailed) as failed:
@@ -354,8 +372,7 @@ async def test_the_whole_space_is_two_halves(path: Path) -> None:
         async with following(path) as scene:
             memory, space = huge_memory(scene.bus), scene.space
             with await server.greet() as end:
-                await scene.heard_of("agreed")
-                await space.sync()
+                await scene.current()
                 space.map(0, 2**64, 0, Perm.RW, memory=memory)
                 low, high = await next_command(end), await next_command(end)
                 assert (low.payload, high.payload) == (mapping(0, half, 0), mapping(half, half, half))
@@ -471,7 +488,7 @@ async def test_when_the_space_is_closed_it_ends(path: Path) -> None:
             scene.space.map(0x4000, PAGE, 0, Perm.RW, memory=scene.memory)
             with await server.greet() as end:
                 scene.tasks.start_soon(obey, end)
-                await scene.heard_of("agreed")
+                await scene.current()
                 await scene.space.close()
                 await scene.space.sync()
                 await scene.over.wait()
@@ -541,8 +558,7 @@ async def test_a_server_that_is_lost_is_proven_stopped_by_the_end_of_its_process
 async def test_a_server_that_is_killed_is_proven_stopped(path: Path) -> None:
     async with following(path) as scene, server_process(path) as process:
         scene.space.map(0x4000, PAGE, 0, Perm.RW, memory=scene.memory)
-        await scene.heard_of("agreed")
-        await scene.space.sync(30)
+        await scene.current()
         process.kill()
         scene.space.unmap(0x4000, PAGE)
         await scene.space.sync(30)

@@ -5,7 +5,7 @@ from contextlib import suppress
 from typing import Final, NamedTuple
 
 import anyio
-from anyio.abc import TaskStatus
+from anyio.abc import TaskGroup, TaskStatus
 from msgspec import Struct
 
 from ...abi.vfio_user import DATA_LIMIT, OVERHEAD, splitter
@@ -14,7 +14,7 @@ from ...bridging.messages import MessageSocket
 from ...bridging.telling import Lack, Notice, Tell, log
 from ...bus.abc import EventBus, Subscription
 from ...caps import Cap
-from ...errors import BridgeError, Fenced, PeerCannot, PeerError, PeerLeft
+from ...errors import BridgeError, Fenced, MappingFailed, PeerCannot, PeerError, PeerLeft, StateError
 from ...events import Event, Map
 from ...transport.credentials import Process, process_of, ticks_now
 from .applying import Applying
@@ -185,7 +185,7 @@ class VfioUserClient:
             async with anyio.create_task_group() as tasks:
                 await tasks.start(link.keep)
                 try:
-                    await self._follow(link, terms, task_status)
+                    await self._follow(link, terms, tasks, task_status)
                     over = True
                 finally:
                     link.end()
@@ -207,7 +207,7 @@ class VfioUserClient:
             return terms
         raise PeerLeft(link.peer, f"it has not answered VERSION for {GREETING_TIMEOUT:g} s; it may serve somebody else")
 
-    async def _follow(self, link: Link, terms: Terms, task_status: TaskStatus[None]) -> None:
+    async def _follow(self, link: Link, terms: Terms, tasks: TaskGroup, task_status: TaskStatus[None]) -> None:
         """Follow the space to its end, or until the subscription is fenced and the server was stopped."""
         self._subscription = subscription = self._bus.subscribe(
             self._space,
@@ -223,6 +223,7 @@ class VfioUserClient:
         link.allow(subscription.backing, terms.max_data)
         try:
             async with subscription as events:
+                tasks.start_soon(self._tell_first_failures, events)
                 if not self._started:
                     self._started = True
                     task_status.started()
@@ -230,6 +231,14 @@ class VfioUserClient:
         except Fenced as fenced:
             self._fenced = fenced
             await self._stop(link)
+
+    async def _tell_first_failures(self, events: Subscription) -> None:
+        """Tell what of the first replay could not be applied, which is nobody else's business."""
+        with suppress(Fenced, StateError):
+            try:
+                await events.wait_current()
+            except MappingFailed as failed:
+                self._tell(Notice(str(failed), trouble=True))
 
     async def _apply(self, events: Subscription, link: Link) -> None:
         """Apply what happens; when that is cut short, take everything back, as far as the server lets it go."""
