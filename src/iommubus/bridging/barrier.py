@@ -30,7 +30,7 @@ async def sync_or_fence(space: AddressSpace, *, deadline: float = SYNC_TIMEOUT, 
             somebody could not apply.
 
     Raises:
-        BusClosed, WrongThread: The bus cannot be used.
+        WrongThread: The bus cannot be used by the caller.
     """
     said: set[str] = set()
     while True:
