@@ -5,7 +5,7 @@ import os
 import struct
 import subprocess
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -647,18 +647,17 @@ async def test_a_server_that_breaks_the_protocol_is_left_and_tried_again(path: P
                 assert len(scene.troubles) == 1
 
 
+WRONG: dict[str, Callable[[Heard], bytes]] = {
+    "of another command": lambda asked: message(asked.number, DMA_MAP, b"", REPLY),
+    "to another number": lambda asked: message(asked.number + 1, DMA_UNMAP, asked.payload, REPLY),
+    "for another range": lambda asked: message(asked.number, DMA_UNMAP, unmapping(0), REPLY),
+    "without a range": lambda asked: message(asked.number, DMA_UNMAP, b"", REPLY),
+}
+
+
 @every_loop
-@pytest.mark.parametrize(
-    "answer",
-    [
-        lambda asked: message(asked.number, DMA_MAP, b"", REPLY),
-        lambda asked: message(asked.number + 1, DMA_UNMAP, asked.payload, REPLY),
-        lambda asked: message(asked.number, DMA_UNMAP, unmapping(0), REPLY),
-        lambda asked: message(asked.number, DMA_UNMAP, b"", REPLY),
-    ],
-    ids=["another command", "another number", "another range", "no range"],
-)
-async def test_a_wrong_answer_is_no_answer(path: Path, answer: Any) -> None:
+@pytest.mark.parametrize("how", WRONG)
+async def test_a_wrong_answer_is_no_answer(path: Path, how: str) -> None:
     """The connection ends, and nothing is proven by it."""
     with Listening(path) as server:
         async with following(path) as scene:
@@ -667,7 +666,7 @@ async def test_a_wrong_answer_is_no_answer(path: Path, answer: Any) -> None:
                 end.send(ok(await next_command(end)))
                 await scene.space.sync()
                 scene.space.unmap(0x4000, PAGE)
-                end.send(answer(await next_command(end)))
+                end.send(WRONG[how](await next_command(end)))
                 assert await end.ended()
                 with pytest.raises(SyncFailed, match="is not proven stopped"):
                     await scene.space.sync(0.05)

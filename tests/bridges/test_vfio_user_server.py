@@ -73,6 +73,7 @@ async def serving(tmp_path: Path, **options: Any) -> AsyncGenerator[Scene]:
         scene = Scene(bus, path, tasks)
         scene.server = VfioUserServer(bus, listen=str(path), space="v", tell=scene.told.append, **options)
         await tasks.start(scene.server.run)
+        scene.told.clear()
         yield scene
         tasks.cancel_scope.cancel()
 

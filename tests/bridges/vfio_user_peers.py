@@ -5,7 +5,7 @@ import os
 import socket
 import struct
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
@@ -57,7 +57,7 @@ def unmapping(address: int, size: int = PAGE, flags: int = 0) -> bytes:
 
 
 @contextmanager
-def memfd(pages: int = 16, content: bytes = b"") -> Iterator[int]:
+def memfd(pages: int = 16, content: bytes = b"") -> Generator[int]:
     """Give the descriptor of a file in memory."""
     fd = os.memfd_create("guest")
     try:

@@ -130,6 +130,7 @@ class VfioUserServer:
                 self._name, granule=self._offer.granule, last=self._last, straddle="refuse"
             )
             try:
+                self._tell(Notice(f"listens at {self._path}; what is mapped there is in the space {self._name}"))
                 task_status.started()
                 while True:
                     await self._serve(space, await accept(listener.sock))

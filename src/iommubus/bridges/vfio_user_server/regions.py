@@ -39,8 +39,6 @@ ERRNOS: Final[tuple[tuple[type[IommubusError], int], ...]] = (
 )
 """What a client is told of the errors of a MAP; any other one is no fault of the client, and ends the bridge."""
 
-REFUSALS: Final = tuple(kind for kind, _ in ERRNOS)
-
 
 def errno_of(error: IommubusError) -> int:
     """Return the number that stands for an error to a client."""
@@ -77,7 +75,7 @@ class Regions:
         """
         try:
             memory = await self._memories.take(fds[0]) if fds else None
-        except REFUSALS as error:
+        except (MappingError, BadMemory, LimitReached, RuleMissing, Disconnected) as error:
             return errno_of(error)
         errno = self._map(_mapping(body, memory))
         if errno is not None and memory is not None:
