@@ -52,8 +52,12 @@ INSIDE: Final[dict[str, list[str]]] = {
     "bus.abc": ["terms", "consumer", "producer", "bus"],
     "consumers": ["pins", "views", "mirror", "iotlb"],
     "transport": ["clock", "tasks", "address", "lock", "credentials", "descriptors", "listeners", "activation", "tls"],
-    "bridging": ["telling", "messages", "replies", "barrier", "memories", "addresses", "regions"],
-    "bridges": [],
+    "bridging": ["telling", "messages", "replies", "barrier", "memories", "addresses", "regions", "dma", "vring"],
+    "bridges": ["vhost_user_backend"],
+    "bridges.vhost_user_backend": [
+        "device", "offers", "misses", "rings", "line", "answers", "memory", "serving", "asking", "handling",
+        "front_end", "bridge", "sink",
+    ],
     "service": [
         "rules", "globs", "config", "settings", "logs", "leases", "record", "systemd", "http", "counts", "metrics",
         "requests", "recorder", "recovering", "evidence", "watch", "proof", "packing", "clients", "demand",
@@ -80,7 +84,7 @@ INSIDE: Final[dict[str, list[str]]] = {
         "serve", "check_config", "ping", "spaces", "subscribers", "tail", "lookup", "hold", "fence", "bridge", "demo",
         "app", "start", "__main__",
     ],
-    "cli.bridge": ["crossing"],
+    "cli.bridge": ["crossing", "vhost_user_backend"],
 }  # fmt: skip
 
 LEAVES: Final = {"bridges"}

@@ -10,9 +10,12 @@ Source: ``unix(7)`` and ``cmsg(3)`` under SCM_RIGHTS; QEMU ``docs/interop/vhost-
 
 import os
 import socket
+import sys
 from array import array
 from collections import deque
 from collections.abc import Sequence
+from fcntl import ioctl
+from termios import FIONREAD
 from types import TracebackType
 from typing import Final, Self
 
@@ -38,6 +41,9 @@ class MessageSocket:
         splitter: What cuts its stream into messages.
         descriptor_limit: Most descriptors of one message.
         peer: What errors call the peer.
+
+    Attributes:
+        handed: How many bytes the messages had that `receive` has returned.
     """
 
     def __init__(self, sock: socket.socket, splitter: Splitter, *, descriptor_limit: int, peer: str) -> None:
@@ -50,6 +56,8 @@ class MessageSocket:
         self._going: deque[tuple[bytes, list[int]]] = deque()
         self._going_bytes = 0
         self._more = anyio.Event()
+        self._read = 0
+        self.handed = 0
 
     def __enter__(self) -> Self:
         return self
@@ -63,6 +71,15 @@ class MessageSocket:
     def sock(self) -> socket.socket:
         """The socket, to find out who is at its other end."""
         return self._sock
+
+    @property
+    def arrived(self) -> int:
+        """How many bytes the peer had sent by now, read or not; counted as `handed` is."""
+        try:
+            waiting = ioctl(self._sock, FIONREAD, bytes(4))
+        except OSError as failure:
+            raise PeerLeft(self._peer, str(failure)) from failure
+        return self._read + int.from_bytes(waiting, sys.byteorder)
 
     # -- receiving -------------------------------------------------------------
 
@@ -88,7 +105,9 @@ class MessageSocket:
                 raise PeerBroke(self._peer, f"it sent more than {self._limit} descriptors, or too many are open here")
             if not data:
                 raise PeerLeft(self._peer, "it closed the connection")
+            self._read += len(data)
             self._splitter.feed(data)
+        self.handed += len(message)
         fds, self._came = self._came, []
         return message, fds
 
