@@ -10,7 +10,7 @@ import os
 from msgspec import Struct
 
 from ..bus.abc import EventBus
-from ..errors import BadMemory, MemoryInUse, UnknownMemory
+from ..errors import BadMemory, BusClosed, MemoryInUse, UnknownMemory
 from ..events import Memory
 
 Identity = tuple[int, int]
@@ -78,5 +78,5 @@ class PeerMemories:
     def _remove(self, memory: Memory) -> None:
         try:
             self._bus.remove_memory(memory)
-        except (MemoryInUse, UnknownMemory):  # another space leads into it, or the bus is closed
+        except (BusClosed, MemoryInUse, UnknownMemory):  # another space leads into it, or the bus is closed
             return

@@ -20,7 +20,7 @@ from ...bridging.barrier import Barrier
 from ...bridging.telling import Notice, Tell, log
 from ...bus.abc import SYNC_TIMEOUT, EventBus
 from ...caps import Cap, Perm
-from ...errors import PeerLeft
+from ...errors import BusClosed, PeerLeft, SpaceClosed
 from ...mapping import Mapping
 from ...transport.address import UnixAddress
 from ...transport.credentials import peer_of
@@ -94,7 +94,7 @@ class VhostUserBackend:
         Raises:
             BadName, NameTaken: There can be no such space.
             ListenError: There is no place for the socket.
-            BusClosed, WrongThread: The bus cannot be used.
+            BusClosed, SpaceClosed, WrongThread: The bus cannot be used.
         """
         space = await self._bus.create_space(self._name, granule=GRANULE, offers=Cap.UNMAP, translate=self._translate)
         self._barrier = barrier = Barrier(space, deadline=self._deadline, tell=self._tell)
@@ -137,6 +137,8 @@ class VhostUserBackend:
             self._front_end = None
             with anyio.CancelScope(shield=True):
                 await front_end.leave()
+        if isinstance(why, SpaceClosed | BusClosed):
+            raise why
         self._tell(Notice(str(why), trouble=not isinstance(why, PeerLeft)))
 
     async def _translate(self, iova: int, perm: Perm) -> Mapping | None:

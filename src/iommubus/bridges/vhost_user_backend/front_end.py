@@ -1,6 +1,7 @@
 """One front end, from its first message to the moment at which nobody uses anything of it any more."""
 
 import socket
+from contextlib import suppress
 from typing import Final
 
 from anyio.lowlevel import checkpoint
@@ -10,6 +11,7 @@ from ...bridging.barrier import sync_or_fence
 from ...bridging.replies import Replies
 from ...bridging.telling import Notice
 from ...caps import Perm
+from ...errors import BusClosed, SpaceClosed
 from ...mapping import Mapping
 from ...ranges import LAST
 from ...transport.descriptors import close_all
@@ -47,14 +49,13 @@ class FrontEnd:
         """Take everything away that came from it, and close the connection once nobody uses it any more.
 
         Not before: a front end whose connection ends lets its guest go on.
-
-        Raises:
-            BusClosed, WrongThread: The bus cannot be used.
         """
         self._asking.end()
         await self._handling.stop()
-        self._around.space.unmap(0, LAST + 1)
-        await sync_or_fence(self._around.space, deadline=self._around.deadline, tell=self._around.tell)
+        with suppress(SpaceClosed):  # the bus was closed, which takes everything away too
+            self._around.space.unmap(0, LAST + 1)
+        with suppress(BusClosed):
+            await sync_or_fence(self._around.space, deadline=self._around.deadline, tell=self._around.tell)
         self._handling.clear()
         self._line.main.close()
 

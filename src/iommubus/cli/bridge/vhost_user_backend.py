@@ -26,7 +26,8 @@ def vhost_user_backend(  # noqa: PLR0913, PLR0917 - options are keywords
         ),
     ] = SYNC_TIMEOUT,
     sink: Annotated[
-        bool, typer.Option("--sink", help="Serve a network card: take all packets that the guest sends, and count them.")
+        bool,
+        typer.Option("--sink", help="Serve a network card: take and count all packets that the guest sends."),
     ] = False,
     address: AddressOption = None,
     identity: IdentityOption = None,
@@ -34,8 +35,8 @@ def vhost_user_backend(  # noqa: PLR0913, PLR0917 - options are keywords
 ) -> None:
     """Be the back end of a vhost-user device: QEMU's misses and INVALIDATEs on the bus.
 
-    A miss of a subscriber is asked of QEMU. An INVALIDATE is published, and acknowledged to QEMU once nobody uses what it
-    took away: the guest stands still until then. Without --sink the device's rings are not served.
+    A miss of a subscriber is asked of QEMU. An INVALIDATE is published, and acknowledged to QEMU once nobody uses what
+    it took away: the guest stands still until then. Without --sink the device's rings are not served.
     """
 
     async def work(bus: EventBus, tell: Tell) -> None:
