@@ -9,6 +9,7 @@ import mmap
 import os
 import socket
 import struct
+import sys
 from collections import deque
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
@@ -31,6 +32,7 @@ from iommubus.abi.vhost_user import (
     IotlbType,
     MemTable,
     Message,
+    Opaque,
     ProtocolFeatures,
     Region,
     Request,
@@ -81,6 +83,7 @@ class Guest:
         memory: The bytes of its memory.
         answering: Whether misses are answered as QEMU does; a test that sets it to false answers by itself.
         left: Set when the back end has closed the connection.
+        owned: Descriptors that are closed at the end.
     """
 
     def __init__(self, path: str) -> None:
@@ -96,6 +99,7 @@ class Guest:
         self.asked: list[tuple[int, Perm]] = []
         self.answering = True
         self.left = anyio.Event()
+        self.owned: list[int] = []
         self._expected: deque[Expected] = deque()
         self._asked_more = anyio.Event()
 
@@ -139,8 +143,10 @@ class Guest:
                 expected = self._expected.popleft()
                 expected.body = message.body
                 expected.came.set()
-        except PeerLeft:
+        except (PeerLeft, anyio.ClosedResourceError):
             self.left.set()
+            for expected in self._expected:  # whoever waits is told that nothing came
+                expected.came.set()
 
     # -- its memory and its IOMMU ------------------------------------------------
 
@@ -197,7 +203,7 @@ class Guest:
                 asked.set()
                 if self.answering:
                     await self._answer(message, message.body)
-        except PeerLeft:
+        except (PeerLeft, anyio.ClosedResourceError):
             return
 
     async def _answer(self, message: Message, miss: IotlbMsg) -> None:
@@ -249,6 +255,7 @@ class Guest:
             assert await self.set_memory() == 0
         else:
             self.say(Request.SET_MEM_TABLE, MemTable((self.region(),)), [self.fd])
+            await self.ask(Request.GET_QUEUE_NUM)  # all before was handled
 
     def close(self) -> None:
         """Be gone, as a process that was killed is."""
@@ -260,13 +267,14 @@ class Guest:
         """Close everything that it has."""
         self.close()
         self.memory.close()
-        close_all([self.fd] if self.fd >= 0 else [])
-        self.fd = -1
+        close_all([self.fd, *self.owned])
 
 
 async def status(expected: Expected) -> int:
     """Wait for an acknowledgement, and return its status."""
     await expected.came.wait()
+    if isinstance(expected.body, Opaque):  # of a request that is not known
+        return int.from_bytes(expected.body.data, sys.byteorder)
     assert isinstance(expected.body, U64)
     return expected.body.value
 
@@ -310,6 +318,7 @@ class Driver:
         self._seen = 0
         self.kick_fd = os.eventfd(0, os.EFD_NONBLOCK)
         self.call_fd = os.eventfd(0, os.EFD_NONBLOCK)
+        guest.owned += [self.kick_fd, self.call_fd]
         guest.map(iova, place, Perm.RW, pages=3)
 
     async def start(self, base: int = 0) -> None:
@@ -363,7 +372,3 @@ class Driver:
         head, written = self.get(2 * PAGE + 4 + 8 * (self._seen % self.ring.size), "<II")
         self._seen = (self._seen + 1) % 0x10000
         return head, written
-
-    def close(self) -> None:
-        """Close what it has."""
-        close_all([self.kick_fd, self.call_fd])

@@ -1,8 +1,9 @@
 """The answer to one message: its own reply, an acknowledgement, or none at all."""
 
+from struct import Struct as Format
 from typing import Final
 
-from ...abi.vhost_user import U64, Body, Flags, IotlbMsg, IotlbType, Message, Request, acknowledge, encode
+from ...abi.vhost_user import Body, Flags, Header, Message, Request, encode, encode_header
 from ...bridging.replies import Replies, Reply
 
 REPLIED: Final = frozenset({
@@ -18,8 +19,8 @@ REPLIED: Final = frozenset({
 REFUSED: Final = 1
 """The status of what could not be done; the specification says only that it is not 0."""
 
-ACKNOWLEDGED: Final = encode(acknowledge(Message(Request.IOTLB_MSG, IotlbMsg(0, 0, 0, 0, IotlbType.INVALIDATE))))
-"""The bytes that acknowledge any IOTLB message, which are the most that a bridge sends."""
+STATUS: Final = Format("=Q")
+"""What acknowledges a request."""
 
 
 class Answer:
@@ -58,6 +59,15 @@ class Answer:
         if self._reply is None:
             return
         if status or self._request != Request.IOTLB_MSG:
-            self._reply.give(encode(Message(self._request, U64(status), Flags.REPLY)))
+            self._reply.give(acknowledgement(self._request, status))
         else:
             self._reply.give(ACKNOWLEDGED)
+
+
+def acknowledgement(request: int, status: int) -> bytes:
+    """Return the bytes that acknowledge a request, also one that is not known."""
+    return encode_header(Header(request, Flags.REPLY, STATUS.size)) + STATUS.pack(status)
+
+
+ACKNOWLEDGED: Final = acknowledgement(Request.IOTLB_MSG, 0)
+"""What acknowledges any IOTLB message: most of what a bridge sends."""

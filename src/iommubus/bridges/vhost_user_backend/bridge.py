@@ -19,6 +19,7 @@ from anyio.abc import TaskStatus
 from ...bridging.barrier import Barrier
 from ...bridging.telling import Notice, Tell, log
 from ...bus.abc import SYNC_TIMEOUT, EventBus
+from ...bus.questions import ANSWER_TIMEOUT
 from ...caps import Cap, Perm
 from ...errors import BusClosed, PeerLeft, SpaceClosed
 from ...mapping import Mapping
@@ -64,6 +65,7 @@ class VhostUserBackend:
         device: What serves the rings; without one they are kept and not served.
         tell: Is told what was agreed upon and what happens.
         deadline: Seconds after which a subscriber that does not let go of what was unmapped is fenced.
+        answer_timeout: Seconds that a front end has to answer a miss.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class VhostUserBackend:
         device: Device | None = None,
         tell: Tell = log,
         deadline: float = SYNC_TIMEOUT,
+        answer_timeout: float = ANSWER_TIMEOUT,
     ) -> None:
         self._bus = bus
         self._listen = listen
@@ -82,6 +85,7 @@ class VhostUserBackend:
         self._device: Device = NoDevice() if device is None else device
         self._tell = tell
         self._deadline = deadline
+        self._answer_timeout = answer_timeout
         self._counts: Counter[str] = Counter()
         self._barrier: Barrier | None = None
         self._front_end: FrontEnd | None = None
@@ -96,7 +100,13 @@ class VhostUserBackend:
             ListenError: There is no place for the socket.
             BusClosed, SpaceClosed, WrongThread: The bus cannot be used.
         """
-        space = await self._bus.create_space(self._name, granule=GRANULE, offers=Cap.UNMAP, translate=self._translate)
+        space = await self._bus.create_space(
+            self._name,
+            granule=GRANULE,
+            offers=Cap.UNMAP,
+            translate=self._translate,
+            answer_timeout=self._answer_timeout,
+        )
         self._barrier = barrier = Barrier(space, deadline=self._deadline, tell=self._tell)
         around = Surroundings(
             self._bus, space, GRANULE, barrier, self._deadline, self._device, self._tell, self._counts
