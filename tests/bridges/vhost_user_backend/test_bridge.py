@@ -2,7 +2,7 @@
 
 import os
 import socket
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,8 @@ from typing import Any
 import anyio
 import anyio.to_thread
 import pytest
-from anyio.abc import TaskStatus
-from msgspec import Struct
 
-from iommubus import Bus, Cap, EventBus, Iotlb, Perm, Subscription, Unmap
+from iommubus import Bus, Cap, Iotlb, Perm, Subscription, Unmap
 from iommubus.abi.vhost_user import (
     U64,
     Channel,
@@ -34,60 +32,12 @@ from iommubus.abi.vhost_user import (
     encode,
 )
 from iommubus.bridges.vhost_user_backend import VhostUserBackend
-from iommubus.bridging.telling import Negotiated, Notice, Told
+from iommubus.bridging.telling import Negotiated, Notice
 from iommubus.errors import NameTaken, NoAnswer, NotMapped, UnknownMemory
 from iommubus.ranges import LAST
+from tests.bridges.vhost_user_backend.stage import stage
 from tests.guests import FEATURES, PAGE, PAGES, PROTOCOL, USER, Guest, guest, status
 from tests.loops import every_loop
-from tests.peers import open_descriptors
-
-
-class Stage(Struct, frozen=True, eq=False):
-    """A bridge that runs on a bus of its own.
-
-    Attributes:
-        bus: The bus.
-        bridge: The bridge; its space is "vm".
-        path: Where it listens.
-        told: What it has told.
-        scope: Ends it.
-    """
-
-    bus: EventBus
-    bridge: VhostUserBackend
-    path: str
-    told: list[Told]
-    scope: anyio.CancelScope
-
-    @property
-    def troubles(self) -> list[str]:
-        """What somebody should look at."""
-        return [told.text for told in self.told if isinstance(told, Notice) and told.trouble]
-
-    async def until(self, seen: Callable[["Stage"], bool]) -> None:
-        """Wait until something can be seen."""
-        while not seen(self):  # noqa: ASYNC110 - whatever it is
-            await anyio.sleep(0.001)
-
-
-async def run_in(scope: anyio.CancelScope, bridge: VhostUserBackend, *, task_status: TaskStatus[None]) -> None:
-    with scope:
-        await bridge.run(task_status=task_status)
-
-
-@asynccontextmanager
-async def stage(directory: Path, **options: Any) -> AsyncGenerator[Stage]:
-    """Give a bridge that somebody can connect to."""
-    before = open_descriptors()
-    told: list[Told] = []
-    path = str(directory / "vhost.sock")
-    async with Bus() as bus, anyio.create_task_group() as tasks:
-        bridge = VhostUserBackend(bus, listen=path, space="vm", tell=told.append, **options)
-        scope = anyio.CancelScope()
-        await tasks.start(run_in, scope, bridge)
-        yield Stage(bus, bridge, path, told, scope)
-        scope.cancel()
-    assert open_descriptors() == before
 
 
 async def follow(events: Subscription, seen: list[tuple[int, int]]) -> None:

@@ -17,7 +17,7 @@ from iommubus.abi.vhost_user import (
 )
 from iommubus.bridges.vhost_user_backend import LiveRing
 from iommubus.errors import PeerBroke
-from tests.bridges.vhost_user_backend.test_bridge import stage
+from tests.bridges.vhost_user_backend.stage import stage
 from tests.guests import FEATURES, PAGE, PROTOCOL, Driver, guest
 from tests.loops import every_loop
 
