@@ -52,7 +52,7 @@ INSIDE: Final[dict[str, list[str]]] = {
     "bus.abc": ["terms", "consumer", "producer", "bus"],
     "consumers": ["pins", "views", "mirror", "iotlb"],
     "transport": ["clock", "tasks", "address", "lock", "credentials", "descriptors", "listeners", "activation", "tls"],
-    "bridging": ["telling", "messages", "replies", "barrier", "memories", "addresses"],
+    "bridging": ["telling", "messages", "replies", "barrier", "memories", "addresses", "regions"],
     "bridges": [],
     "service": [
         "settings", "seen", "requests", "proof", "clients", "spaces", "packing", "shared", "session", "handlers",
