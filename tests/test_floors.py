@@ -53,7 +53,11 @@ INSIDE: Final[dict[str, list[str]]] = {
     "consumers": ["pins", "views", "mirror", "iotlb"],
     "transport": ["clock", "tasks", "address", "lock", "credentials", "descriptors", "listeners", "activation", "tls"],
     "bridging": ["telling", "messages", "replies", "barrier", "memories", "addresses", "regions"],
-    "bridges": [],
+    "bridges": ["vhost_user_tap"],
+    "bridges.vhost_user_tap": [
+        "cutting", "seen", "ways", "carrying", "reading", "showing", "counting", "recording", "watching", "ends",
+        "tap",
+    ],
     "service": [
         "settings", "seen", "requests", "proof", "clients", "spaces", "packing", "shared", "session", "handlers",
         "daemon", "accepting", "serve",
@@ -85,7 +89,7 @@ INSIDE: Final[dict[str, list[str]]] = {
         "serve", "check_config", "ping", "spaces", "subscribers", "tail", "lookup", "hold", "fence", "bridge", "demo",
         "app", "start", "__main__",
     ],
-    "cli.bridge": ["crossing"],
+    "cli.bridge": ["crossing", "vhost_user_tap"],
 }  # fmt: skip
 
 LEAVES: Final = {"bridges"}

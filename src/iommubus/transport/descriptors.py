@@ -204,19 +204,25 @@ def wrong_size(size: int, count: int) -> str:
     return ""
 
 
-def receive_part(sock: socket.socket, size: int, limit: int) -> tuple[bytes, list[int], bool]:
-    """Receive at most ``size`` bytes, and what descriptors came with the first of them.
+def receive_part(sock: socket.socket, size: int, limit: int, flags: int = 0) -> tuple[bytes, list[int], bool]:
+    """Receive at most ``size`` bytes, and what descriptors came with them.
+
+    Args:
+        sock: A Unix stream socket.
+        size: Most bytes.
+        limit: Most descriptors.
+        flags: Flags of ``recvmsg(2)``.
 
     Returns:
         The bytes, the descriptors, at most ``limit`` of them, and whether some were left out.
     """
     room = socket.CMSG_SPACE(limit * array("i").itemsize)
-    data, ancillary, flags, _ = sock.recvmsg(size, room, socket.MSG_CMSG_CLOEXEC)
+    data, ancillary, found, _ = sock.recvmsg(size, room, flags | socket.MSG_CMSG_CLOEXEC)
     fds = array("i")
     for level, kind, rights in ancillary:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
             fds.frombytes(rights[: len(rights) - len(rights) % fds.itemsize])
-    return data, list(fds), bool(flags & socket.MSG_CTRUNC)
+    return data, list(fds), bool(found & socket.MSG_CTRUNC)
 
 
 def close_all(fds: Sequence[int]) -> None:
