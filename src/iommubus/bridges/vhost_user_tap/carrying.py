@@ -68,13 +68,14 @@ class Pair:
         """Whether one who has left has still something on its way."""
         return any(way.ended and way.waits for way in (self.to_back, self.to_front))
 
-    def serve(self, fd: int, ready: int) -> None:
-        """Do what one of the sockets is ready for."""
+    def serve(self, fd: int, ready: int) -> bool:
+        """Do what one of the sockets is ready for, and say whether `ends` may have changed."""
         source, sink = self._ends[fd]
         if ready & WRITE:
             sink.flush()
         if ready & ~WRITE and not source.ended and not source.waits:
             source.read()
+        return ready != READ or source.waits or bool(source.ended)
 
     def close(self) -> None:
         """Close both sockets, and what was not sent."""
@@ -133,8 +134,9 @@ class Carrier:
         os.eventfd_write(self._stop, 1)
 
     def _serve(self, pair: Pair, fd: int, ready: int) -> None:
-        pair.serve(fd, ready)
-        if pair.why and pair is not self._main:
+        if not pair.serve(fd, ready):
+            return
+        if pair.why and not pair.speaking and pair is not self._main:
             self._remove(pair)
             return
         for each, mask in pair.ends.items():

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from ...abi.vhost_user import U64, Channel, Flags, IotlbMsg, IotlbType, Message, Request, name_of
 
-Kind = tuple[Channel, bool, int]
-"""A kind of message: whose request, whether it went to the back end, which request."""
+Kind = tuple[bool, bool, int]
+"""A kind of message: whether the front end's requests travel there, whether it went to the back end, which request."""
 
 
 class Statistics(NamedTuple):
@@ -54,7 +54,7 @@ class Counts:
 
     def add(self, message: Message, *, to_back: bool) -> None:
         """Count one; `to_back` says whether it went to the back end."""
-        self._kinds[message.channel, to_back, message.request] += 1
+        self._kinds[message.channel is Channel.FRONT_END, to_back, message.request] += 1
         if isinstance(message.body, IotlbMsg):
             self._iotlb[message.body.type] += 1
         elif (
@@ -88,6 +88,6 @@ class Counts:
             {
                 name_of(channel, request): count
                 for (found, direction, request), count in sorted(self._kinds.items(), key=lambda entry: entry[0][2])
-                if (found, direction) == (channel, to_back)
+                if (found, direction) == (channel is Channel.FRONT_END, to_back)
             }
         )

@@ -135,6 +135,7 @@ class VhostUserTap:
 
     async def _work(self, carrier: Carrier, watch: Watch, backlog: Backlog) -> str:
         watched = anyio.Event()
+        why = ""
 
         async def stop_when_cancelled() -> None:
             try:

@@ -39,7 +39,7 @@ def vhost_user_tap(  # noqa: PLR0913, PLR0917 - options are keywords
     async def work(bus: EventBus, tell: Tell) -> None:
         from ...bridges.vhost_user_tap import Recorder, VhostUserTap  # noqa: PLC0415 - wrong usage need not wait for it
 
-        with nullcontext() if record is None else record.open("w", encoding="ascii") as out:  # noqa: ASYNC230 - once
+        with nullcontext() if record is None else record.open("w", encoding="ascii") as out:
             tap = VhostUserTap(
                 bus,
                 listen=str(listen.absolute()),
