@@ -61,7 +61,9 @@ def test_descriptors_that_come_with_nothing_that_takes_any_are_passed_on_all_the
     assert cut((plain.data[:20], []), (plain.data[20:], [FD])) == [[], [Passage(plain.data, [FD], True, 22)]]
 
 
-@pytest.mark.parametrize("wrong", [HEADER.pack(22, 2, 32), HEADER.pack(22, 0x11, 32), HEADER.pack(5, 1, PAYLOAD_LIMIT + 1)])
+@pytest.mark.parametrize(
+    "wrong", [HEADER.pack(22, 2, 32), HEADER.pack(22, 0x11, 32), HEADER.pack(5, 1, PAYLOAD_LIMIT + 1)]
+)
 def test_behind_a_header_that_cannot_be_read_everything_is_passed_on_as_it_comes(wrong: bytes) -> None:
     good = update(0x1000).data
     cutter = Cutter(Channel.FRONT_END)

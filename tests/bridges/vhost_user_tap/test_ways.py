@@ -135,7 +135,7 @@ def test_a_receiver_that_has_left_ends_it_and_everything_is_closed() -> None:
         sender.say(ram_table(), memfd())
         middle.read()
 
-        assert middle.ended == "the other end takes no more: Broken pipe"
+        assert middle.broken == "Broken pipe"
         assert not seen
 
 

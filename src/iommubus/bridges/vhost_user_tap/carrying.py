@@ -15,6 +15,7 @@ import math
 import os
 import select
 import socket
+import stat
 import time
 from types import TracebackType
 from typing import Final, Self
@@ -32,6 +33,10 @@ the first has ended."""
 
 READ: Final = select.POLLIN
 WRITE: Final = select.POLLOUT
+GONE: Final = select.POLLRDHUP
+
+UNREAD: Final = "it closed the connection, and what it had said was not taken"
+"""Why one who is not read at the moment has left."""
 
 
 class Pair:
@@ -52,36 +57,43 @@ class Pair:
     @property
     def ends(self) -> dict[int, int]:
         """What each socket, by its descriptor, is waited for; nothing where that is 0."""
-        return {
-            fd: READ * (not source.ended and not source.waits) | WRITE * sink.waits
-            for fd, (source, sink) in self._ends.items()
-        }
+        return {fd: source_mask(source) | WRITE * sink.waits for fd, (source, sink) in self._ends.items()}
 
     @property
     def why(self) -> str:
         """Who has left, and why; "" while both are there."""
-        front, back = self.to_back.ended, self.to_front.ended
-        return f"the front end: {front}" if front else f"the back end: {back}" if back else ""
+        front = self.to_back.ended or self.to_front.broken or (UNREAD if self.to_back.abandoned else "")
+        back = self.to_front.ended or self.to_back.broken or (UNREAD if self.to_front.abandoned else "")
+        return f"the front end is gone: {front}" if front else f"the back end is gone: {back}" if back else ""
 
     @property
     def speaking(self) -> bool:
         """Whether one who has left has still something on its way."""
-        return any(way.ended and way.waits for way in (self.to_back, self.to_front))
+        return any(way.abandoned or (way.ended and way.waits) for way in (self.to_back, self.to_front))
 
     def serve(self, fd: int, ready: int) -> bool:
         """Do what one of the sockets is ready for, and say whether `ends` may have changed."""
         source, sink = self._ends[fd]
         if ready & WRITE:
             sink.flush()
-        if ready & ~WRITE and not source.ended and not source.waits:
+        if source.waits:
+            source.hung = source.hung or bool(ready & ~WRITE)
+        elif ready & ~WRITE and not source.ended:
             source.read()
-        return ready != READ or source.waits or bool(source.ended)
+        return ready != READ or source.waits or bool(source.ended or source.broken)
 
     def close(self) -> None:
         """Close both sockets, and what was not sent."""
         for way in (self.to_back, self.to_front):
             way.close()
             way.source.close()
+
+
+def source_mask(way: Way) -> int:
+    """Return what the source of a direction is waited for: to say something, or only to leave."""
+    if way.ended or way.abandoned:
+        return 0
+    return GONE if way.waits else READ
 
 
 class Carrier:
@@ -118,7 +130,7 @@ class Carrier:
         """Carry, until one side leaves or it is told to stop; return who has left and why."""
         until = math.inf
         while True:
-            left = None if until == math.inf else max(until - time.monotonic(), 0.0) * 1000
+            left = max(until - time.monotonic(), 0.0) * 1000 if self._main.why else None
             for fd, mask in self._poll.poll(left):
                 if fd == self._stop:
                     return "it was told to stop"
@@ -169,9 +181,9 @@ class Carrier:
 
     def _exchange(self, passage: Passage) -> None:
         """Give the back end another channel than the front end's, if it gave one."""
-        if len(passage.fds) != 1 or not is_stream(passage.fds[0]):
-            return
         try:
+            if len(passage.fds) != 1 or not is_stream(passage.fds[0]):
+                return
             here, there = socket.socketpair()
         except OSError:  # too many are open; the front end's own is as good, only that it is not seen
             return
@@ -183,8 +195,7 @@ class Carrier:
 
 def is_stream(fd: int) -> bool:
     """Say whether a descriptor is of a Unix stream socket; others cannot be carried."""
-    try:
-        with socket.socket(fileno=os.dup(fd)) as sock:
-            return (sock.family, sock.type) == (socket.AF_UNIX, socket.SOCK_STREAM)
-    except OSError:
+    if not stat.S_ISSOCK(os.fstat(fd).st_mode):
         return False
+    with socket.socket(fileno=os.dup(fd)) as sock:
+        return (sock.family, sock.type) == (socket.AF_UNIX, socket.SOCK_STREAM)

@@ -53,6 +53,8 @@ class Way:
     Attributes:
         exchange: Is given a SET_BACKEND_REQ_FD before it is sent, to put another descriptor in.
         ended: Why no more will be read; "" while more may.
+        broken: Why no more can be sent; "" while more can.
+        hung: Whether the sender has left, while it was not read.
     """
 
     def __init__(
@@ -67,11 +69,18 @@ class Way:
         self._going: deque[Going] = deque()
         self.exchange: Callable[[Passage], object] | None = None
         self.ended = ""
+        self.broken = ""
+        self.hung = False
 
     @property
     def waits(self) -> bool:
         """Whether the receiver takes no more for now."""
         return bool(self._going)
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether the sender has left, and is not read because the receiver takes no more."""
+        return self.hung and self.waits
 
     def read(self) -> None:
         """Read what there is and send it."""
@@ -122,7 +131,7 @@ class Way:
         except BlockingIOError:
             return False
         except OSError as failure:
-            self.ended = self.ended or f"the other end takes no more: {failure.strerror}"
+            self.broken = failure.strerror or str(failure)
             close_all(passage.fds)
             return True
         going.sent += sent
