@@ -62,10 +62,19 @@ class Reading:
         assert len(body) == size
         if flags & 4:
             return
-        served = bool(self._rings)
         if request == IOTLB_MSG:
             self._iotlb(*IOTLB.unpack_from(body))
-        elif request == SET_MEM_TABLE:
+        self._read_memory(request, body)
+        self._read_ring(request, body)
+
+    def end(self) -> None:
+        """Read that the connection has ended."""
+        if self._entries:
+            self.events.append(Event("unmap", 0, TOP))
+        self._entries = []
+
+    def _read_memory(self, request: int, body: bytes) -> None:
+        if request == SET_MEM_TABLE:
             (count,) = struct.unpack_from("=I", body)
             self._table([REGION.unpack_from(body, 8 + REGION.size * at) for at in range(count)])
         elif request == ADD_MEM_REG:
@@ -73,7 +82,10 @@ class Reading:
         elif request == REM_MEM_REG:
             gone = REGION.unpack_from(body, 8)[:3]
             self._table([region for region in self._regions if region[:3] != gone])
-        elif request == SET_VRING_KICK:
+
+    def _read_ring(self, request: int, body: bytes) -> None:
+        served = bool(self._rings)
+        if request == SET_VRING_KICK:
             self._rings.add(body[0])
         elif request == GET_VRING_BASE:
             self._rings.discard(struct.unpack_from("=I", body)[0])
@@ -81,12 +93,6 @@ class Reading:
             self._rings.clear()
         if served and not self._rings:
             self.end()
-
-    def end(self) -> None:
-        """Read that the connection has ended."""
-        if self._entries:
-            self.events.append(Event("unmap", 0, TOP))
-        self._entries = []
 
     def _table(self, regions: list[tuple[int, ...]]) -> None:
         if regions != self._regions:

@@ -1,4 +1,4 @@
-"""QEMU to DPDK through the tap: packets flow, and what it publishes is what an independent reading of the bytes says."""
+"""QEMU to DPDK through the tap: packets flow, and it publishes what an independent reading of the bytes says."""
 
 import json
 import signal

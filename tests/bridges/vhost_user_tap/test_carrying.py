@@ -172,7 +172,7 @@ def test_a_channel_that_cannot_be_made_is_the_front_ends_own(monkeypatch: pytest
 
     with carried() as work:
         front, theirs = socket.socketpair()
-        monkeypatch.setattr(carrying.socket, "socketpair", refuse)
+        monkeypatch.setattr(socket, "socketpair", refuse)
         sent = inode(theirs.fileno())
         work.front.say(CHANNEL, theirs.detach())
         _, fds = work.back.hear()

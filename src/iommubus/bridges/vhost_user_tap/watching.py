@@ -24,7 +24,7 @@ SHORT: Final = 64
 """Bytes of a message that is remembered: of all that come again and again, an IOTLB_MSG has most, 44."""
 
 REMEMBERED: Final = 4_096
-"""Messages that are remembered, some 3 MiB: acknowledgements are all alike, and a guest uses the same addresses again."""
+"""Messages that are remembered, some 3 MiB: acknowledgements are all alike, and a guest uses its addresses again."""
 
 
 @lru_cache(REMEMBERED)
