@@ -4,7 +4,7 @@ import os
 import random
 import socket
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Final, NamedTuple
 
@@ -197,19 +197,3 @@ class Talker:
             data += part
             fds += came
         return data, fds
-
-
-def back_end(talker: Talker) -> Iterator[tuple[bytes, list[int]]]:
-    """Be a back end that answers what needs an answer, and yield what it hears, to the end; descriptors are closed."""
-    while True:
-        data, fds = talker.hear()
-        if not data:
-            return
-        inodes = list(map(inode, fds))
-        for fd in fds:
-            os.close(fd)
-        yield data, inodes
-        said = Said(data)
-        if said.needs_reply:
-            with suppress(OSError):  # who asked has left
-                talker.say(reply(said.request))

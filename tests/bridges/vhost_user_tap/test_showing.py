@@ -158,6 +158,8 @@ async def test_regions_come_and_go() -> None:
         await work.learn(Unplugged(MemRegion(RAM, RAM, BASE + RAM, 0x77)), memfd())
         await work.enter(0x2000, 0x2FFF, BASE + RAM)
         assert await work.seen() == ["UNMAP 0x0..0xffffffffffffffff", f"MAP 0x2000..0x2fff -> {BASE + RAM:#x} RW"]
+        await work.learn(Unplugged(other))
+        assert await work.seen() == []
         assert len(work.memories) == 1
 
 
@@ -247,7 +249,7 @@ async def test_memory_is_added_once_the_daemon_is_back(monkeypatch: pytest.Monke
     monkeypatch.setattr(showing, "AGAIN", 0)
     async with bench() as work:
         away = Away(work.bus, Disconnected("unix:/nowhere", "it went away"), 3)
-        shown = Shown(await work.bus.create_space("other", offers=Cap.ALL), away, lambda *_: pytest.fail())
+        shown = Shown(await work.bus.create_space("other", offers=Cap.ALL), away, lambda _, text: pytest.fail(text))
         await shown.show(Table((WHOLE,)), [memfd()])
 
         assert (away.left, len(away)) == (-1, 1)
@@ -257,6 +259,6 @@ async def test_memory_is_added_once_the_daemon_is_back(monkeypatch: pytest.Monke
 async def test_a_bus_that_is_closed_is_the_end() -> None:
     async with bench() as work:
         away = Away(work.bus, BusClosed(), 1)
-        shown = Shown(await work.bus.create_space("other", offers=Cap.ALL), away, lambda *_: pytest.fail())
+        shown = Shown(await work.bus.create_space("other", offers=Cap.ALL), away, lambda _, text: pytest.fail(text))
         with pytest.raises(BusClosed):
             await shown.show(Table((WHOLE,)), [memfd()])

@@ -102,25 +102,37 @@ class Shown:
 
     async def _learn(self, act: Table | Plugged | Unplugged, fds: list[int]) -> None:
         """Take in what a message says of memory."""
-        before = list(self._regions)
-        if isinstance(act, Unplugged):
-            kept = [backed for backed in before if not is_same(backed.region, act.region)]
-            self._replace(Regions(kept), [backed for backed in before if backed not in kept])
-            return
-        regions = act.regions if isinstance(act, Table) else (as_region(act.region),)
-        came = await self._backed(regions, fds)
-        try:
-            after = Regions(came if isinstance(act, Table) else [*before, *came])
-        except BadField as wrong:
-            self._trouble("table", f"a memory table is not used, and addresses are shown as they come: {wrong}")
+        match act:
+            case Table(regions=regions):
+                self._exchange(await self._backed(regions, fds))
+            case Plugged(region=region):
+                self._extend(await self._backed([as_region(region)], fds))
+            case Unplugged(region=region):
+                gone = [backed for backed in self._regions if is_same(backed.region, region)]
+                if gone:
+                    self._replace(Regions(backed for backed in self._regions if backed not in gone), gone)
+
+    def _exchange(self, came: list[Backed]) -> None:
+        before, after = list(self._regions), self._regions_of(came)
+        if after is None or list(after) == before:
             self._let_go(came)
-            after, came = Regions(), []
-        if isinstance(act, Plugged) and came:
-            self._regions = after
-        elif list(after) == before:
+        if after is None or list(after) != before:
+            self._replace(after or Regions(), before)
+
+    def _extend(self, came: list[Backed]) -> None:
+        after = self._regions_of([*self._regions, *came])
+        if after is None:
             self._let_go(came)
         else:
-            self._replace(after, before)
+            self._regions = after
+
+    def _regions_of(self, backed: list[Backed]) -> Regions | None:
+        """Return the table of these regions, if they can be one."""
+        try:
+            return Regions(backed)
+        except BadField as wrong:
+            self._trouble("table", f"a memory table is not used, and addresses are shown as they come: {wrong}")
+            return None
 
     def _replace(self, regions: Regions, gone: list[Backed]) -> None:
         self.empty()
