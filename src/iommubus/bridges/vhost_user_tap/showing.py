@@ -1,6 +1,7 @@
 """What the device may use, as a space of the bus: entries that came are mapped, and those that went are not."""
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Final
 
 import anyio
@@ -9,7 +10,7 @@ from ...abi.vhost_user import MemRegion, Region
 from ...bridging.memories import PeerMemories
 from ...bridging.regions import Backed, Regions
 from ...bus.abc import AddressSpace
-from ...errors import BadField, BusClosed, Disconnected, IommubusError, Overlap, Straddle
+from ...errors import BadField, BusClosed, Disconnected, IommubusError, Overlap, SpaceClosed, Straddle
 from ...events import Memory
 from ...ranges import IovaRange
 from ...transport.descriptors import close_all
@@ -86,7 +87,8 @@ class Shown:
 
     def leave(self) -> None:
         """Show that the connection is gone, with its memory."""
-        self.empty()
+        with suppress(BusClosed, SpaceClosed):  # then that is shown already
+            self.empty()
         self._regions = Regions()
         self._memories.clear()
 

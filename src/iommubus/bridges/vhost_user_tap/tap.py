@@ -22,6 +22,7 @@ from ...bridging.telling import Notice, Tell, log
 from ...bus.abc import AddressSpace, EventBus
 from ...bus.soon import soon_in_this_loop
 from ...caps import Cap
+from ...errors import BusClosed, SpaceClosed
 from ...transport.address import UnixAddress
 from ...transport.credentials import peer_of
 from ...transport.listeners import listen as listen_at
@@ -135,6 +136,7 @@ class VhostUserTap:
 
     async def _work(self, carrier: Carrier, watch: Watch, backlog: Backlog) -> str:
         watched = anyio.Event()
+        ends: list[Exception] = []
         why = ""
 
         async def stop_when_cancelled() -> None:
@@ -144,7 +146,11 @@ class VhostUserTap:
                 carrier.stop()
 
         async def watch_to_the_end() -> None:
-            await watch.run(backlog)
+            try:
+                await watch.run(backlog)
+            except (BusClosed, SpaceClosed) as closed:
+                ends.append(closed)
+                carrier.stop()
             watched.set()
 
         async with anyio.create_task_group() as tasks:
@@ -155,4 +161,6 @@ class VhostUserTap:
             with anyio.move_on_after(FAREWELL):
                 await watched.wait()
             tasks.cancel_scope.cancel()
+        if ends:
+            raise ends[0]
         return why
