@@ -42,7 +42,7 @@ async def run(report: Report, work: Path) -> None:
         async with testpmd(work / "back.sock", work) as pmd:
             with tap(bus.address, work) as process:
                 through = await traffic(pmd, image, initrd, work, work / "front.sock")
-                await said(work / "tap.txt", f"{SPACE}: the front end")
+                await said(work / "tap.txt", f"{SPACE}: the front end is gone")
                 assert process.poll() is None
         events = await published(seen, work)
     report.count("packets/s, directly", direct)
@@ -84,7 +84,7 @@ def tail(address: str, work: Path) -> Generator[Path]:
     """Give the file into which an observer in a process of its own writes what it sees."""
     seen = work / "seen.jsonl"
     with seen.open("wb") as out, (work / "tail.txt").open("wb") as errors:
-        words = command("tail", SPACE, "--json", "--address", address)
+        words = command("tail", "*", "--json", "--address", address)
         process = subprocess.Popen(words, stdout=out, stderr=errors, env=environment())
     try:
         yield seen

@@ -237,7 +237,7 @@ async def test_what_was_agreed_upon_is_told_when_the_device_begins(tmp_path: Pat
         assert told.peer == f"process {os.getpid()} and process {os.getpid()} at vm"
         assert told.agreed[2] == "VIRTIO_F_ACCESS_PLATFORM"
         assert told.lacks == ()
-        await work.wait_told("vm: the front end is gone: it closed the connection")
+        await work.wait_told("is gone: it closed the connection")
 
 
 @every_loop

@@ -11,10 +11,18 @@ cutting: what follows is given as it comes.
 Source: ``unix(7)`` under SCM_RIGHTS; Linux ``unix_stream_read_generic``.
 """
 
+from functools import lru_cache
+from typing import Final
+
 from msgspec import Struct
 
 from ...abi.vhost_user import HEADER, PAYLOAD_LIMIT, Channel, Descriptors, decode_header, shape_of
 from ...errors import AbiError
+
+HEADERS: Final = 256
+"""Headers that are remembered, one for each kind of message: reading one takes as long as receiving it."""
+
+header_of = lru_cache(HEADERS)(decode_header)
 
 
 class Passage(Struct):
@@ -80,7 +88,7 @@ class Cutter:
         if self.lost or len(data) - at < HEADER.size:
             return None
         try:
-            header = decode_header(data[at : at + HEADER.size])
+            header = header_of(data[at : at + HEADER.size])
         except AbiError:
             self.lost = True
         else:

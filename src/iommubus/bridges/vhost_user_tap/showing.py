@@ -90,7 +90,8 @@ class Shown:
         with suppress(BusClosed, SpaceClosed):  # then that is shown already
             self.empty()
         self._regions = Regions()
-        self._memories.clear()
+        with suppress(BusClosed):
+            self._memories.clear()
 
     def _take(self, first: int, last: int) -> bool:
         """Unmap all that is touched, whole, and say whether there was any: a back end cuts no entry."""

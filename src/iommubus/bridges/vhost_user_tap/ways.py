@@ -26,6 +26,10 @@ behind its header finds it whole."""
 DESCRIPTORS: Final = 253
 """Descriptors of one part of a stream; ``SCM_MAX_FD`` of the kernel, so that none is left out."""
 
+AT_ONCE: Final = int(socket.MSG_DONTWAIT)
+QUIETLY: Final = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+"""Flags for receiving and sending, as numbers: the sockets are others' too, and stay as they are."""
+
 KEPT: Final = {Request.SET_MEM_TABLE, Request.ADD_MEM_REG}
 """Requests whose descriptors are needed after they were passed on."""
 
@@ -85,7 +89,7 @@ class Way:
     def read(self) -> None:
         """Read what there is and send it."""
         try:
-            data, fds, cut = receive_part(self.source, CHUNK, DESCRIPTORS, socket.MSG_DONTWAIT)
+            data, fds, cut = receive_part(self.source, CHUNK, DESCRIPTORS, AT_ONCE)
         except BlockingIOError:
             return
         except OSError as failure:
@@ -127,7 +131,7 @@ class Way:
         )
         data = passage.data[going.sent :] if going.sent else passage.data
         try:
-            sent = self.sink.sendmsg([data], rights, socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT)
+            sent = self.sink.sendmsg([data], rights, QUIETLY)
         except BlockingIOError:
             return False
         except OSError as failure:
