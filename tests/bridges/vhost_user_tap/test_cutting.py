@@ -6,7 +6,7 @@ import pytest
 
 from iommubus.abi.vhost_user import PAYLOAD_LIMIT, Channel
 from iommubus.bridges.vhost_user_tap.cutting import Cutter, Passage
-from tests.vhost_user_talk import CALL, HEADER, KICK, iotlb, message, ram_table, ring, update
+from tests.vhost_user_talk import CALL, HEADER, KICK, Said, iotlb, message, ram_table, ring, update
 
 FD = 77  # only a number: nothing here uses it
 
@@ -26,9 +26,8 @@ def test_what_is_whole_is_passed_on() -> None:
 
 
 @pytest.mark.parametrize("said", [ram_table(), ring(KICK, 0, files=1), message(21, files=1)])
-def test_a_message_torn_anywhere_is_passed_on_when_it_is_whole(said: object) -> None:
-    data = said.data  # type: ignore[attr-defined]
-    request = HEADER.unpack_from(data)[0]
+def test_a_message_torn_anywhere_is_passed_on_when_it_is_whole(said: Said) -> None:
+    data, request = said.data, said.request
     for at in range(1, len(data)):
         assert cut((data[:at], [FD]), (data[at:], [])) == [[], [Passage(data, [FD], True, request)]], at
         assert cut((data[:at], []), (data[at:], [FD])) == [[], [Passage(data, [FD], True, request)]], at

@@ -3,7 +3,7 @@
 import pytest
 
 from iommubus import Bus, Cap
-from iommubus.abi.vhost_user import Channel, Request
+from iommubus.abi.vhost_user import Channel
 from iommubus.bridges.vhost_user_tap.counting import Counts
 from iommubus.bridges.vhost_user_tap.seen import Backlog, Gap, Seen
 from iommubus.bridges.vhost_user_tap.showing import Shown
@@ -19,6 +19,17 @@ def seen(said: Said, *fds: int, to_back: bool = True, channel: Channel = Channel
     return Seen(0, channel, to_back, said.data, whole, len(fds), list(fds))
 
 
+class Given(Backlog):
+    """Gives what it was given, at once."""
+
+    def __init__(self, passed: list[Seen | Gap]) -> None:
+        super().__init__(lambda wake: wake())
+        self._passed = [passed, []]
+
+    async def take(self) -> list[Seen | Gap]:
+        return self._passed.pop(0)
+
+
 async def watch(*passed: Seen | Gap) -> tuple[list[str], list[Told], Counts]:
     """Watch what was passed on; return what was published, what was told, and what was counted."""
     told: list[Told] = []
@@ -27,13 +38,7 @@ async def watch(*passed: Seen | Gap) -> tuple[list[str], list[Told], Counts]:
         space = await bus.create_space("s", granule=1, offers=Cap.ALL)
         trouble = Troubles(told.append)
         shown = Shown(space, PeerMemories(bus, "ram"), trouble)
-        backlog = Backlog(lambda wake: wake())
-        for each in passed:
-            if isinstance(each, Gap):
-                backlog._waiting.append(each)
-            else:
-                backlog.put(each, Request.SET_MEM_TABLE)
-        backlog.end()
+        backlog = Given([*passed])
         async with bus.observe("s") as observer:
             await Watch("peers", shown, counts, tell=told.append, trouble=trouble).run(backlog)
             await space.close()
