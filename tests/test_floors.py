@@ -53,7 +53,11 @@ INSIDE: Final[dict[str, list[str]]] = {
     "consumers": ["pins", "views", "mirror", "iotlb"],
     "transport": ["clock", "tasks", "address", "lock", "credentials", "descriptors", "listeners", "activation", "tls"],
     "bridging": ["telling", "messages", "replies", "barrier", "memories", "addresses"],
-    "bridges": [],
+    "bridges": ["vhost_user_frontend"],
+    "bridges.vhost_user_frontend": [
+        "rings", "agreement", "counts", "table", "asking", "stopping", "lending", "questions", "answering", "revoking",
+        "session", "frontend",
+    ],
     "service": [
         "rules", "globs", "config", "settings", "logs", "leases", "record", "systemd", "http", "counts", "metrics",
         "requests", "recorder", "recovering", "evidence", "watch", "proof", "packing", "clients", "demand",
