@@ -95,6 +95,7 @@ class BackEnd:
         self.connections = 0
         self.status: Callable[[Message], int] = lambda _: 0
         self._holding: list[Message] = []
+        self._unanswered: list[Message] = []
         self._news = anyio.Event()
         self._main: MessageSocket | None = None
         self._back: MessageSocket | None = None
@@ -145,6 +146,12 @@ class BackEnd:
         self.held = False
         while self._holding:
             self._forget(self._holding.pop(0))
+
+    def answer_late(self) -> None:
+        """Answer what came in silence, and go on."""
+        self.silent = self.held = False
+        while self._unanswered:
+            self._do(self._unanswered.pop(0), [])
 
     def has(self, iova: int) -> bool:
         """Say whether the IOTLB has an address."""
@@ -207,7 +214,9 @@ class BackEnd:
             tasks.start_soon(self._pump, self._back)
             tasks.start_soon(self._hear_answers, self._back)
         try:
-            if not self.silent:
+            if self.silent:
+                self._unanswered.append(message)
+            else:
                 self._do(message, fds)
         finally:
             for fd in fds:

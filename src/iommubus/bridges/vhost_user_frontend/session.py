@@ -36,6 +36,10 @@ LOOK: Final = 0.1
 """Seconds between two looks whether the addresses of a ring are mapped yet."""
 
 
+Work = Callable[[], Awaitable[object]]
+"""A part of the work, in a task of its own."""
+
+
 class Terms(Struct, frozen=True):
     """What one connection is for.
 
@@ -105,15 +109,18 @@ class Session:
             PeerRefused: It refused a ring or its memory.
         """
         failure: IommubusError | None = None
+        lines = {work: anyio.CancelScope(shield=True) for work in (self._asking.read, self._main.pump, self._back.pump)}
         with self._main, self._back, self._theirs:
-            async with anyio.create_task_group() as lines:
-                for work in (self._asking.read, self._main.pump, self._back.pump):
-                    lines.start_soon(self._watch, work, self._line)
+            async with anyio.create_task_group() as tasks:
+                for work, scope in lines.items():
+                    tasks.start_soon(self._hold, work, scope)
                 try:
                     await self._serve(await self._agree(), started)
                 except IommubusError as reason:  # out of the group it would come in a group
                     failure = reason
-                lines.cancel_scope.cancel()
+                finally:
+                    for scope in lines.values():
+                        scope.cancel()
         if self._process is not None and self.settled:  # else whoever asks for the proof still needs it
             self._process.close()
         if failure is not None:
@@ -121,7 +128,12 @@ class Session:
 
     # -- inside ----------------------------------------------------------------
 
-    async def _watch(self, work: Callable[[], Awaitable[object]], ending: Ending) -> None:
+    async def _hold(self, work: Work, scope: anyio.CancelScope) -> None:
+        """Keep the connection at work, also when the bridge is cancelled: the back end is still to be stopped."""
+        with scope:
+            await self._watch(work, self._line)
+
+    async def _watch(self, work: Work, ending: Ending) -> None:
         """Do a part of the work; what keeps it from going on ends something larger."""
         try:
             await work()
