@@ -1,10 +1,12 @@
-"""A space that drives a vhost-user back end: real sockets, a real bus, and a small back end that does what tests need."""
+"""A space that drives a vhost-user back end: real sockets, a real bus, and a small back end."""
 
 import os
+import struct
 import subprocess
 import sys
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -14,6 +16,7 @@ from anyio.abc import TaskStatus
 from msgspec import Struct
 
 from iommubus import LAST, AddressSpace, Bus, Cap, Mapping, Memory, Perm
+from iommubus.abi.vhost import VringFlags
 from iommubus.abi.vhost_user import (
     NO_DESCRIPTOR,
     BackendRequest,
@@ -72,7 +75,7 @@ class Scene(Struct):
     async def until(self, condition: Callable[[], object]) -> None:
         """Wait until something is so that the back end does not hear of."""
         with anyio.fail_after(PATIENCE):
-            while not condition():
+            while not condition():  # noqa: ASYNC110 - nothing tells of it
                 await anyio.sleep(0.001)
 
 
@@ -112,8 +115,9 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def impatient(hurried: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have nobody wait long for a back end that will not stop."""
+    monkeypatch.setattr(frontend, "RETRY", 0.001)
     monkeypatch.setattr(session, "GOODBYE", 0.01)
 
 
@@ -158,8 +162,9 @@ async def test_a_back_end_that_will_not_do_is_named(tmp_path: Path, offered: int
     assert str(end.path) in str(cannot.value)
 
 
+@pytest.mark.usefixtures("hurried")
 @every_loop
-async def test_it_waits_for_a_back_end_that_is_not_there_yet(tmp_path: Path, hurried: None) -> None:
+async def test_it_waits_for_a_back_end_that_is_not_there_yet(tmp_path: Path) -> None:
     told: list[Told] = []
     end = BackEnd(tmp_path / "vu.sock")
     async with anyio.create_task_group() as tasks, Bus() as bus:
@@ -167,7 +172,7 @@ async def test_it_waits_for_a_back_end_that_is_not_there_yet(tmp_path: Path, hur
         bridge = VhostUserFrontend(bus, connect=end.path, space="gpu", tell=told.append)
         async with anyio.create_task_group() as bridges:
             bridges.start_soon(bridge.run)
-            while not told:
+            while not told:  # noqa: ASYNC110 - nothing tells of it
                 await anyio.sleep(0.001)
             tasks.start_soon(end.run)
             await end.until(lambda: end.of(Request.SET_BACKEND_REQ_FD))
@@ -177,8 +182,9 @@ async def test_it_waits_for_a_back_end_that_is_not_there_yet(tmp_path: Path, hur
     assert str(told[0]).startswith(f"waits for a back end at {end.path}")
 
 
+@pytest.mark.usefixtures("hurried")
 @every_loop
-async def test_a_ring_is_served_once_it_is_mapped(tmp_path: Path, hurried: None) -> None:
+async def test_a_ring_is_served_once_it_is_mapped(tmp_path: Path) -> None:
     async with scene(tmp_path, rings=[RING]) as at:
         at.map(0x1000)
         at.map(0x2000, 0x1000)
@@ -190,7 +196,7 @@ async def test_a_ring_is_served_once_it_is_mapped(tmp_path: Path, hurried: None)
     assert [(message.request, message.body) for message in told] == [
         (Request.SET_VRING_NUM, VringState(0, 256)),
         (Request.SET_VRING_BASE, VringState(0, 5)),
-        (Request.SET_VRING_ADDR, VringAddr(0, told[2].body.flags, 0x1000, 0x3000, 0x2000, 0)),  # type: ignore[union-attr]
+        (Request.SET_VRING_ADDR, VringAddr(0, VringFlags(0), 0x1000, 0x3000, 0x2000, 0)),
         (Request.SET_VRING_CALL, VringFd(NO_DESCRIPTOR)),
         (Request.SET_VRING_KICK, VringFd(NO_DESCRIPTOR)),
         (Request.SET_VRING_ENABLE, VringState(0, 1)),
@@ -198,8 +204,20 @@ async def test_a_ring_is_served_once_it_is_mapped(tmp_path: Path, hurried: None)
     assert at.end.of(Request.SET_MEM_TABLE)  # DPDK takes no ring without
 
 
+@pytest.mark.usefixtures("hurried")
 @every_loop
-async def test_eventfds_go_with_their_ring(tmp_path: Path, hurried: None) -> None:
+async def test_a_ring_of_which_nothing_is_known_goes_on_where_it_was_used(tmp_path: Path) -> None:
+    async with scene(tmp_path, rings=[Ring(0, 256, 0x1000, 0x1400, 0x1800, base=None)]) as at:
+        at.bus.memory_view(at.memory)[0x2802:0x2804] = b"\x34\x12"
+        at.map(0x1000, target=0x2000)
+        await at.end.until(lambda: at.end.rings)
+
+    assert [message.body for message in at.end.of(Request.SET_VRING_BASE)] == [VringState(0, 0x1234)]
+
+
+@pytest.mark.usefixtures("hurried")
+@every_loop
+async def test_eventfds_go_with_their_ring(tmp_path: Path) -> None:
     kick = os.eventfd(0)
     ring = Ring(1, 64, 0x1000, 0x1400, 0x1800, kick=kick, call=kick)
     async with scene(tmp_path, rings=[ring]) as at:
@@ -209,8 +227,9 @@ async def test_eventfds_go_with_their_ring(tmp_path: Path, hurried: None) -> Non
     os.close(kick)
 
 
+@pytest.mark.usefixtures("hurried")
 @every_loop
-async def test_a_ring_that_is_refused_ends_the_bridge(tmp_path: Path, hurried: None) -> None:
+async def test_a_ring_that_is_refused_ends_the_bridge(tmp_path: Path) -> None:
     end = BackEnd(tmp_path / "vu.sock")
     end.status = lambda message: int(message.request == Request.SET_VRING_ADDR)
     async with anyio.create_task_group() as tasks, Bus() as bus:
@@ -291,8 +310,9 @@ async def test_an_update_that_is_refused_is_counted_and_said(tmp_path: Path) -> 
         at.end.status = lambda _: 0
 
 
+@pytest.mark.usefixtures("hurried")
 @every_loop
-async def test_what_is_mapped_later_is_answered_later(tmp_path: Path, hurried: None) -> None:
+async def test_what_is_mapped_later_is_answered_later(tmp_path: Path) -> None:
     """
     DPDK asks once for an address, and never again.
     """
@@ -440,9 +460,8 @@ async def test_an_unmap_that_is_refused_fails_every_sync_until_it_is_not(tmp_pat
         for _ in range(2):
             with pytest.raises(SyncFailed) as failed:
                 await at.space.sync(0.2)
-            assert causes(failed.value) == [
-                f"the back end at {at.end.path} refused INVALIDATE of 0x1000..0x1fff: EIO, Input/output error"
-            ]
+            (cause,) = causes(failed.value)
+            assert cause.endswith("refused INVALIDATE of 0x1000..0x1fff: EIO, Input/output error")
 
         at.end.status = lambda _: 0
         await at.space.sync()
@@ -517,7 +536,7 @@ async def test_a_memory_that_is_not_used_makes_room_and_nothing_leads_into_it(
             at.bus.memory_view(memory)[0] = number
             at.space.map(number * PAGE, PAGE, 0, Perm.RW, memory=memory)
             at.end.miss(number * PAGE)
-            await at.end.until(lambda page=number * PAGE: at.end.has(page))
+            await at.end.until(partial(at.end.has, number * PAGE))
             assert at.end.read(number * PAGE, 1) == bytes([number])
 
         assert len(at.end.regions) == limit
@@ -581,8 +600,9 @@ def sizes_in(message: Message) -> list[int]:
 # -- the end -----------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("hurried")
 @every_loop
-async def test_a_bridge_that_is_cancelled_stops_the_back_end_and_leaves_clean(tmp_path: Path, hurried: None) -> None:
+async def test_a_bridge_that_is_cancelled_stops_the_back_end_and_leaves_clean(tmp_path: Path) -> None:
     async with scene(tmp_path, rings=[RING]) as at:
         at.space.map(0x1000, 3 * PAGE, 0, Perm.RW, memory=at.memory)
         await at.end.until(lambda: at.end.rings)
@@ -605,8 +625,9 @@ async def test_without_rings_it_stops_when_all_is_invalidated(tmp_path: Path) ->
     assert at.end.acked == [(0, LAST // 2), (LAST // 2 + 1, LAST)]
 
 
+@pytest.mark.usefixtures("hurried")
 @every_loop
-async def test_a_back_end_that_is_silent_fails_syncs_until_it_answers(tmp_path: Path, hurried: None) -> None:
+async def test_a_back_end_that_is_silent_fails_syncs_until_it_answers(tmp_path: Path) -> None:
     """
     It is stopped by the sync that needs it, and that is not given up.
     """
@@ -634,8 +655,9 @@ async def fence(at: Scene) -> bool:
     return False
 
 
+@pytest.mark.usefixtures("hurried")
 @every_loop
-async def test_one_that_is_fenced_stops_its_back_end_and_comes_back(tmp_path: Path, hurried: None) -> None:
+async def test_one_that_is_fenced_stops_its_back_end_and_comes_back(tmp_path: Path) -> None:
     async with scene(tmp_path, rings=[RING]) as at:
         at.space.map(0x1000, 3 * PAGE, 0, Perm.RW, memory=at.memory)
         await at.end.until(lambda: at.end.rings)
@@ -651,6 +673,8 @@ async def test_one_that_is_fenced_stops_its_back_end_and_comes_back(tmp_path: Pa
         at.space.unmap(0x1000, 3 * PAGE)
         await at.space.sync()
         assert not at.end.has(0x1000)
+        bases = [message.body for message in at.end.of(Request.SET_VRING_BASE)]
+        assert bases == [VringState(0, 5), VringState(0, 7)]  # it goes on where the first left off
 
 
 @every_loop
@@ -663,15 +687,17 @@ async def test_the_end_of_the_endpoint_is_the_end_of_the_bridge(tmp_path: Path) 
         assert not at.end.has(0x1000)
 
 
+def words(request: int, flags: int, payload: bytes) -> bytes:
+    """Return a message, right or wrong."""
+    return struct.pack("<III", request, flags, len(payload)) + payload
+
+
 def reply(request: int, payload: bytes) -> bytes:
-    """Return an answer, right or wrong."""
-    return request.to_bytes(4, "little") + (5).to_bytes(4, "little") + len(payload).to_bytes(4, "little") + payload
+    return words(request, 5, payload)
 
 
-def request_of(channel_request: int, payload: bytes) -> bytes:
-    return (
-        channel_request.to_bytes(4, "little") + (1).to_bytes(4, "little") + len(payload).to_bytes(4, "little") + payload
-    )
+def request_of(request: int, payload: bytes) -> bytes:
+    return words(request, 1, payload)
 
 
 ZERO: Final = bytes(8)
@@ -693,9 +719,10 @@ UPDATE: Final = encode(
         (UPDATE, False),
     ],
 )
+@pytest.mark.usefixtures("impatient")
 @every_loop
 async def test_wrong_words_close_the_connection_and_the_back_end_counts_until_it_is_gone(
-    tmp_path: Path, impatient: None, data: bytes, main: bool
+    tmp_path: Path, data: bytes, main: bool
 ) -> None:
     async with scene(tmp_path) as at:
         await at.cached(0x1000)
@@ -709,8 +736,9 @@ async def test_wrong_words_close_the_connection_and_the_back_end_counts_until_it
         await at.end.until(lambda: at.end.connections == 1)
 
 
+@pytest.mark.usefixtures("impatient")
 @every_loop
-async def test_an_answer_out_of_turn_closes_the_connection(tmp_path: Path, impatient: None) -> None:
+async def test_an_answer_out_of_turn_closes_the_connection(tmp_path: Path) -> None:
     async with scene(tmp_path) as at:
         await at.cached(0x1000)
         at.end.held = True
@@ -723,9 +751,8 @@ async def test_an_answer_out_of_turn_closes_the_connection(tmp_path: Path, impat
 @every_loop
 async def test_questions_that_nobody_knows_are_refused_and_nothing_more(tmp_path: Path) -> None:
     async with scene(tmp_path) as at:
-        wanted = (9).to_bytes(4, "little")
         for request in (BackendRequest.CONFIG_CHANGE_MSG, 77):
-            at.end.say(int(request).to_bytes(4, "little") + wanted + bytes(4))
+            at.end.say(words(request, 9, b""))
         await at.end.until(lambda: len(at.end.answers) == 2)
         await at.cached(0x1000)
 
@@ -748,7 +775,7 @@ async def test_an_access_that_failed_is_said_once_and_counted(tmp_path: Path) ->
 # -- processes ---------------------------------------------------------------------
 
 
-class Process:
+class Backend:
     """A back end in a process of its own."""
 
     def __init__(self, path: Path) -> None:
@@ -782,55 +809,50 @@ class Process:
         self.process.stdout.close()
 
 
-@every_loop
-async def test_a_back_end_that_is_killed_is_proven_stopped_by_that_and_the_next_one_is_served(
-    tmp_path: Path, hurried: None
-) -> None:
-    path = tmp_path / "vu.sock"
-    first = Process(path)
-    told: list[Told] = []
+@asynccontextmanager
+async def backend(path: Path) -> AsyncGenerator[Backend]:
+    """Give a back end that listens."""
+    end = Backend(path)
     try:
-        assert await first.order() == "ready"
-        async with anyio.create_task_group() as tasks, Bus() as bus:
-            space = await bus.create_space("gpu")
-            memory = await bus.add_memory("ram", SIZE)
-            bus.memory_view(memory)[:4] = b"\x01\x02\x03\x04"
-            await tasks.start(VhostUserFrontend(bus, connect=path, space="gpu", tell=told.append).run)
-            space.map(0x1000, PAGE, 0, Perm.RW, memory=memory)
-            assert await first.order("miss 0x1000") == "has 01020304"
-            space.unmap(0x1000, PAGE)
-            await space.sync()
-            assert await first.order("wait 0x1000") == "gone"
-            space.map(0x1000, PAGE, 0, Perm.RW, memory=memory)
-            assert await first.order("miss 0x1000") == "has 01020304"
+        assert await end.order() == "ready"
+        yield end
+    finally:
+        end.end()
 
-            first.end()
-            space.unmap(0x1000, PAGE)
-            await space.sync()
 
-            second = Process(path)
-            try:
-                assert await second.order() == "ready"
-                space.map(0x1000, PAGE, 0, Perm.RW, memory=memory)
-                while not [each for each in told if isinstance(each, Negotiated)][1:]:
-                    await anyio.sleep(0.001)
-                assert await second.order("miss 0x1000") == "has 01020304"
+@pytest.mark.usefixtures("hurried")
+@every_loop
+async def test_a_back_end_that_is_killed_is_proven_stopped_by_that_and_the_next_one_is_served(tmp_path: Path) -> None:
+    path = tmp_path / "vu.sock"
+    told: list[Told] = []
+    async with Bus() as bus, anyio.create_task_group() as tasks:
+        space = await bus.create_space("gpu")
+        memory = await bus.add_memory("ram", SIZE)
+        bus.memory_view(memory)[:4] = b"\x01\x02\x03\x04"
+        for number in (1, 2):
+            space.map(0x1000, PAGE, 0, Perm.RW, memory=memory)
+            async with backend(path) as end:
+                if number == 1:
+                    await tasks.start(VhostUserFrontend(bus, connect=path, space="gpu", tell=told.append).run)
+                with anyio.fail_after(PATIENCE):
+                    while sum(isinstance(each, Negotiated) for each in told) < number:  # noqa: ASYNC110
+                        await anyio.sleep(0.001)
+                assert await end.order("miss 0x1000") == "has 01020304"
                 space.unmap(0x1000, PAGE)
                 await space.sync()
-                assert await second.order("wait 0x1000") == "gone"
-                tasks.cancel_scope.cancel()
-            finally:
-                second.end()
-    finally:
-        if first.process.poll() is None:
-            first.end()
+                assert await end.order("wait 0x1000") == "gone"
+                space.map(0x1000, PAGE, 0, Perm.RW, memory=memory)
+                assert await end.order("miss 0x1000") == "has 01020304"
+            space.unmap(0x1000, PAGE)
+            await space.sync()
+        tasks.cancel_scope.cancel()
 
 
 @pytest.mark.timeout(120)
-def test_a_space_of_a_daemon_drives_it_just_as_well(tmp_path: Path) -> None:
+def test_a_space_of_a_daemon_drives_it_just_as_well(tmp_path: Path) -> None:  # noqa: PLR0915 - three processes
     path = tmp_path / "vu.sock"
     told: list[Told] = []
-    end = Process(path)
+    end = Backend(path)
     try:
         assert end.hear() == "ready"
         with daemon(tmp_path) as served, bus_at(served.address, "producer") as (portal, bus):

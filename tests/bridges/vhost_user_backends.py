@@ -319,7 +319,7 @@ class Device(Struct):
         return cls(BackEnd(Path(path)))
 
     async def run(self) -> None:
-        """Serve, and do what standard input says: ``miss IOVA`` waits for the address, ``wait IOVA`` until it is gone."""
+        """Serve, and do what is said: ``miss IOVA`` waits for the address, ``wait IOVA`` until it is gone."""
         async with anyio.create_task_group() as tasks:
             await tasks.start(self.end.run)
             self._say("ready")

@@ -7,6 +7,7 @@ from typing import Final
 
 import anyio
 from anyio.abc import TaskStatus
+from msgspec.structs import replace
 
 from ...bridging.telling import Notice, Tell, log
 from ...bus.abc import EventBus
@@ -81,9 +82,10 @@ class VhostUserFrontend:
             IommubusError: The space cannot be subscribed to.
         """
         started = _once(task_status.started)
+        terms = self._terms
         while True:
             sock, process = await self._reach()
-            session = Session(self._bus, self._terms, sock, process, counts=self._counts, tell=self._tell)
+            session = Session(self._bus, terms, sock, process, counts=self._counts, tell=self._tell)
             try:
                 await session.run(started)
             except (PeerLeft, PeerBroke, Fenced):
@@ -91,6 +93,7 @@ class VhostUserFrontend:
                     raise
             else:
                 return
+            terms = replace(terms, rings=session.rings)
             await anyio.sleep(RETRY)
 
     def statistics(self) -> FrontendStatistics:

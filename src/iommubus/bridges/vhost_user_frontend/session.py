@@ -12,7 +12,16 @@ from ...bridging.messages import MessageSocket
 from ...bridging.telling import Lack, Negotiated, Notice, Tell
 from ...bus.abc import EventBus, Subscription
 from ...caps import Cap
-from ...errors import AbiError, IommubusError, PeerBroke, PeerLeft, PeerRefused, TranslationFault
+from ...errors import (
+    AbiError,
+    BadMemory,
+    IommubusError,
+    PeerBroke,
+    PeerLeft,
+    PeerRefused,
+    TranslationFault,
+    UnknownMemory,
+)
 from ...events import Memory
 from ...transport.credentials import Process
 from .agreement import Agreement, agree, check_features
@@ -22,7 +31,7 @@ from .counts import Counts
 from .lending import Lending
 from .questions import BACKLOG, Miss, Questions
 from .revoking import Revoking
-from .rings import Ring, steps
+from .rings import USED_INDEX, Ring, resumed, steps
 from .stopping import UNSEEN, Stopping
 
 GREETING: Final = 10.0
@@ -95,6 +104,11 @@ class Session:
     def settled(self) -> bool:
         """Whether the back end was given nothing, or is proven stopped."""
         return not self._given or self._stopping.proven
+
+    @property
+    def rings(self) -> tuple[Ring, ...]:
+        """Its rings as the next back end gets them."""
+        return resumed(self._terms.rings, self._stopping.bases)
 
     async def run(self, started: Callable[[], object]) -> None:
         """Serve the back end until the stream of the space ends.
@@ -240,8 +254,9 @@ class Session:
         for part in ring.parts:
             while not await self._is_there(part, events, lending):  # noqa: ASYNC110 - nobody is told of MAPs here
                 await anyio.sleep(LOOK)
+        base = await self._used(ring, events) if ring.base is None else ring.base
         self._stopping.give(ring.index)
-        for request, body, fds in steps(ring):
+        for request, body, fds in steps(ring, base):
             status = await self._asking.number(request, body, fds)
             if status:
                 raise PeerRefused(self._peer, f"{request.name} of ring {ring.index}", status)
@@ -253,6 +268,17 @@ class Session:
         except TranslationFault:
             return False
         return await lending.address_of(found.mapping) is not None
+
+    async def _used(self, ring: Ring, events: Subscription) -> int:
+        """Return how far a ring was used, as its memory has it; 0 if that cannot be looked at."""
+        try:
+            mapping = (await events.translate(ring.used)).mapping
+            if mapping.memory is None:
+                return 0
+            at = mapping.target + ring.used - mapping.first + USED_INDEX
+            return int.from_bytes(events.backing(mapping.memory)[at : at + 2], "little")
+        except (TranslationFault, UnknownMemory, BadMemory):
+            return 0
 
     # -- inside: the end -------------------------------------------------------
 

@@ -34,6 +34,7 @@ class Stopping:
     Attributes:
         begun: Whether it is being stopped: nothing more may be given to it.
         proven: Whether it has stopped.
+        bases: Where it left each ring that it was told of; `None` as long as it has not said so.
     """
 
     def __init__(self, asking: Asking, ending: Ending, process: Process | None, peer: str) -> None:
@@ -43,14 +44,14 @@ class Stopping:
         self._ending = ending
         self._process = process
         self._peer = peer
-        self._rings: list[int] = []
+        self.bases: dict[int, int | None] = {}
         self._left = 0
         self._answered = anyio.Event()
         self._unseen = False
 
     def give(self, ring: int) -> None:
         """Note a ring before the back end is told of it."""
-        self._rings.append(ring)
+        self.bases[ring] = None
 
     async def prove(self) -> None:
         """Stop the back end, and wait until it has.
@@ -74,7 +75,7 @@ class Stopping:
             return
         self.begun = True
         questions: list[tuple[Request, Body]] = [
-            (Request.GET_VRING_BASE, VringState(ring, 0)) for ring in self._rings
+            (Request.GET_VRING_BASE, VringState(ring, 0)) for ring in self.bases
         ] or [(Request.IOTLB_MSG, message) for message in invalidations(IovaRange(0, LAST))]
         self._left = len(questions)
         try:
@@ -86,6 +87,8 @@ class Stopping:
     def _take(self, request: Request, reply: Message | None) -> None:
         if reply is None or (request == Request.IOTLB_MSG and status_of(reply)):
             return
+        if isinstance(reply.body, VringState):
+            self.bases[reply.body.index] = reply.body.num
         self._left -= 1
         if not self._left:
             self.proven = True
