@@ -6,13 +6,16 @@ PIP := $(PYTHON) -m pip --disable-pip-version-check --quiet install
 READY := .venv/.ready
 BENCH_READY := .venv/.bench-ready
 
-.PHONY: demo test seeds check fix cover mutants image-check bench clean
+.PHONY: demo test field seeds check fix cover mutants image-check bench clean
 
 demo: $(READY)  ## two recorded guests' IOMMU events through the bus, in one process and across several, judged as they go
 	.venv/bin/iommubus demo --connect none --connect own
 
 test: $(READY)  ## every test, on every core
 	$(PYTHON) -m pytest --numprocesses auto
+
+field: $(READY)  ## real QEMU, DPDK and kernels on the bus; as root, installs what it needs from Debian
+	$(PYTHON) -m tests.field
 
 N ?= 100000
 
