@@ -89,7 +89,7 @@ INSIDE: Final[dict[str, list[str]]] = {
         "serve", "check_config", "ping", "spaces", "subscribers", "tail", "lookup", "hold", "fence", "bridge", "demo",
         "app", "start", "__main__",
     ],
-    "cli.bridge": ["crossing"],
+    "cli.bridge": ["crossing", "vhost_user_frontend"],
 }  # fmt: skip
 
 LEAVES: Final = {"bridges"}

@@ -2,8 +2,6 @@
 
 import os
 import struct
-import subprocess
-import sys
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -38,8 +36,8 @@ from iommubus.bridges.vhost_user_frontend import Ring, VhostUserFrontend, answer
 from iommubus.bridging.telling import Negotiated, Notice, Told
 from iommubus.bus.reports import Missing
 from iommubus.errors import PeerCannot, PeerRefused, SyncFailed
-from tests.bridges.vhost_user_backends import OFFERED, PATIENCE, PROTOCOL, BackEnd
-from tests.daemons import bus_at, daemon, environment
+from tests.bridges.vhost_user_backends import OFFERED, PATIENCE, PROTOCOL, BackEnd, Backend
+from tests.daemons import bus_at, daemon
 from tests.loops import every_loop
 
 PAGE: Final = 0x1000
@@ -775,49 +773,9 @@ async def test_an_access_that_failed_is_said_once_and_counted(tmp_path: Path) ->
 # -- processes ---------------------------------------------------------------------
 
 
-class Backend:
-    """A back end in a process of its own."""
-
-    def __init__(self, path: Path) -> None:
-        root = Path(__file__).parents[2]
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.bridges.vhost_user_backends", str(path)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            cwd=root,
-            env=environment(PYTHONPATH=f"{root / 'src'}{os.pathsep}{root}"),
-        )
-
-    def hear(self) -> str:
-        assert self.process.stdout is not None
-        return self.process.stdout.readline().decode().strip()
-
-    async def order(self, text: str = "") -> str:
-        """Say something, and return what comes back; without words, just that."""
-        if text:
-            assert self.process.stdin is not None
-            self.process.stdin.write(f"{text}\n".encode())
-            self.process.stdin.flush()
-        return await anyio.to_thread.run_sync(self.hear)
-
-    def end(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.close()
-        self.process.stdout.close()
-
-
-@asynccontextmanager
-async def backend(path: Path) -> AsyncGenerator[Backend]:
-    """Give a back end that listens."""
-    end = Backend(path)
-    try:
-        assert await end.order() == "ready"
-        yield end
-    finally:
-        end.end()
+async def told_by(end: Backend, order: str = "") -> str:
+    """Give an order to a back end in another process, and return what comes back."""
+    return await anyio.to_thread.run_sync(end.do, order)
 
 
 @pytest.mark.usefixtures("hurried")
@@ -831,54 +789,51 @@ async def test_a_back_end_that_is_killed_is_proven_stopped_by_that_and_the_next_
         bus.memory_view(memory)[:4] = b"\x01\x02\x03\x04"
         for number in (1, 2):
             space.map(0x1000, PAGE, 0, Perm.RW, memory=memory)
-            async with backend(path) as end:
+            with Backend(path) as end:
+                assert await told_by(end) == "ready"
                 if number == 1:
                     await tasks.start(VhostUserFrontend(bus, connect=path, space="gpu", tell=told.append).run)
                 with anyio.fail_after(PATIENCE):
                     while sum(isinstance(each, Negotiated) for each in told) < number:  # noqa: ASYNC110
                         await anyio.sleep(0.001)
-                assert await end.order("miss 0x1000") == "has 01020304"
+                assert await told_by(end, "miss 0x1000") == "has 01020304"
                 space.unmap(0x1000, PAGE)
                 await space.sync()
-                assert await end.order("wait 0x1000") == "gone"
+                assert await told_by(end, "wait 0x1000") == "gone"
                 space.map(0x1000, PAGE, 0, Perm.RW, memory=memory)
-                assert await end.order("miss 0x1000") == "has 01020304"
+                assert await told_by(end, "miss 0x1000") == "has 01020304"
             space.unmap(0x1000, PAGE)
             await space.sync()
         tasks.cancel_scope.cancel()
 
 
 @pytest.mark.timeout(120)
-def test_a_space_of_a_daemon_drives_it_just_as_well(tmp_path: Path) -> None:  # noqa: PLR0915 - three processes
+def test_a_space_of_a_daemon_drives_it_just_as_well(tmp_path: Path) -> None:
     path = tmp_path / "vu.sock"
     told: list[Told] = []
-    end = Backend(path)
-    try:
+    with Backend(path) as end, daemon(tmp_path) as served, bus_at(served.address, "producer") as (portal, bus):
         assert end.hear() == "ready"
-        with daemon(tmp_path) as served, bus_at(served.address, "producer") as (portal, bus):
-            space = portal.call(bus.create_space, "gpu")
-            memory = portal.call(bus.add_memory, "ram", SIZE)
-            portal.call(lambda: bus.memory_view(memory).__setitem__(slice(0, 2), b"\xca\xfe"))
-            with bus_at(served.address, "bridge") as (others, far):
-                bridge = VhostUserFrontend(far, connect=path, space="gpu", name="bridge", tell=told.append)
-                scope = others.call(anyio.CancelScope)
+        space = portal.call(bus.create_space, "gpu")
+        memory = portal.call(bus.add_memory, "ram", SIZE)
+        portal.call(lambda: bus.memory_view(memory).__setitem__(slice(0, 2), b"\xca\xfe"))
+        with bus_at(served.address, "bridge") as (others, far):
+            bridge = VhostUserFrontend(far, connect=path, space="gpu", name="bridge", tell=told.append)
+            scope = others.call(anyio.CancelScope)
 
-                async def run(*, task_status: TaskStatus[None]) -> None:
-                    with scope:
-                        await bridge.run(task_status=task_status)
+            async def run(*, task_status: TaskStatus[None]) -> None:
+                with scope:
+                    await bridge.run(task_status=task_status)
 
-                running, _ = others.start_task(run)
-                portal.call(lambda: space.map(0x1000, PAGE, 0, Perm.RW, memory=memory))
-                portal.call(space.sync)
-                assert portal.call(end.order, "miss 0x1000") == "has cafe0000"
-                portal.call(lambda: space.unmap(0x1000, PAGE))
-                report = portal.call(space.sync)
-                assert portal.call(end.order, "wait 0x1000") == "gone"
-                assert [outcome.subscriber for outcome in report.outcomes] == ["bridge"]
-                others.call(scope.cancel)
-                running.result(PATIENCE)
-            portal.call(lambda: space.map(0x2000, PAGE, 0, Perm.RW, memory=memory))
-            portal.call(lambda: space.unmap(0x2000, PAGE))
-            assert portal.call(space.sync).outcomes == ()
-    finally:
-        end.end()
+            running, _ = others.start_task(run)
+            portal.call(lambda: space.map(0x1000, PAGE, 0, Perm.RW, memory=memory))
+            portal.call(space.sync)
+            assert end.do("miss 0x1000") == "has cafe0000"
+            portal.call(lambda: space.unmap(0x1000, PAGE))
+            report = portal.call(space.sync)
+            assert end.do("wait 0x1000") == "gone"
+            assert [outcome.subscriber for outcome in report.outcomes] == ["bridge"]
+            others.call(scope.cancel)
+            running.result(PATIENCE)
+        portal.call(lambda: space.map(0x2000, PAGE, 0, Perm.RW, memory=memory))
+        portal.call(lambda: space.unmap(0x2000, PAGE))
+        assert portal.call(space.sync).outcomes == ()

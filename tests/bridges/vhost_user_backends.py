@@ -2,11 +2,12 @@
 
 In a process of its own it takes orders and says what came of them, one line each::
 
-    python -m tests.bridges.vhost_user_backends SOCKET
+    python -m tests.bridges.vhost_user_backends SOCKET [--plain]
 """
 
 import os
 import socket
+import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -43,9 +44,12 @@ from iommubus.abi.vhost_user import (
 from iommubus.bridging.messages import MessageSocket
 from iommubus.caps import Perm
 from iommubus.errors import PeerLeft
+from tests.daemons import environment
 
 OFFERED: Final = int(Features.PROTOCOL_FEATURES | Features.ACCESS_PLATFORM | Features.VERSION_1)
 PROTOCOL: Final = int(ProtocolFeatures.REPLY_ACK | ProtocolFeatures.BACKEND_REQ)
+
+ROOT: Final = Path(__file__).parents[2]
 
 PATIENCE: Final = 30.0
 """Seconds after which what a test waits for will not come any more."""
@@ -314,9 +318,10 @@ class Device(Struct):
     end: BackEnd
 
     @classmethod
-    def at(cls, path: str) -> Self:
-        """Make one that listens at a path."""
-        return cls(BackEnd(Path(path)))
+    def at(cls, path: str, *flags: str) -> Self:
+        """Make one that listens at a path; a plain one knows no IOMMU."""
+        offered = OFFERED & ~int(Features.ACCESS_PLATFORM) if "--plain" in flags else OFFERED
+        return cls(BackEnd(Path(path), offered=offered))
 
     async def run(self) -> None:
         """Serve, and do what is said: ``miss IOVA`` waits for the address, ``wait IOVA`` until it is gone."""
@@ -342,5 +347,41 @@ class Device(Struct):
         sys.stdout.flush()
 
 
+class Backend:
+    """A back end in a process of its own, to the test that starts it; its end kills it.
+
+    Args:
+        path: Where it listens, once it has said "ready".
+        flags: What else is said on its command line.
+    """
+
+    def __init__(self, path: Path, *flags: str) -> None:
+        command = [sys.executable, "-m", "tests.bridges.vhost_user_backends", str(path), *flags]
+        variables = environment(PYTHONPATH=f"{ROOT / 'src'}{os.pathsep}{ROOT}")
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT, env=variables, text=True
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+    def hear(self) -> str:
+        """Return what it says next."""
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
+
+    def do(self, order: str = "") -> str:
+        """Give it an order, and return what comes back; without words, just that."""
+        if order:
+            assert self.process.stdin is not None
+            self.process.stdin.write(f"{order}\n")
+            self.process.stdin.flush()
+        return self.hear()
+
+
 if __name__ == "__main__":
-    anyio.run(Device.at(sys.argv[1]).run)
+    anyio.run(Device.at(*sys.argv[1:]).run)

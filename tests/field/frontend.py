@@ -98,6 +98,8 @@ async def compare(at: Scene, other: Path, report: Report) -> None:
             at.space.unmap(iova, PAGE)
             await at.space.sync()
             bus_ends.append(perf_counter() - begin)
+            acknowledged = at.bridge.statistics().acknowledged
+            report.check(acknowledged == number + 1, f"sync {number + 1} returns after {acknowledged} acknowledgements")
             plain_answers.append(_packet(plain, nic, iova))
             begin = perf_counter()
             plain.invalidate(iova, PAGE)
