@@ -86,7 +86,10 @@ async def run(report: Report, work: Path) -> None:
 async def compare(at: Scene, other: Path, report: Report) -> None:
     """Send packets through the bus and by plain code in turn, and take both pages away."""
     fd = memory(SIZE)
-    bus_answers, bus_ends, plain_answers, plain_ends = [], [], [], []
+    bus_answers: list[float] = []
+    bus_ends: list[float] = []
+    plain_answers: list[float] = []
+    plain_ends: list[float] = []
     with mmap.mmap(fd, SIZE) as mapped, memoryview(mapped) as view, Plain(other, fd, SIZE) as plain:
         os.close(fd)
         nic = Nic(view)

@@ -28,7 +28,11 @@ Take = Callable[[Message | None], object]
 
 
 class Ending:
-    """How something ends: once, for the first reason that is said."""
+    """How something ends: once, for the first reason that is said.
+
+    Attributes:
+        reason: What that was; `None` if it was just through.
+    """
 
     def __init__(self) -> None:
         self._over = anyio.Event()
@@ -52,10 +56,9 @@ class Ending:
         """Have something done when it has ended."""
         self._then.append(act)
 
-    async def wait(self) -> Exception | None:
-        """Wait until it has ended, and return the reason."""
+    async def wait(self) -> None:
+        """Wait until it has ended."""
         await self._over.wait()
-        return self.reason
 
 
 class Asking:

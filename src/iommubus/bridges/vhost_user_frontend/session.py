@@ -244,10 +244,10 @@ class Session:
                 tasks.start_soon(self._watch, questions.read, self._line)
                 for work in (revoke, answering.look_again, set_up, *[answering.work] * IN_FLIGHT):
                     tasks.start_soon(self._watch, work, self._over)
-                failure = await self._over.wait()
+                await self._over.wait()
                 tasks.cancel_scope.cancel()
-        if failure is not None:
-            raise failure
+        if self._over.reason is not None:
+            raise self._over.reason
 
     async def _set_up_ring(self, ring: Ring, events: Subscription, lending: Lending) -> None:
         """Have the back end serve a ring, as soon as its parts are mapped."""
