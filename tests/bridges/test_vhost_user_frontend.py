@@ -831,6 +831,7 @@ def test_a_space_of_a_daemon_drives_it_just_as_well(tmp_path: Path) -> None:
             report = portal.call(space.sync)
             assert end.do("wait 0x1000") == "gone"
             assert [outcome.subscriber for outcome in report.outcomes] == ["bridge"]
+            assert bridge.statistics().negative == 0
             others.call(scope.cancel)
             running.result(PATIENCE)
         portal.call(lambda: space.map(0x2000, PAGE, 0, Perm.RW, memory=memory))

@@ -44,6 +44,9 @@ from iommubus.abi.vhost_user import (
 from iommubus.bridging.messages import MessageSocket
 from iommubus.caps import Perm
 from iommubus.errors import PeerLeft
+from iommubus.mapping import Mapping
+from iommubus.ranges import LAST
+from iommubus.table import Table
 from tests.daemons import environment
 
 OFFERED: Final = int(Features.PROTOCOL_FEATURES | Features.ACCESS_PLATFORM | Features.VERSION_1)
@@ -53,15 +56,6 @@ ROOT: Final = Path(__file__).parents[2]
 
 PATIENCE: Final = 30.0
 """Seconds after which what a test waits for will not come any more."""
-
-
-class Entry(Struct, frozen=True):
-    """One entry of the IOTLB."""
-
-    first: int
-    last: int
-    uaddr: int
-    perm: int
 
 
 class BackEnd:
@@ -74,12 +68,14 @@ class BackEnd:
         slots: How many memories it takes one by one.
 
     Attributes:
+        keeps: Whether it remembers what it heard.
         heard: Every message of the main channel, in order.
         acked: INVALIDATEs that were acknowledged, as ranges.
         answers: Acknowledgements of MISSes: their status.
         held: Whether acknowledgements of INVALIDATEs wait until `let_go`.
         silent: Whether nothing is answered at all.
         status: Says how a message is acknowledged.
+        cache: The IOTLB; targets are the front end's addresses.
     """
 
     def __init__(self, path: Path, *, offered: int = OFFERED, protocol: int = PROTOCOL, slots: int = 0) -> None:
@@ -90,10 +86,11 @@ class BackEnd:
         self.heard: list[Message] = []
         self.acked: list[tuple[int, int]] = []
         self.answers: list[int] = []
-        self.iotlb: list[Entry] = []
+        self.cache = Table()
         self.regions: dict[int, tuple[Region, mmap]] = {}
         self.rings: set[int] = set()
         self.events: dict[int, list[int]] = {}
+        self.keeps = True
         self.held = False
         self.silent = False
         self.connections = 0
@@ -157,14 +154,25 @@ class BackEnd:
         while self._unanswered:
             self._do(self._unanswered.pop(0), [])
 
+    @property
+    def connected(self) -> bool:
+        """Whether it can ask."""
+        return self._back is not None
+
     def has(self, iova: int) -> bool:
         """Say whether the IOTLB has an address."""
-        return any(entry.first <= iova <= entry.last for entry in self.iotlb)
+        return self.cache.lookup(iova) is not None
+
+    @property
+    def iotlb(self) -> list[Mapping]:
+        """What the IOTLB has, in the order of the addresses."""
+        return list(self.cache)
 
     def window(self, iova: int) -> tuple[mmap, int]:
         """Return the memory that an address leads to, and where in it."""
-        entry = next(entry for entry in self.iotlb if entry.first <= iova <= entry.last)
-        uaddr = entry.uaddr + iova - entry.first
+        entry = self.cache.lookup(iova)
+        assert entry is not None
+        uaddr = entry.target + iova - entry.first
         for region, view in self.regions.values():
             if region.user_address <= uaddr < region.user_address + region.size:
                 return view, region.mmap_offset + uaddr - region.user_address
@@ -174,6 +182,11 @@ class BackEnd:
         """Read what an address leads to."""
         view, at = self.window(iova)
         return view[at : at + size]
+
+    def drop(self, first: int, last: int) -> None:
+        """Drop every entry that overlaps a range, whole."""
+        for entry in self.cache.walk(first, last, len(self.cache)):
+            self.cache.remove(entry.first, entry.last)
 
     def of(self, request: Request) -> list[Message]:
         """Return every message of a request that was heard."""
@@ -187,7 +200,7 @@ class BackEnd:
     # -- inside ----------------------------------------------------------------
 
     async def _serve(self, sock: socket.socket, opened: ExitStack) -> None:
-        self.iotlb.clear()
+        self.drop(0, LAST)
         self._drop_regions()
         self.rings.clear()
         self._main = MessageSocket(sock, splitter(), descriptor_limit=DESCRIPTOR_LIMIT, peer="the front end")
@@ -200,6 +213,7 @@ class BackEnd:
                     self._hear(decode(data), fds, opened, tasks)
             except (PeerLeft, anyio.ClosedResourceError):
                 tasks.cancel_scope.cancel()
+        self._back = None
         self._tell()
 
     async def _pump(self, line: MessageSocket) -> None:
@@ -209,7 +223,8 @@ class BackEnd:
             return
 
     def _hear(self, message: Message, fds: list[int], opened: ExitStack, tasks: anyio.abc.TaskGroup) -> None:
-        self.heard.append(message)
+        if self.keeps:
+            self.heard.append(message)
         if message.request == Request.SET_BACKEND_REQ_FD:
             sock = socket.socket(fileno=fds.pop())
             self._back = opened.enter_context(
@@ -260,10 +275,12 @@ class BackEnd:
     def _take(self, message: Message, fds: list[int]) -> None:
         match message:
             case Message(body=IotlbMsg(type=IotlbType.UPDATE) as update):
-                self.iotlb.append(Entry(update.iova, update.iova + update.size - 1, update.uaddr, update.perm))
+                last = update.iova + update.size - 1
+                self.drop(update.iova, last)
+                self.cache.insert(update.iova, last, update.uaddr, update.perm)
             case Message(request=Request.SET_MEM_TABLE, body=MemTable(regions=regions)):
                 self._drop_regions()
-                self.iotlb.clear()  # as DPDK does
+                self.drop(0, LAST)  # as DPDK does
                 for region, fd in zip(regions, fds, strict=True):
                     self._add(region, fd)
             case Message(request=Request.ADD_MEM_REG, body=MemRegion() as region):
@@ -296,8 +313,9 @@ class BackEnd:
         first, last = body.iova, body.iova + body.size - 1
         status = self.status(message)
         if not status:
-            self.iotlb = [entry for entry in self.iotlb if entry.first > last or entry.last < first]
-            self.acked.append((first, last))
+            self.drop(first, last)
+            if self.keeps:
+                self.acked.append((first, last))
         self._acknowledge(message, status)
 
     def _acknowledge(self, message: Message, status: int) -> None:
