@@ -39,7 +39,7 @@ PAGES: Final = 4 * SLOTS
 BURST: Final = 256
 """Changes that are made in one go, before the connection is given a chance."""
 
-BURSTS: Final = 20
+BURSTS: Final = 32
 """How many of those come before a `sync`: far more changes than a mailbox has room for, so that they are conflated."""
 
 FREE: Final = LAST

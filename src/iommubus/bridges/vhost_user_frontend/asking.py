@@ -13,7 +13,6 @@ import anyio
 from ...abi.vhost_user import U64, Body, Empty, Flags, Message, Request, decode, encode
 from ...bridging.messages import MessageSocket
 from ...errors import PeerBroke, PeerLeft
-from ...transport.descriptors import close_all
 
 OWN_REPLY: Final = {
     Request.GET_FEATURES,
@@ -65,7 +64,7 @@ class Asking:
     """Requests on one connection.
 
     Args:
-        messages: The connection.
+        messages: The connection; no descriptor may come.
         peer: What errors call the back end.
         ending: Told when the connection breaks; nothing is asked afterwards.
     """
@@ -125,9 +124,8 @@ class Asking:
             PeerBroke, AbiError: The back end said what cannot be.
         """
         while True:
-            data, fds = await self._messages.receive()
-            close_all(fds)
-            self._take(decode(data), len(fds))
+            data, _ = await self._messages.receive()
+            self._take(decode(data))
 
     def broken(self) -> PeerLeft:
         """Return what is raised where an answer will not come."""
@@ -144,9 +142,9 @@ class Asking:
             self._ending.say(left)
             raise
 
-    def _take(self, message: Message, fds: int) -> None:
-        if not message.flags & Flags.REPLY or fds:
-            raise PeerBroke(self._peer, f"{message.name} with {fds} descriptors came where only answers do")
+    def _take(self, message: Message) -> None:
+        if not message.flags & Flags.REPLY:
+            raise PeerBroke(self._peer, f"it asked {message.name} where only answers come")
         if not self._waiting:
             raise PeerBroke(self._peer, f"it answered {message.name}, which waits for no answer")
         request, take = self._waiting[0]

@@ -27,7 +27,6 @@ from ...bridging.replies import Replies, Reply
 from ...bridging.telling import Notice, Tell
 from ...caps import Perm
 from ...errors import PeerBroke
-from ...transport.descriptors import close_all
 from .counts import Counts
 
 BACKLOG: Final = 16_384
@@ -61,7 +60,7 @@ class Questions:
     """What comes on the back-end channel of one connection.
 
     Args:
-        messages: The channel.
+        messages: The channel; no descriptor may come, as nothing was agreed upon that has one.
         misses: Where questions go.
         counts: Where they are counted.
         tell: Told of accesses that failed, once.
@@ -94,8 +93,7 @@ class Questions:
             PeerBroke, AbiError: The back end said what cannot be.
         """
         while True:
-            data, fds = await self._messages.receive()
-            close_all(fds)
+            data, _ = await self._messages.receive()
             await self._take(decode(data, Channel.BACK_END))
 
     def begin(self, miss: Miss) -> None:

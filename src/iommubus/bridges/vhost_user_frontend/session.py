@@ -7,7 +7,7 @@ from typing import Final
 import anyio
 from msgspec import Struct
 
-from ...abi.vhost_user import DESCRIPTOR_LIMIT, U64, Empty, Request, splitter
+from ...abi.vhost_user import U64, Empty, Request, splitter
 from ...bridging.messages import MessageSocket
 from ...bridging.telling import Lack, Negotiated, Notice, Tell
 from ...bus.abc import EventBus, Subscription
@@ -91,8 +91,8 @@ class Session:
         self._counts = counts
         self._tell = tell
         ours, self._theirs = socket.socketpair()
-        self._main = MessageSocket(sock, splitter(), descriptor_limit=DESCRIPTOR_LIMIT, peer=self._peer)
-        self._back = MessageSocket(ours, splitter(), descriptor_limit=DESCRIPTOR_LIMIT, peer=self._peer)
+        self._main = MessageSocket(sock, splitter(), descriptor_limit=0, peer=self._peer)
+        self._back = MessageSocket(ours, splitter(), descriptor_limit=0, peer=self._peer)
         self._line = Ending()  # of the connection; nothing can be asked afterwards
         self._asking = Asking(self._main, self._peer, self._line)
         self._over = Ending()  # of the work, which may leave the connection to stop the back end by
