@@ -38,13 +38,39 @@ def test_tls_is_used_as_the_page_says(tmp_path: Path) -> None:
                     raise AssertionError(block)
 
 
+def follow(page: Path, folder: Path) -> None:
+    """Do what a page says, but for what is typed into a shell that has DPDK."""
+    with Desk(folder) as desk:
+        for block in blocks(page):
+            match block:
+                case Paste():
+                    paste(block, folder)
+                case Screen():
+                    desk.follow(block.terminal, block.command, block.lines)
+                case Typed():
+                    pass
+                case Run():
+                    raise AssertionError(block)
+
+
+@pytest.mark.timeout(60)
+def test_a_back_end_is_driven_as_the_page_says(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir(mode=0o700)
+    follow(HOWTO / "vhost-user-frontend.md", tmp_path)
+    compile((tmp_path / "embedded.py").read_text(encoding="utf-8"), "embedded.py", "exec")
+
+
 def test_only_what_needs_root_is_not_followed() -> None:
     """
     A service is not installed by a test.
     """
     kinds = {page.name: {type(block) for block in blocks(page)} for page in PAGES}
 
-    assert kinds == {"systemd.md": {Typed}, "tls.md": {Paste, Screen}}
+    assert kinds == {
+        "systemd.md": {Typed},
+        "tls.md": {Paste, Screen},
+        "vhost-user-frontend.md": {Paste, Screen, Typed},
+    }
 
 
 def test_links_and_files_lead_somewhere() -> None:
