@@ -85,11 +85,14 @@ class Lending:
 
     async def _add(self, memory: Memory) -> bool:
         with ExitStack() as opened:
-            new = self._open(memory, opened)
-            if memory in self._refused or new is None:
+            new = None if memory in self._refused else self._open(memory, opened)
+            if new is None:
+                return False
+            region = self._table.draw(memory)
+            if region is None:
+                self._never(memory, "it is too large")
                 return False
             others = self._open_others(opened)
-            region = self._table.draw(memory)
             status = await self._send(region, [*others, new])
         if status:
             await self._refuse(memory, status)

@@ -10,6 +10,7 @@ from typing import Final
 
 from ...abi.vhost_user import MemRegion, Region
 from ...events import Memory
+from ...ranges import LAST
 
 USER_BASE: Final = 1 << 40
 """The first address that is made up.  It looks like none of a process that would be
@@ -61,9 +62,11 @@ class Table:
             out.append(self._regions.popitem(last=False)[1])
         return out
 
-    def draw(self, memory: Memory) -> Region:
-        """Return a region for a memory that is not in it, with new addresses."""
+    def draw(self, memory: Memory) -> Region | None:
+        """Return a region for a memory that is not in it, with new addresses; `None` if none are left."""
         address = self._next
+        if address + memory.size - 1 > LAST:
+            return None
         self._next += -(-memory.size // USER_STEP) * USER_STEP
         return Region(address, memory.size, address, 0)
 
