@@ -424,6 +424,24 @@ async def test_a_sync_returns_when_the_back_end_has_acknowledged(tmp_path: Path)
 
 
 @every_loop
+async def test_a_hand_over_is_acknowledged_when_all_of_it_is(tmp_path: Path) -> None:
+    async with scene(tmp_path) as at:
+        for iova in (0x1000, 0x5000):
+            await at.cached(iova)
+        at.end.held = True
+        for iova in (0x1000, 0x5000):
+            at.space.unmap(iova, PAGE)
+        await at.end.until(partial(heard, at, 2))
+        at.end.let_go(1)
+        await at.until(lambda: at.bridge.statistics().acknowledged == 1)
+        with pytest.raises(SyncFailed):
+            await at.space.sync(0)
+
+        at.end.let_go()
+        await at.space.sync()
+
+
+@every_loop
 async def test_neighbours_go_together_and_who_is_behind_takes_away_what_lies_between(tmp_path: Path) -> None:
     async with scene(tmp_path) as at:
         pages = [*range(10), *range(10, 600, 2)]

@@ -142,11 +142,12 @@ class BackEnd:
         assert self._main is not None
         self._main.close()
 
-    def let_go(self) -> None:
-        """Acknowledge what was held back."""
-        self.held = False
-        while self._holding:
-            self._forget(self._holding.pop(0))
+    def let_go(self, count: int | None = None) -> None:
+        """Acknowledge what was held back, all of it or the first few."""
+        self.held = count is not None
+        for message in self._holding[:count]:
+            self._holding.remove(message)
+            self._forget(message)
 
     def answer_late(self) -> None:
         """Answer what came in silence, and go on."""
