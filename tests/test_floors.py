@@ -53,7 +53,7 @@ INSIDE: Final[dict[str, list[str]]] = {
     "consumers": ["pins", "views", "mirror", "iotlb"],
     "transport": ["clock", "tasks", "address", "lock", "credentials", "descriptors", "listeners", "activation", "tls"],
     "bridging": ["telling", "messages", "replies", "barrier", "memories", "addresses", "regions", "dma", "vring"],
-    "bridges": ["vhost_user_backend", "vhost_user_tap"],
+    "bridges": ["vhost_user_backend", "vhost_user_frontend", "vhost_user_tap"],
     "bridges.vhost_user_backend": [
         "device", "offers", "misses", "rings", "line", "answers", "memory", "serving", "asking", "handling",
         "front_end", "bridge", "sink",
@@ -61,6 +61,10 @@ INSIDE: Final[dict[str, list[str]]] = {
     "bridges.vhost_user_tap": [
         "cutting", "seen", "ways", "carrying", "reading", "showing", "counting", "recording", "watching", "ends",
         "tap",
+    ],
+    "bridges.vhost_user_frontend": [
+        "rings", "agreement", "counts", "table", "asking", "stopping", "lending", "questions", "answering", "revoking",
+        "session", "frontend",
     ],
     "service": [
         "settings", "seen", "requests", "proof", "clients", "spaces", "packing", "shared", "session", "handlers",
@@ -93,7 +97,7 @@ INSIDE: Final[dict[str, list[str]]] = {
         "serve", "check_config", "ping", "spaces", "subscribers", "tail", "lookup", "hold", "fence", "bridge", "demo",
         "app", "start", "__main__",
     ],
-    "cli.bridge": ["crossing", "vhost_user_backend", "vhost_user_tap"],
+    "cli.bridge": ["crossing", "vhost_user_backend", "vhost_user_frontend", "vhost_user_tap"],
 }  # fmt: skip
 
 LEAVES: Final = {"bridges"}

@@ -89,17 +89,29 @@ def test_a_device_is_watched_as_the_page_says(tmp_path: Path) -> None:
     """
     Without QEMU and DPDK, which `make field` has.
     """
-    with Desk(tmp_path) as desk:
-        for block in blocks(HOWTO / "vhost-user-tap.md"):
+    follow(HOWTO / "vhost-user-tap.md", tmp_path)
+
+
+def follow(page: Path, folder: Path) -> None:
+    """Do what a page says, but for what is typed into a shell that has DPDK."""
+    with Desk(folder) as desk:
+        for block in blocks(page):
             match block:
                 case Paste():
-                    paste(block, tmp_path)
+                    paste(block, folder)
                 case Screen():
                     desk.follow(block.terminal, block.command, block.lines)
+                case Typed():
+                    pass
                 case Run():
                     raise AssertionError(block)
-                case Typed():  # QEMU and DPDK
-                    pass
+
+
+@pytest.mark.timeout(60)
+def test_a_back_end_is_driven_as_the_page_says(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir(mode=0o700)
+    follow(HOWTO / "vhost-user-frontend.md", tmp_path)
+    compile((tmp_path / "embedded.py").read_text(encoding="utf-8"), "embedded.py", "exec")
 
 
 def test_only_what_needs_root_is_not_followed() -> None:
@@ -113,6 +125,7 @@ def test_only_what_needs_root_is_not_followed() -> None:
         "tls.md": {Paste, Screen},
         "vhost-user-backend.md": {Screen, Typed},
         "vhost-user-tap.md": {Paste, Screen, Typed},
+        "vhost-user-frontend.md": {Paste, Screen, Typed},
     }
 
 

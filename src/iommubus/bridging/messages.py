@@ -1,9 +1,11 @@
 """Whole messages with their descriptors over a Unix stream socket: vhost-user's, and vfio-user's.
 
-What is read at once never goes past the end of a message, so a descriptor that
-comes belongs to the message that is being read; both protocols send theirs with
-the message's first byte.  What cannot be sent at once waits here, in order: one
-that may be sent now, and not in a moment, is put by a plain call.
+Where descriptors may come, what is read at once never goes past the end of a message, so
+that one belongs to the message that is being read; both protocols send theirs with
+the message's first byte.  Where none may, as much is read as there is.
+
+What cannot be sent at once waits here, in order: one that may be sent now, and not
+in a moment, is put by a plain call.
 
 Source: ``unix(7)`` and ``cmsg(3)`` under SCM_RIGHTS; QEMU ``docs/interop/vhost-user.rst``.
 """
@@ -29,6 +31,9 @@ from ..transport.descriptors import close_all, receive_part
 OUTGOING_LIMIT: Final = 1 << 20
 """Bytes that wait for a peer that reads nothing: some 20,000 IOTLB messages, after which it is given up."""
 
+AHEAD: Final = 1 << 14
+"""Bytes that are read at once where no descriptors come: some 800 acknowledgements."""
+
 Received = tuple[bytes, list[int]]
 """A whole message, and the descriptors that came with it, which belong to who is given them."""
 
@@ -39,7 +44,7 @@ class MessageSocket:
     Args:
         sock: A connected Unix stream socket; this object closes it.
         splitter: What cuts its stream into messages.
-        descriptor_limit: Most descriptors of one message.
+        descriptor_limit: Most descriptors of one message; 0 where none may come.
         peer: What errors call the peer.
 
     Attributes:
@@ -94,7 +99,7 @@ class MessageSocket:
         await checkpoint_if_cancelled()
         while (message := self._splitter.next_message()) is None:
             try:
-                data, fds, cut = receive_part(self._sock, self._splitter.wanted, self._limit)
+                data, fds, cut = receive_part(self._sock, self._size, self._limit)
             except BlockingIOError:
                 await anyio.wait_readable(self._sock)
                 continue
@@ -110,6 +115,11 @@ class MessageSocket:
         self.handed += len(message)
         fds, self._came = self._came, []
         return message, fds
+
+    @property
+    def _size(self) -> int:
+        """How many bytes to read at once."""
+        return self._splitter.wanted if self._limit else AHEAD
 
     # -- sending ---------------------------------------------------------------
 
