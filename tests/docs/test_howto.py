@@ -32,11 +32,24 @@ def test_tls_is_used_as_the_page_says(tmp_path: Path) -> None:
     text = (HOWTO / "tls.md").read_text(encoding="utf-8")
     page.write_text(text.replace("7411", free_port()).replace("/var/lib/iommubus", str(tmp_path)), encoding="utf-8")
 
-    with Desk(tmp_path) as desk:
+    follow(page, tmp_path)
+
+
+@pytest.mark.timeout(60)
+def test_vfio_user_is_used_as_the_page_says(tmp_path: Path) -> None:
+    """
+    Both bridges, a producer and somebody who watches, each in a terminal of its own.
+    """
+    follow(HOWTO / "vfio-user.md", tmp_path)
+
+
+def follow(page: Path, folder: Path) -> None:
+    """Do what a page says."""
+    with Desk(folder) as desk:
         for block in blocks(page):
             match block:
                 case Paste():
-                    paste(block, tmp_path)
+                    paste(block, folder)
                 case Screen():
                     desk.follow(block.terminal, block.command, block.lines)
                 case Run() | Typed():
@@ -126,6 +139,7 @@ def test_only_what_needs_root_is_not_followed() -> None:
         "vhost-user-backend.md": {Screen, Typed},
         "vhost-user-tap.md": {Paste, Screen, Typed},
         "vhost-user-frontend.md": {Paste, Screen, Typed},
+        "vfio-user.md": {Paste, Screen},
     }
 
 
