@@ -52,8 +52,10 @@ INSIDE: Final[dict[str, list[str]]] = {
     "bus.abc": ["terms", "consumer", "producer", "bus"],
     "consumers": ["pins", "views", "mirror", "iotlb"],
     "transport": ["clock", "tasks", "address", "lock", "credentials", "descriptors", "listeners", "activation", "tls"],
-    "bridging": ["telling", "messages", "replies", "barrier", "memories", "addresses"],
-    "bridges": [],
+    "bridging": ["telling", "messages", "replies", "barrier", "memories", "addresses", "kernel"],
+    "bridges": ["vhost", "vfio"],
+    "bridges.vhost": ["device", "bridge"],
+    "bridges.vfio": ["words", "container", "bridge"],
     "service": [
         "rules", "globs", "config", "settings", "logs", "leases", "record", "systemd", "http", "counts", "metrics",
         "requests", "recorder", "recovering", "evidence", "watch", "proof", "packing", "clients", "demand",
