@@ -1,6 +1,6 @@
 """A vhost device of the kernel as a cacher: its misses are answered, and what is unmapped is taken from it."""
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from typing import Final, NamedTuple
 
@@ -141,16 +141,20 @@ class VhostBridge:
     # -- misses ------------------------------------------------------------------
 
     async def _serve(self, events: Subscription) -> None:
-        over: IommubusError | None = None
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._read, events, tasks)
+        over: list[IommubusError] = []
+
+        async def first(work: Callable[[], Awaitable[None]]) -> None:
             try:
-                await self._follow(events)
-            except IommubusError as error:  # raised by itself, and not as a group of one
-                over = error
+                await work()
+            except IommubusError as error:  # raised by itself, and not as one of a group
+                over.append(error)
             tasks.cancel_scope.cancel()
-        if over is not None:
-            raise over
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(first, lambda: self._follow(events))
+            tasks.start_soon(first, lambda: self._read(events, tasks))
+        for error in over:
+            raise error
 
     async def _read(self, events: Subscription, tasks: TaskGroup) -> None:
         addresses = Addresses(events)
