@@ -25,11 +25,11 @@ from msgspec import Struct
 from iommubus import EventBus
 from iommubus.client.reconnect import Keeper
 from iommubus.client.remote import RemoteBus
-from iommubus.service.config import Config, Leases
 from iommubus.service.daemon import Daemon
-from iommubus.service.record import Change, Granted, Record
-from iommubus.service.rules import Rule
-from iommubus.service.watch import Watch
+from iommubus.service.proof.record import Change, Granted, Record
+from iommubus.service.proof.watch import Watch
+from iommubus.service.settings.config import Config, Leases
+from iommubus.service.settings.rules import Rule
 from iommubus.transport.credentials import Peer
 from tests.story import Story
 from tests.virtual import VirtualLoop, VirtualProcess, run
@@ -204,7 +204,7 @@ def tell(seed: int, note: Any = None) -> Machine:
         with (
             made_up,
             patch.object(Watch, "using", note_uses),
-            patch("iommubus.service.recovering.process_again", machine.watch_again),
+            patch("iommubus.service.proof.recovering.process_again", machine.watch_again),
         ):
             await Story(machine, DaemonHost(machine)).play()
         return machine

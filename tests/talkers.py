@@ -7,8 +7,8 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar
 
-from iommubus.service.config import Config
 from iommubus.service.daemon import Daemon
+from iommubus.service.settings.config import Config
 from iommubus.transport.credentials import Peer
 from iommubus.wire.connection import ClientConnection
 from iommubus.wire.messages import ClientMessage, DaemonMessage

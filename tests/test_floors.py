@@ -57,10 +57,15 @@ INSIDE: Final[dict[str, list[str]]] = {
     "bridges.vhost": ["device", "bridge"],
     "bridges.vfio": ["words", "container", "bridge"],
     "service": [
-        "rules", "globs", "config", "settings", "logs", "leases", "record", "systemd", "http", "counts", "metrics",
-        "requests", "recorder", "recovering", "evidence", "watch", "proof", "packing", "clients", "demand",
-        "applying", "closed", "spaces", "store", "shared", "session", "memories", "stream", "following", "publishing",
-        "outcomes", "syncing", "watching", "answering", "daemon", "accepting", "serve",
+        "settings", "seen", "requests", "proof", "clients", "spaces", "packing", "shared", "session", "handlers",
+        "daemon", "accepting", "serve",
+    ],
+    "service.settings": ["rules", "config", "sources"],
+    "service.seen": ["logs", "systemd", "http", "counts", "metrics"],
+    "service.proof": ["leases", "record", "recorder", "recovering", "evidence", "watch", "stopping"],
+    "service.spaces": ["demand", "applying", "closed", "held", "store"],
+    "service.handlers": [
+        "memories", "stream", "following", "publishing", "globs", "outcomes", "syncing", "watching", "answering",
     ],
     "client": [
         "channel", "reconnect", "link", "syncing", "spaces", "directory", "adding", "memories", "arrivals", "holding",

@@ -13,7 +13,7 @@ from unittest.mock import patch
 import pytest
 
 from iommubus.client.following import RemoteSeat
-from iommubus.service.recovering import Recovering
+from iommubus.service.proof.recovering import Recovering
 from tests.seeds import judge, quiet, tell
 
 SEEDS: Final = 1000

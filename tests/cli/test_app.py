@@ -65,7 +65,7 @@ def test_a_command_loads_what_it_needs() -> None:
     assert version.isdisjoint({"uvloop", "ssl", "iommubus.client", "iommubus.service", "iommubus.cli.demo"})
 
     config = loaded_by("check-config", "/nowhere")
-    assert "iommubus.service.settings" in config
+    assert "iommubus.service.settings.sources" in config
     assert config.isdisjoint({"uvloop", "rich.table", "iommubus.client", "iommubus.service.serve"})
 
     ping = loaded_by("ping", "unix:/nowhere")

@@ -7,8 +7,8 @@ import msgspec
 import pytest
 
 from iommubus.cli.check_config import settings
-from iommubus.service.config import Config
-from iommubus.service.settings import LEAVES
+from iommubus.service.settings.config import Config
+from iommubus.service.settings.sources import LEAVES
 from tests.cli.commands import iommubus, read_json, rows
 
 SHIPPED = Path(__file__).parents[2] / "packaging" / "iommubus.toml"

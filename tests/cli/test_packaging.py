@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from iommubus.service.config import Config
+from iommubus.service.settings.config import Config
 from tests.cli.commands import iommubus
 
 TOP = Path(__file__).parents[2]

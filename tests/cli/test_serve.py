@@ -10,7 +10,7 @@ import pytest
 from iommubus.cli.running import WrongUsage
 from iommubus.cli.serve import keys_and_values
 from iommubus.errors import AddressTaken, UnknownSetting
-from iommubus.service.config import Config
+from iommubus.service.settings.config import Config
 from tests.cli.commands import iommubus, read_json
 from tests.daemons import PATIENCE, daemon, wait_for_line
 

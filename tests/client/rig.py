@@ -8,9 +8,9 @@ from typing import Any
 
 from iommubus.client.reconnect import Keeper
 from iommubus.client.remote import RemoteBus
-from iommubus.service.config import Config
 from iommubus.service.daemon import Daemon
 from iommubus.service.session import Session
+from iommubus.service.settings.config import Config
 from iommubus.transport.credentials import Peer
 from iommubus.wire.messages.greeting import Feature
 from tests.network import Network

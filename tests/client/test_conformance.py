@@ -9,8 +9,8 @@ import pytest
 import iommubus
 from iommubus.bus.abc import EventBus
 from iommubus.service.accepting import Acceptor
-from iommubus.service.config import Config, Leases
 from iommubus.service.daemon import Daemon
+from iommubus.service.settings.config import Config, Leases
 from iommubus.testing import bus_cases
 from iommubus.transport.address import UnixAddress
 from iommubus.transport.listeners import listen

@@ -15,8 +15,8 @@ from iommubus.bus.reports import MapFailure, Missing
 from iommubus.client.link import DAEMON, LINK_WINDOW
 from iommubus.client.spaces import RemoteSpace
 from iommubus.errors import LimitReached, NameTaken
-from iommubus.service.config import Limits
 from iommubus.service.daemon import Daemon
+from iommubus.service.settings.config import Limits
 from iommubus.wire.messages import Message
 from iommubus.wire.messages.publishing import BeginResume, EndResume, Publish
 from iommubus.wire.messages.syncing import Sync

@@ -27,9 +27,9 @@ from iommubus.errors import (
     WrongLoop,
     WrongThread,
 )
-from iommubus.service.config import Config
 from iommubus.service.daemon import Daemon
-from iommubus.service.rules import Rule, Rules
+from iommubus.service.settings.config import Config
+from iommubus.service.settings.rules import Rule, Rules
 from iommubus.transport.address import UnixAddress
 from iommubus.transport.credentials import Peer
 from iommubus.transport.tls import Identity

@@ -15,7 +15,7 @@ from iommubus.consumers.mirror import Mirror
 from iommubus.errors import Fenced, LeaseRunOut, NotMapped, SyncFailed, Unreachable
 from iommubus.events import Event, Unmap
 from iommubus.mapping import Mapping
-from iommubus.service.config import Leases
+from iommubus.service.settings.config import Leases
 from tests.client.rig import Rig, rigged
 
 PAGE: Final = 0x1000

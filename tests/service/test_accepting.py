@@ -13,9 +13,9 @@ import trustme
 
 from iommubus.errors import PeerGone
 from iommubus.service.accepting import SPARE, Acceptor, visible_process
-from iommubus.service.config import Config, Deadlines, Limits
 from iommubus.service.daemon import Daemon
 from iommubus.service.session import Session
+from iommubus.service.settings.config import Config, Deadlines, Limits
 from iommubus.transport.address import Address, TcpAddress, TlsAddress, UnixAddress
 from iommubus.transport.credentials import Peer
 from iommubus.transport.listeners import Listener, listen

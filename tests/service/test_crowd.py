@@ -10,8 +10,8 @@ from typing import Any, Final
 
 import pytest
 
-from iommubus.service.config import Deadlines, Leases
 from iommubus.service.daemon import Daemon
+from iommubus.service.settings.config import Deadlines, Leases
 from iommubus.wire.messages import ClientMessage
 from iommubus.wire.messages.greeting import Bye, Hello, Ping, Pong
 from iommubus.wire.messages.queries import Counters, ListSubscribers, Statistics, SubscriberInfo, Subscribers, WaitSpace

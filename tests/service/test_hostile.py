@@ -16,10 +16,10 @@ from msgspec import Raw
 from iommubus import Bus, Map, Perm, Unmap
 from iommubus.bus.space import LocalSpace
 from iommubus.errors import LimitReached
-from iommubus.service.applying import Named
-from iommubus.service.closed import thin
-from iommubus.service.config import Limits
 from iommubus.service.daemon import Daemon
+from iommubus.service.settings.config import Limits
+from iommubus.service.spaces.applying import Named
+from iommubus.service.spaces.closed import thin
 from iommubus.transport.credentials import Peer
 from iommubus.wire.failures import to_error
 from iommubus.wire.messages import ClientMessage, DaemonMessage
@@ -536,7 +536,7 @@ def test_syncs_that_all_fail_at_once_are_told_by_turns(daemon: DaemonProcess) ->
 
 
 def test_an_observer_that_reads_nothing_while_spaces_come_and_go_is_at_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("iommubus.service.watching.MISSED", 3)
+    monkeypatch.setattr("iommubus.service.handlers.watching.MISSED", 3)
 
     async def attack() -> None:
         async with Daemon(settings()) as daemon, greeted(daemon) as talker:
@@ -604,7 +604,7 @@ def test_a_resume_takes_no_more_notes_than_there_may_be_mappings() -> None:
 
 def test_a_producer_that_answers_nothing_is_not_asked_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """It moves an endpoint back and forth, and leaves every question about the demand open."""
-    monkeypatch.setattr("iommubus.service.demand.UNANSWERED", 4)
+    monkeypatch.setattr("iommubus.service.spaces.demand.UNANSWERED", 4)
 
     async def attack() -> None:
         async with Daemon(settings()) as daemon, greeted(daemon) as liar, greeted(daemon) as follower:

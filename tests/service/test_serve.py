@@ -17,9 +17,9 @@ from typing import Any, Final
 import pytest
 
 from iommubus.errors import AddressTaken, BadCertificate, BadSetting, ConfigUnreadable, LeasesUnreadable
-from iommubus.service.config import Config, Deadlines, Leases, Metrics
-from iommubus.service.rules import Rule
 from iommubus.service.serve import LOOK, Reload, serve
+from iommubus.service.settings.config import Config, Deadlines, Leases, Metrics
+from iommubus.service.settings.rules import Rule
 from iommubus.transport.address import Address, UnixAddress
 from iommubus.transport.listeners import listen
 from iommubus.transport.tls import Identity

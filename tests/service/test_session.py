@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from iommubus.errors import ConnectionLost, FeatureRefused, LimitReached, Misaligned, VersionRefused
-from iommubus.service.config import Config, Deadlines, Leases, Limits
 from iommubus.service.daemon import Daemon
 from iommubus.service.session import Part, Session
+from iommubus.service.settings.config import Config, Deadlines, Leases, Limits
 from iommubus.transport.credentials import Peer, Process
 from iommubus.wire.failures import to_error, to_failure
 from iommubus.wire.messages import Message

@@ -29,7 +29,7 @@ async def sync_or_fence(space: AddressSpace, *, deadline: float = SYNC_TIMEOUT, 
         tell: Told of whoever is fenced, and once of whoever cannot be proven stopped.
 
     Raises:
-        BusClosed, WrongThread: The bus cannot be used.
+        WrongThread: The bus cannot be used by the caller.
     """
     said: set[str] = set()
     while True:

@@ -9,8 +9,8 @@ import msgspec
 import typer
 from msgspec import Struct
 
-from ..service.config import Config
-from ..service.settings import CONFIG_VARIABLE, LEAVES, from_environ, load, read
+from ..service.settings.config import Config
+from ..service.settings.sources import CONFIG_VARIABLE, LEAVES, from_environ, load, read
 from .options import JsonOption
 from .printing import Column, print_document, print_lines, print_table
 from .running import plain_errors

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from ..events import place
-from ..service.logs import one_line
+from ..service.seen.logs import one_line
 from ..wire.messages.queries import Found, Lookup
 from ..wire.messages.values import Piece
 from . import words

@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
-from ..service.logs import one_line
+from ..service.seen.logs import one_line
 
 GAP: Final = "  "
 """Between plain columns."""

@@ -12,7 +12,7 @@ from typing import Final, NoReturn, TypeVar, cast
 import typer
 
 from ..errors import AddressError, BadSetting, IommubusError, UnknownSetting
-from ..service.logs import one_line
+from ..service.seen.logs import one_line
 
 FAILED: Final = 1
 USAGE: Final = 2

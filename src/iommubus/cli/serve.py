@@ -7,8 +7,8 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from ..service.config import Config
-from ..service.settings import CONFIG_VARIABLE, load
+from ..service.settings.config import Config
+from ..service.settings.sources import CONFIG_VARIABLE, load
 from .running import WrongUsage, plain_errors, quit_with, run
 
 PANEL: Final = "Settings"

@@ -19,7 +19,7 @@ from ..caps import Cap
 from ..client.channel import Channel
 from ..errors import span
 from ..events import DevIotlbUnmap, Lost, Map, Observed, Unmap
-from ..service.logs import one_line
+from ..service.seen.logs import one_line
 from ..wire.messages import watching
 from ..wire.runs import from_watched
 from . import words

@@ -19,7 +19,7 @@ from anyio.abc import TaskStatus
 
 from ..client.remote import connect
 from ..errors import IommubusError
-from ..service.config import Config, Limits, Log
+from ..service.settings.config import Config, Limits, Log
 from ..transport.address import UnixAddress, parse_address
 from .board import Board
 from .job import LOOPS

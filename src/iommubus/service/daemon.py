@@ -15,16 +15,16 @@ from ..transport.credentials import Peer, Process
 from ..transport.tasks import Tasks
 from ..wire.messages.greeting import Draining
 from ..wire.messages.values import clip_text
-from .answering import Answering
-from .config import Config
-from .following import Following
-from .memories import Lending
-from .publishing import Publishing
-from .record import Record
+from .handlers.answering import Answering
+from .handlers.following import Following
+from .handlers.memories import Lending
+from .handlers.publishing import Publishing
+from .handlers.syncing import Syncing
+from .handlers.watching import Watching
+from .proof.record import Record
 from .session import US, Part, Session, Who
+from .settings.config import Config
 from .shared import Shared
-from .syncing import Syncing
-from .watching import Watching
 
 PARTS: Final[Sequence[Callable[[Session], Part]]] = (Following, Publishing, Lending, Syncing, Watching, Answering)
 """What handles the messages of a connection, in the order in which each hears that it is lost."""

@@ -19,14 +19,14 @@ from ..transport.credentials import boot_id
 from ..transport.listeners import Listener, listen
 from ..transport.tasks import Tasks
 from ..transport.tls import server_context
-from . import logs
 from .accepting import Acceptor
-from .config import Config
 from .daemon import Daemon
-from .http import serve_pages
-from .record import Record
-from .rules import Rules
-from .systemd import Supervisor
+from .proof.record import Record
+from .seen import logs
+from .seen.http import serve_pages
+from .seen.systemd import Supervisor
+from .settings.config import Config
+from .settings.rules import Rules
 
 LOOK: Final = 0.05
 """Seconds between two looks whether a daemon that is to stop has anything left to do."""
@@ -202,7 +202,7 @@ class Server:
         if place is None:
             yield
             return
-        from . import metrics  # noqa: PLC0415 - prometheus-client need not be there where nobody asks
+        from .seen import metrics  # noqa: PLC0415 - prometheus-client need not be there where nobody asks
 
         pages = metrics.pages(daemon.bus.statistics, daemon.counts, lambda: daemon.proof.health(daemon.clock()))
         with listen(parse_address(place), daemon.config.mode) as listener:

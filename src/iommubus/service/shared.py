@@ -13,14 +13,14 @@ from ..transport.credentials import Peer
 from ..transport.descriptors import Tokens
 from ..transport.tasks import Tasks
 from .clients import Client, Connection, same_user
-from .config import Config
-from .counts import Counts
 from .packing import Packer
-from .proof import Proof
-from .record import Record
-from .rules import Action, Rules
-from .spaces import Held, Spaces
-from .store import Store
+from .proof.record import Record
+from .proof.stopping import Proof
+from .seen.counts import Counts
+from .settings.config import Config
+from .settings.rules import Action, Rules
+from .spaces.held import Held, Spaces
+from .spaces.store import Store
 
 INCARNATION_BITS: Final = 31
 """Random bits in front of every number: two daemons in a row have the same ones once in 2^31 restarts."""

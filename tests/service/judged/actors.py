@@ -16,8 +16,8 @@ import msgspec
 from iommubus import Cap, Event, Fenced, IommubusError, Map, Mirror, Perm, StateError, SyncFailed, Unmap
 from iommubus.client.remote import RemoteBus, connect
 from iommubus.client.seats import RemoteSubscription
-from iommubus.service.config import Config
 from iommubus.service.serve import serve
+from iommubus.service.settings.config import Config
 from iommubus.transport.clock import boot_clock
 from tests.service.judged.board import PAGES, Board
 

@@ -1,0 +1,1 @@
+"""What an administrator sets: rules, limits, and where they come from."""
