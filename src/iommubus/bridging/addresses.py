@@ -59,21 +59,20 @@ class Addresses:
         return base + mapping.target
 
     def _base(self, memory: Memory) -> tuple[int, bool]:
+        """Return where a memory begins, and whether it can only be read."""
         held = self._bases.get(memory)
         if held is None:
             backing = self._subscription.backing(memory)
-            own = self._shared(memory) or cast("mmap", backing.obj)
-            held = self._bases[memory] = address_of(own), backing.readonly, own
+            kept = (self._readable(memory) if backing.readonly else None) or cast("mmap", backing.obj)
+            held = self._bases[memory] = address_of(kept), backing.readonly, kept
         return held[:2]
 
-    def _shared(self, memory: Memory) -> mmap | None:
-        """Return the file itself where a view is of a private copy; `None` elsewhere, and where nobody can write it."""
-        if not self._subscription.backing(memory).readonly:
-            return None
+    def _readable(self, memory: Memory) -> mmap | None:
+        """Return the file itself, to be read; `None` if it is sealed: nobody writes it, and a copy will do."""
         fd = self._subscription.descriptor(memory)
         try:
             return mmap(fd, memory.size, access=ACCESS_READ)
-        except PermissionError:  # sealed against writing, which older kernels take for a wish to write
+        except PermissionError:  # older kernels take it for a wish to write
             return None
         finally:
             os.close(fd)
