@@ -279,10 +279,13 @@ class VhostKernel(Kernel):
         entries: What is in its IOTLB, oldest first.
         written: Every message that was written, in order, also those that were refused.
         gate: Holds back writes.
+        behind: Holds back their returns, after all was done.
         owner: Who owns it: "nobody", "us" or "others".
         pending: Questions that were read, and that no UPDATE has answered yet: ring, address and permission.
         woken: Rings that were woken by an UPDATE since the test last looked.
+        updates: How many UPDATEs it took.
         refuse: Error of each write, 0 for none.
+        says: What is read instead of a question, if it is not empty.
     """
 
     def __init__(
@@ -294,11 +297,14 @@ class VhostKernel(Kernel):
         self.written: list[IotlbMsg] = []
         self.types: list[MsgType] = []
         self.gate = Gate()
+        self.behind = Gate()
         self.owner = "nobody"
         self.memory_table: bytes | None = None
         self.pending: list[tuple[int, int, Perm]] = []
         self.woken: list[int] = []
+        self.updates = 0
         self.refuse = 0
+        self.says = b""
         self._backend = backend
         self._said: deque[tuple[int, int, Perm]] = deque()
         self._bell = -1
@@ -351,7 +357,7 @@ class VhostKernel(Kernel):
             self.pending.append(question)
         _, iova, perm = question
         message = IotlbMsg(iova, 0, 0, int(perm), IotlbType.MISS)
-        return vhost.encode(KernelMsg(MsgType.IOTLB_V2, 0, message))[:size]
+        return self.says or vhost.encode(KernelMsg(MsgType.IOTLB_V2, 0, message))[:size]
 
     def write(self, fd: int, data: bytes) -> int:
         assert fd == self._bell
@@ -370,11 +376,13 @@ class VhostKernel(Kernel):
         with self._lock:
             if message.type is IotlbType.UPDATE:
                 self.entries.append(Entry(message.iova, last, message.uaddr, Perm(message.perm)))
+                self.updates += 1
                 self.woken += [ring for ring, iova, _ in self.pending if message.iova <= iova <= last]
                 self.pending = [each for each in self.pending if not message.iova <= each[1] <= last]
             else:
                 gone = find(self.entries, message.iova, last)
                 self.entries = [entry for entry in self.entries if entry not in gone]
+        self.behind.pass_through()
         return len(data)
 
     # -- inside ------------------------------------------------------------------
