@@ -87,7 +87,7 @@ INSIDE: Final[dict[str, list[str]]] = {
         "serve", "check_config", "ping", "spaces", "subscribers", "tail", "lookup", "hold", "fence", "bridge", "demo",
         "app", "start", "__main__",
     ],
-    "cli.bridge": ["crossing"],
+    "cli.bridge": ["crossing", "vhost", "vfio"],
 }  # fmt: skip
 
 LEAVES: Final = {"bridges"}

@@ -6,7 +6,7 @@ import typer
 
 from ..groups import Commands
 
-KINDS: Final[tuple[str, ...]] = ()
+KINDS: Final[tuple[str, ...]] = ("vhost", "vfio")
 """The kinds, in the order of their list: sockets of vhost-user, the kernel, sockets of vfio-user."""
 
 
