@@ -4,22 +4,28 @@ The guest says what it saw; what that has to be is said here.
 """
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from tests.docs.blocks import Paste, Run, Typed, blocks
+from tests.docs.terminals import pattern
 from tests.field.debian import Kernel, install, kernel
 from tests.field.guest.saying import MARK
 from tests.field.initramfs import Initramfs
 from tests.field.parts import Failed, Report
-from tests.field.python import add_python
+from tests.field.python import ROOT, add_python
 from tests.field.qemu import PACKAGES, qemu
 
 ABOUT: Final = "VFIO and vhost-net of a guest's kernel, and a device that shows by DMA what it reaches"
 
 MODULES: Final = ("vfio", "vfio_iommu_type1", "vfio_pci", "vhost_net", "vhost_vsock", "tun", "af_packet")
 
-TRIALS: Final = ("vfio", "vhost", "examples")
+TRIALS: Final = ("vfio", "vhost", "howto", "examples")
+
+PAGES: Final = [ROOT / "docs" / "howto" / name for name in ("vfio.md", "vhost.md")]
+"""How-tos that need a kernel's devices."""
 
 ENTRIES: Final = 64
 """Most mappings of a container in the guest, so that it is soon full."""
@@ -49,7 +55,13 @@ Said = dict[str, Any]
 def guest(which: Kernel, path: Path) -> Path:
     """Write the root file system of the guest, and return where it is."""
     root = Initramfs()
-    root.busybox("mount", "insmod", "poweroff", "echo")
+    root.busybox("mount", "insmod", "poweroff", "echo", "readlink")
+    for page in PAGES:
+        for part in blocks(page):
+            if isinstance(part, Paste):
+                root.file(f"app/howto/{page.stem}/{part.file}", part.code)
+            elif isinstance(part, Typed) and "iommubus" not in part.text:
+                root.file(f"app/howto/{page.stem}/typed.sh", f"set -e\nmodprobe() {{ :; }}  # all is loaded\n{part.text}")
     root.modules(which, *MODULES)
     root.file("init", INIT.format(entries=ENTRIES, python=add_python(root), trials=" ".join(TRIALS)), 0o755)
     for name in ("proc", "sys", "dev", "tmp"):
@@ -120,6 +132,8 @@ def judge_vfio(report: Report, story: Story) -> None:
         "TYPE1v2" in told and "no IOVA 0xfee00000..0xfeefffff" in told, f"the interrupt window is said: {told}"
     )
     judge_reach(report, story)
+    story.next("file, read", page=SECRET, faults=[])
+    report.count("DMA from a file that can only be read: what is in it now", 1)
     judge_refusals(report, story)
     times = story.next("latencies")
     report.latencies("VFIO_IOMMU_MAP_DMA, in the guest", times["map"])
@@ -131,6 +145,10 @@ def judge_vfio(report: Report, story: Story) -> None:
     story.next("sync", after="left", who=[])
     story.next("left", page=BLANK, closed=False)
     report.count("DMA after the bridge was left: blocked", 1, "the container stays open")
+    story.next("current", page=SECRET)
+    story.next("fenced", page=BLANK, proven=True, closed=False)
+    story.next("sync", after="fenced")
+    report.count("DMA after another bridge was fenced: blocked", 1, "proven by the kernel's answer")
 
 
 def judge_reach(report: Report, story: Story) -> None:
@@ -201,34 +219,49 @@ def judge_vhost(report: Report, story: Story) -> None:
     report.count("frames after the bridge was fenced", len(fenced["frames"]), "proven by the kernel's write")
 
 
-# -- examples ----------------------------------------------------------------
+# -- programs ----------------------------------------------------------------
 
 
 def judge_examples(report: Report, story: Story) -> None:
     """Judge that the examples told their stories."""
-    said = story.next("example", name="vfio_consumer.py", status=0)
-    report.check(len(said["lines"]) == len(VFIO_LINES), f"{len(VFIO_LINES)} lines: {said}")
-    for part, line in zip(VFIO_LINES, said["lines"], strict=True):
-        report.check(part in line, f"{part!r} is in {line!r}")
-    said = story.next("example", name="vhost_consumer.py", status=0)
-    report.check([*said["lines"][1:]] == VHOST_LINES, f"the vhost example tells its story: {said}")
-    report.count("examples", 2)
+    for name, expected in EXAMPLES.items():
+        judge_lines(report, story.next("ran", name=name, status=0), expected)
+    report.count("examples", len(EXAMPLES))
 
 
-VFIO_LINES: Final = [
-    "is in VFIO container of group",
-    "agreed on TYPE1v2",
-    "vfio: the device can be started",
-    "guest: the pages are free, vfio acknowledged",
-    "guest: sync failed: vfio on iommu0/dev could not map 0x200000..0x200fff: NoBacking",
-    "vfio: VfioStatistics(maps=1, unmaps=1, failed=1)",
-]
-"""What each line of the VFIO example has in it."""
+def judge_howto(report: Report, story: Story) -> None:
+    """Judge that what the how-tos say can be done, and shows what they show."""
+    for page in PAGES:
+        for part in blocks(page):
+            if isinstance(part, Typed) and "iommubus" not in part.text:
+                story.next("ran", name="typed.sh", status=0)
+            elif isinstance(part, Run):
+                judge_lines(report, story.next("ran", name=part.file, status=0), part.output.splitlines())
+    report.count("how-tos", len(PAGES))
 
-VHOST_LINES: Final = [
-    "vhost: the ring runs; the kernel asked where it is",
-    "guest: the page is free, vhost acknowledged",
-]
-"""What the vhost example says behind what was agreed upon."""
 
-JUDGES: Final = {"vfio": judge_vfio, "vhost": judge_vhost, "examples": judge_examples}
+def judge_lines(report: Report, said: Said, expected: list[str]) -> None:
+    """Judge what a program printed, line by line; ``...`` is whatever differs."""
+    report.check(len(said["lines"]) == len(expected), f"{expected} is printed: {said}")
+    for line, want in zip(said["lines"], expected, strict=True):
+        report.check(re.fullmatch(pattern(want), line), f"{want!r} is printed, and not {line!r}")
+
+
+EXAMPLES: Final = {
+    "vfio_consumer.py": [
+        "vfio: 0000:00:02.0 is in VFIO container of group ...",
+        "VFIO container of group ...: agreed on TYPE1v2, ...",
+        "vfio: the device can be started, it reaches what was mapped before (descriptor ...)",
+        "guest: the pages are free, vfio acknowledged",
+        "guest: sync failed: vfio on iommu0/dev could not map 0x200000..0x200fff: NoBacking...",
+        "vfio: VfioStatistics(maps=1, unmaps=1, failed=1)",
+    ],
+    "vhost_consumer.py": [
+        "/dev/vhost-net: agreed on VIRTIO_F_VERSION_1, VIRTIO_F_ACCESS_PLATFORM, VHOST_BACKEND_F_IOTLB_MSG_V2",
+        "vhost: the ring runs; the kernel asked where it is",
+        "guest: the page is free, vhost acknowledged",
+    ],
+}
+"""What each example prints."""
+
+JUDGES: Final = {"vfio": judge_vfio, "vhost": judge_vhost, "howto": judge_howto, "examples": judge_examples}

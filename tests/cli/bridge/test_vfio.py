@@ -47,15 +47,10 @@ async def map_look_and_close(bus: EventBus, kernel: VfioKernel) -> bytes | None:
     return seen
 
 
-@pytest.mark.parametrize(
-    "words", [[], ["--container", "9", "--group", "7"], ["--container", "9", "--device", "00:03.0"]]
-)
-def test_it_has_to_be_said_which_devices(words: list[str]) -> None:
-    done = iommubus("bridge", "vfio", "--space", "vfio/b", *words)
+def test_it_has_to_be_said_which_devices() -> None:
+    done = iommubus("bridge", "vfio", "--space", "vfio/b")
 
-    assert (done.exit_code, done.stderr) == (
-        2, "iommubus bridge vfio: it takes --group or --device, or else --container\n"
-    )  # fmt: skip
+    assert (done.exit_code, done.stderr) == (2, "iommubus bridge vfio: it takes --group or --device\n")
 
 
 def test_a_device_that_is_not_there_is_one_line(address: str) -> None:
@@ -63,14 +58,6 @@ def test_a_device_that_is_not_there_is_one_line(address: str) -> None:
 
     assert (done.exit_code, done.stderr.count("\n")) == (1, 1)
     assert done.stderr.startswith("iommubus bridge vfio: PCI device ffff:00:03.0 has no place on this machine")
-
-
-def test_a_container_has_to_be_inherited() -> None:
-    done = iommubus("bridge", "vfio", "--space", "vfio/f", "--container", "999999")
-
-    assert (done.exit_code, done.stderr) == (
-        2, "iommubus bridge vfio: --container: no descriptor 999999 was inherited\n"
-    )  # fmt: skip
 
 
 @pytest.mark.skipif(Path("/dev/vfio/vfio").exists(), reason="this machine has VFIO")

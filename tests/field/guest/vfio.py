@@ -14,8 +14,9 @@ from iommubus import AddressSpace, Bus, Memory, Perm
 from iommubus.abi.vfio import MAP_DMA, MapDma, MapFlags, UnmapDma, UnmapFlags
 from iommubus.bridges.vfio import Container, VfioBridge, group_of
 from iommubus.bridging.kernel import Kernel
+from iommubus.bridging.telling import Told
 from iommubus.bus.reports import MapFailure, Missing
-from iommubus.errors import KernelRefused, SyncFailed
+from iommubus.errors import Fenced, KernelRefused, SyncFailed
 from iommubus.ranges import IovaRange
 from tests.field.guest.edu import Edu
 from tests.field.guest.faults import Faults
@@ -96,18 +97,33 @@ async def try_vfio() -> None:
             memory = await bus.add_memory("ram", MEMORY)
             bench = Bench(space, memory, bus.memory_view(memory), edu, Faults(), container, kernel)
             bench.map(0x10_0000, 0)  # before the bridge comes: it is replayed
-            bridge = VfioBridge(
-                bus, container=container, space="vtd0/edu", name="vfio", tell=lambda told: say("told", text=str(told))
-            )
             stay = Stay()
+            bridge = VfioBridge(bus, container=container, space="vtd0/edu", name="vfio", tell=tell)
             await tasks.start(stay.run, bridge)
             await bridge.wait_current()
             await reach(bench)
+            await read_file(bench, bus)
             await refuse(bench)
             await hurry(bench)
             say("statistics", **bridge.statistics()._asdict())
             await leave(bench, stay)
+            again = VfioBridge(bus, container=container, space="vtd0/edu", name="again", tell=tell)
+            await tasks.start(serve, again)
+            await fence(bench, again)
         edu.close()
+
+
+def tell(told: Told) -> None:
+    """Say what a bridge tells."""
+    say("told", text=str(told))
+
+
+async def serve(bridge: VfioBridge, *, task_status: TaskStatus[None]) -> None:
+    """Run a bridge until it is fenced."""
+    try:
+        await bridge.run(task_status=task_status)
+    except Fenced as fenced:
+        say("over", error=str(fenced))
 
 
 class Stay:
@@ -180,6 +196,23 @@ async def reach(bench: Bench) -> None:
     say("unmapped, read", page=bench.read(3).hex(), faults=bench.faults.since())
 
 
+async def read_file(bench: Bench, bus: Bus) -> None:
+    """Let the device copy from a file that can only be read here, and that somebody else writes meanwhile."""
+    path = Path("/tmp/rom")  # noqa: S108 - there is one program in this guest
+    path.write_bytes(BLANK)
+    with path.open("rb") as readable:
+        rom = await bus.add_memory("rom", PAGE, readable.fileno())
+    bench.space.map(0x50_0000, PAGE, 0, Perm.R, memory=rom)
+    await bench.space.sync()
+    with path.open("r+b") as written:
+        written.write(SECRET)
+    bench.fill(3, BLANK)
+    await bench.edu.fetch(0x50_0000, HALF)
+    await bench.edu.store(0x20_0000, HALF)
+    say("file, read", page=bench.read(3).hex(), faults=bench.faults.since())
+    bench.space.unmap(0x50_0000, PAGE)
+
+
 async def refuse(bench: Bench) -> None:
     """Get in the bridge's way, and see what the kernel says come back by `sync`."""
     tell = bench.container.tell
@@ -248,6 +281,20 @@ async def leave(bench: Bench, stay: Stay) -> None:
     bench.fill(6, BLANK)
     await bench.edu.store(0x40_0000, HALF)  # the kernel logs no more than three faults in five seconds
     say("left", page=bench.read(6).hex(), closed=bench.container.closed)
+
+
+async def fence(bench: Bench, bridge: VfioBridge) -> None:
+    """Fence another bridge on the same container: the device reaches what is mapped, and then nothing."""
+    await bridge.wait_current()
+    bench.fill(3, SECRET)
+    await bench.edu.fetch(0x20_0000, HALF)
+    await bench.edu.store(0x40_0000, HALF)
+    say("current", page=bench.read(6).hex())
+    proven = await bench.space.fence("again")
+    bench.fill(6, BLANK)
+    await bench.edu.store(0x40_0000, HALF)
+    say("fenced", page=bench.read(6).hex(), proven=proven, closed=bench.container.closed)
+    await synced(bench, "fenced")
 
 
 # -- what helps ----------------------------------------------------------------

@@ -67,6 +67,9 @@ class Container:
 
     Everything mapped in it is the bus's: whoever maps something beside it is in its way.
 
+    It is this process's alone, and so are its devices: what is mapped ends with the last
+    descriptor of either, and the bus takes the end of this process for that.
+
     Args:
         fd: A descriptor of a container that has its groups and its IOMMU already; this object closes it.
         name: What messages call it.
@@ -128,7 +131,7 @@ class Container:
         return self._traits
 
     def device(self, name: str) -> int:
-        """Return a descriptor of a device of its groups, which is the caller's.
+        """Return a descriptor of a device of its groups, which is the caller's, and stays in this process.
 
         Args:
             name: As VFIO names it: the address of a PCI device, ``0000:00:03.0``.

@@ -60,6 +60,9 @@ WRITE_HINTS: Final = {
 class VhostDevice:
     """An open vhost device.
 
+    It is this process's alone: its workers go on until its last descriptor is closed, and
+    the bus takes the end of this process for that.
+
     Args:
         fd: Its descriptor; this object closes it.
         name: What messages call it.

@@ -1,6 +1,5 @@
 """``iommubus bridge vfio``: a space in a VFIO container of this machine."""
 
-import os
 from typing import Annotated
 
 import anyio.to_thread
@@ -15,7 +14,7 @@ from ..talking import where
 from .crossing import cross
 
 
-def vfio(  # noqa: PLR0913, PLR0917 - options are keywords
+def vfio(
     space: Annotated[
         list[str], typer.Option("--space", metavar="NAME", help="What the devices see; several must share a space.")
     ],
@@ -26,42 +25,25 @@ def vfio(  # noqa: PLR0913, PLR0917 - options are keywords
         list[str] | None,
         typer.Option("--device", metavar="BDF", help="A PCI device, instead of the number of its group."),
     ] = None,
-    container: Annotated[
-        int | None,
-        typer.Option(
-            "--container", metavar="FD", help="An open container with its groups, inherited from who starts this."
-        ),
-    ] = None,
     address: AddressOption = None,
     identity: IdentityOption = None,
     as_json: JsonLinesOption = False,
 ) -> None:
-    """Map in a VFIO container what is mapped in a space, until the space is closed.
+    """Map in a VFIO container what is mapped in a space, until the space is closed; then unmap everything.
 
-    The devices have to be bound to vfio-pci. Whoever drives them has the container too: it starts this command and
-    hands it down. At the end everything is unmapped.
+    The devices have to be bound to vfio-pci. A group can be had by one process, so nobody drives them meanwhile: this
+    shows what the kernel offers and takes. A program that has devices does the same with `iommubus.bridges.vfio`.
     """
 
     def open_container() -> Container:
-        if container is not None:
-            return Container(container, name=f"VFIO container of descriptor {container}")
         return Container.open(*(group or []), *map(group_of, device or []))
 
     async def work(bus: EventBus, tell: Tell) -> None:
-        with await anyio.to_thread.run_sync(open_container) as opened:
-            await VfioBridge(bus, container=opened, space=space, tell=tell).run()
+        with await anyio.to_thread.run_sync(open_container) as container:
+            await VfioBridge(bus, container=container, space=space, tell=tell).run()
 
     with plain_errors("bridge vfio"):
-        if (container is None) == (not group and not device):
-            raise WrongUsage("it takes --group or --device, or else --container")
-        if container is not None:
-            _check_open(container)
+        if not group and not device:
+            raise WrongUsage("it takes --group or --device")
         place = where(address, identity)
     cross("vfio", place, work, as_json=as_json)
-
-
-def _check_open(fd: int) -> None:
-    try:
-        os.fstat(fd)
-    except (OSError, OverflowError):
-        raise WrongUsage(f"--container: no descriptor {fd} was inherited") from None
