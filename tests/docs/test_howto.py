@@ -23,6 +23,21 @@ def free_port() -> str:
         return str(listening.getsockname()[1])
 
 
+def follow(page: Path, folder: Path) -> None:
+    """Do what a page says, but for what is typed into a shell that has QEMU or DPDK."""
+    with Desk(folder) as desk:
+        for block in blocks(page):
+            match block:
+                case Paste():
+                    paste(block, folder)
+                case Screen():
+                    desk.follow(block.terminal, block.command, block.lines)
+                case Typed():
+                    pass
+                case Run():
+                    raise AssertionError(block)
+
+
 @pytest.mark.timeout(60)
 def test_tls_is_used_as_the_page_says(tmp_path: Path) -> None:
     """
@@ -41,19 +56,6 @@ def test_vfio_user_is_used_as_the_page_says(tmp_path: Path) -> None:
     Both bridges, a producer and somebody who watches, each in a terminal of its own.
     """
     follow(HOWTO / "vfio-user.md", tmp_path)
-
-
-def follow(page: Path, folder: Path) -> None:
-    """Do what a page says."""
-    with Desk(folder) as desk:
-        for block in blocks(page):
-            match block:
-                case Paste():
-                    paste(block, folder)
-                case Screen():
-                    desk.follow(block.terminal, block.command, block.lines)
-                case Run() | Typed():
-                    raise AssertionError(block)
 
 
 @pytest.mark.timeout(60)
@@ -105,21 +107,6 @@ def test_a_device_is_watched_as_the_page_says(tmp_path: Path) -> None:
     follow(HOWTO / "vhost-user-tap.md", tmp_path)
 
 
-def follow(page: Path, folder: Path) -> None:
-    """Do what a page says, but for what is typed into a shell that has DPDK."""
-    with Desk(folder) as desk:
-        for block in blocks(page):
-            match block:
-                case Paste():
-                    paste(block, folder)
-                case Screen():
-                    desk.follow(block.terminal, block.command, block.lines)
-                case Typed():
-                    pass
-                case Run():
-                    raise AssertionError(block)
-
-
 @pytest.mark.timeout(60)
 def test_a_back_end_is_driven_as_the_page_says(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir(mode=0o700)
@@ -129,7 +116,8 @@ def test_a_back_end_is_driven_as_the_page_says(tmp_path: Path) -> None:
 
 def test_only_what_needs_root_is_not_followed() -> None:
     """
-    A service is not installed by a test, nor is QEMU.
+    A service is not installed by a test, nor is QEMU; and what has a kernel's devices is followed by the
+    field tests, in a guest.
     """
     kinds = {page.name: {type(block) for block in blocks(page)} for page in PAGES}
 
@@ -140,6 +128,8 @@ def test_only_what_needs_root_is_not_followed() -> None:
         "vhost-user-tap.md": {Paste, Screen, Typed},
         "vhost-user-frontend.md": {Paste, Screen, Typed},
         "vfio-user.md": {Paste, Screen},
+        "vfio.md": {Typed, Paste, Run},
+        "vhost.md": {Paste, Run},
     }
 
 

@@ -10,6 +10,8 @@ KINDS: Final[tuple[str, ...]] = (
     "vhost-user-backend",
     "vhost-user-frontend",
     "vhost-user-tap",
+    "vhost",
+    "vfio",
     "vfio-user-server",
     "vfio-user-client",
 )
