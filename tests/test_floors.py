@@ -53,8 +53,8 @@ INSIDE: Final[dict[str, list[str]]] = {
     "consumers": ["pins", "views", "mirror", "iotlb"],
     "transport": ["clock", "tasks", "address", "lock", "credentials", "descriptors", "listeners", "activation", "tls"],
     "bridging": [
-        "telling", "faults", "accepting", "messages", "replies", "barrier", "memories", "addresses", "kernel", "regions",
-        "dma", "vring",
+        "telling", "faults", "accepting", "messages", "replies", "barrier", "memories", "addresses", "kernel",
+        "regions", "dma", "vring",
     ],
     "bridges": [
         "vhost_user_backend", "vhost_user_frontend", "vhost_user_tap", "vhost", "vfio", "vfio_user_server",
