@@ -86,7 +86,7 @@ class VfioUserServer:
     Source: QEMU ``docs/interop/vfio-user.rst``.
     """
 
-    def __init__(  # noqa: PLR0913 - options are keywords
+    def __init__(
         self,
         bus: EventBus,
         *,
