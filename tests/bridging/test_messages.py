@@ -210,9 +210,9 @@ async def test_a_peer_that_never_pauses_does_not_keep_the_loop_to_itself(pair: P
     async def turn() -> None:
         turned.set()
 
+    count = 0
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(turn)
-        count = 0
         while not turned.is_set():
             await pair.own.receive()
             count += 1
