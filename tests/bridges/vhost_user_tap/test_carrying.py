@@ -51,7 +51,7 @@ class Carried:
         return self.join()
 
     def fill(self) -> int:
-        """Have the front end speak until nothing more is taken, neither by the tap nor by the back end; return how often."""
+        """Have the front end speak until neither the tap nor the back end takes more; return how often."""
         sent = 0
         self.front.sock.setblocking(False)
         while True:
@@ -253,7 +253,12 @@ def test_who_leaves_is_noticed_once_while_last_words_wait(monkeypatch: pytest.Mo
     with carried() as work:
         served: list[int] = []
         serve = work.carrier.main.serve
-        monkeypatch.setattr(work.carrier.main, "serve", lambda fd, ready: served.append(ready) or serve(fd, ready))
+
+        def count(fd: int, ready: int) -> bool:
+            served.append(ready)
+            return serve(fd, ready)
+
+        monkeypatch.setattr(work.carrier.main, "serve", count)
         work.fill()
         before = len(served)
         work.front.sock.close()
