@@ -53,7 +53,7 @@ def test_every_table_finds_what_the_list_of_its_regions_has() -> None:
             expected = [
                 (memory, start // 2 + address - start) for start in starts if start <= address <= start + 2 - size
             ]
-            assert [table.find(address, size)] == (expected or [None]), (starts, address, size)
+            assert table.find(address, size) == (expected[0] if expected else None), (starts, address, size)
 
 
 def test_a_region_comes_and_goes_and_the_table_before_stays_what_it_was() -> None:

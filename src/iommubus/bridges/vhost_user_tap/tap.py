@@ -57,7 +57,7 @@ class VhostUserTap:
         patience: Seconds for which a back end is tried that is not there yet.
     """
 
-    def __init__(  # noqa: PLR0913 - options are keywords
+    def __init__(
         self,
         bus: EventBus,
         *,
