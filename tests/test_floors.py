@@ -82,7 +82,7 @@ INSIDE: Final[dict[str, list[str]]] = {
     ],
     "service.settings": ["rules", "config", "sources"],
     "service.seen": ["logs", "systemd", "http", "counts", "metrics"],
-    "service.proof": ["leases", "record", "recorder", "recovering", "evidence", "watch", "stopping"],
+    "service.proof": ["leases", "record", "recorder", "recovering", "evidence", "keeping", "watch", "stopping"],
     "service.spaces": ["demand", "applying", "closed", "held", "store"],
     "service.handlers": [
         "memories", "stream", "following", "publishing", "globs", "outcomes", "syncing", "watching", "answering",

@@ -23,7 +23,7 @@ from .abc import SYNC_TIMEOUT, Acknowledge, DemandChanged, EventBus, OnFence, St
 from .buried import Buried
 from .endpoint import LocalEndpoint, check_inside, check_together, common_space, follow, join_ranges
 from .logs import Lines
-from .member import Member, Terms
+from .member import Member, Terms, check_holder
 from .memory import Memories
 from .observer import OBSERVER_CAPACITY, LocalObserver, Watcher
 from .publisher import Making, Surroundings
@@ -164,6 +164,7 @@ class Bus(EventBus):
         ack: Acknowledge = "next",
         stops: Stops = "lease",
         on_fence: OnFence | None = None,
+        holder: int | None = None,
         granule: int = 1,
         pow2: bool = False,
         exact: bool = False,
@@ -178,6 +179,7 @@ class Bus(EventBus):
             Contract(granule, pow2, exact, limit),
             stops,
             on_fence,
+            holder=holder,
         )
         member, enroll = self.enlist(endpoint, terms)
 
@@ -318,6 +320,7 @@ class Bus(EventBus):
         mask = check_mask(terms.caps)
         if terms.capacity < 1:
             raise BadCapacity(terms.capacity)
+        check_holder(terms.stops, terms.holder)
         wanted = join_ranges(terms.wanted, endpoints[0])
         terms.contract.check_mask(mask)
         terms.contract.check_ranges(wanted)

@@ -9,6 +9,7 @@ use what it was given).
 """
 
 from collections.abc import Callable
+from typing import Final
 
 import anyio
 from msgspec import Struct
@@ -16,7 +17,7 @@ from msgspec import Struct
 from ..caps import Cap
 from ..completion import Completion, How, Wait
 from ..contract import Contract, Fitting
-from ..errors import SubscribeError, TooManyMappings
+from ..errors import BadHolder, SubscribeError, TooManyMappings
 from ..events import Event, Map
 from ..mailbox import Mailbox
 from .abc import OnFence, Stops
@@ -29,6 +30,9 @@ from .reports import SubscriptionStatistics
 from .translation import RecentRemovals, StampedTranslation
 from .uses import LocalUse, Uses
 from .whereabouts import Whereabouts
+
+PID_LAST: Final = 2**31 - 1
+"""Highest number that a process can have: ``pid_t`` is an int."""
 
 
 class Terms(Struct, frozen=True):
@@ -45,6 +49,7 @@ class Terms(Struct, frozen=True):
         watched: Whether somebody will say so when it has stopped (`Member.stop`),
             so that it is worth waiting for.
         check_space: Raises `SubscribeError` if it must not be told of the space of a name.
+        holder: Number of another process that keeps what it is given; a daemon waits for its end.
     """
 
     name: str
@@ -56,6 +61,21 @@ class Terms(Struct, frozen=True):
     on_fence: OnFence | None
     watched: bool = False
     check_space: Callable[[str], None] | None = None
+    holder: int | None = None
+
+
+def check_holder(stops: Stops, holder: int | None) -> None:
+    """Check the number of the process that keeps what a subscription is given.
+
+    Raises:
+        BadHolder: It is no process's, or nobody waits for the end of a process.
+    """
+    if holder is None:
+        return
+    if not 1 <= holder <= PID_LAST:
+        raise BadHolder(holder, f"numbers of processes are 1 to {PID_LAST}")
+    if stops != "exit":
+        raise BadHolder(holder, f"with stops={stops!r} it is not the end of a process that stops it")
 
 
 class Member:

@@ -409,6 +409,7 @@ class RemoteSeat:
             contract.limit,
             terms.name,
             self._replaces,
+            terms.holder or 0,
         )
 
     def _answered(self, line: Line, answer: Message | Exception) -> None:

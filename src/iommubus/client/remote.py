@@ -272,6 +272,7 @@ class RemoteBus(EventBus):
         ack: Acknowledge = "next",
         stops: Stops = "lease",
         on_fence: OnFence | None = None,
+        holder: int | None = None,
         granule: int = 1,
         pow2: bool = False,
         exact: bool = False,
@@ -287,6 +288,7 @@ class RemoteBus(EventBus):
             Contract(granule, pow2, exact, limit),
             stops,
             on_fence,
+            holder=holder,
         )
         endpoints, checked = self._own.plan_subscription(endpoint, terms)
         checked = replace(checked, name=name or "")  # a name that is made up here may be another client's, too

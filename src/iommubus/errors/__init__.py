@@ -11,7 +11,7 @@
       cannot have; it is not registered
         * `EmptyMask`, `MapAlone`, `UnknownCapability`
         * `CapabilityRefused`, `DemandRefused`, `OutsideRanges`, `BadCapacity`
-        * `BadContract`, `GranuleRefused`, `MustShare`
+        * `BadContract`, `BadHolder`, `GranuleRefused`, `MustShare`
         * `ExitRefused`, `MayNotSubscribe` (also `RuleMissing`) -- in a daemon
     * `BadName`, `NameTaken`, `MemoryNameTaken` (also `ValueError`),
       `UnknownName` (also `LookupError`) -- a name is wrong
@@ -192,6 +192,7 @@ from .remote import (
 from .subscribing import (
     BadCapacity as BadCapacity,
     BadContract as BadContract,
+    BadHolder as BadHolder,
     CapabilityRefused as CapabilityRefused,
     DemandRefused as DemandRefused,
     EmptyMask as EmptyMask,

@@ -114,7 +114,8 @@ class StopUnproven(IommubusError):
 
     Attributes:
         subscription: Name of the subscription.
-        pid: Number of its process; 0 if it cannot be seen.
+        pid: Number of its process, or of the one that keeps what it was given, once its own has
+            ended; 0 if it cannot be seen.
         reason: Why nothing else stops it.
     """
 

@@ -91,6 +91,21 @@ class BadContract(SubscribeError):
         return f"a subscription cannot have {self.what} with {self.value:#x}: {self.reason}"
 
 
+class BadHolder(SubscribeError):
+    """A process that cannot be waited for beside the subscriber's own.
+
+    Attributes:
+        holder: Number of the process.
+        reason: Why.
+    """
+
+    holder: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"a subscription cannot have process {self.holder} for its holder: {self.reason}"
+
+
 class GranuleRefused(SubscribeError):
     """A shadower whose smallest unit is larger than the space's."""
 

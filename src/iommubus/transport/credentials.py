@@ -21,7 +21,7 @@ import struct
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from errno import ENODATA, ENOPROTOOPT, ERANGE, ESRCH
+from errno import EINVAL, ENODATA, ENOENT, ENOPROTOOPT, ERANGE, ESRCH
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -207,6 +207,38 @@ def process_of(sock: socket.socket, accepted: int) -> Process:
     return process
 
 
+def process_said(pid: int, teller: int) -> Process | None:
+    """Return the process of which another process said the number; `None` if it has ended.
+
+    Args:
+        pid: The number.
+        teller: Number, here, of the process that said it; to one of another pid
+            namespace it means another process.
+
+    Raises:
+        NoCredentials: It cannot be seen from here, or it is not known which one is meant.
+        OSError: There is no room for another descriptor.
+    """
+    if numbers_of(teller) != (teller,):
+        raise NoCredentials(f"process {teller}, which said the number {pid}, may count in another pid namespace")
+    try:
+        fd = opened(pid)
+    except PeerGone:
+        return None
+    except OSError as failure:
+        if failure.errno in {EINVAL, ENOENT}:
+            raise NoCredentials(f"{pid} is a thread, and no process") from failure
+        raise
+    start = start_of(pid)
+    if start is None or has_ended(fd):
+        ended = has_ended(fd)
+        os.close(fd)
+        if not ended:  # a mounted proc shows everybody their own processes alone, perhaps
+            raise NoCredentials(f"when process {pid} started cannot be read")
+        return None
+    return Process(pid, start, fd)
+
+
 def process_again(pid: int, start: int) -> Process | None:
     """Return the process that had this number and started then; `None` if it has ended."""
     try:
@@ -283,6 +315,21 @@ def start_of(pid: int) -> int | None:
     except (FileNotFoundError, ProcessLookupError):
         return None
     return int(stat.rpartition(b")")[2].split()[STARTED])
+
+
+def numbers_of(pid: int) -> tuple[int, ...]:
+    """Return the numbers of a process, in the pid namespace of ``/proc`` and in each inner one that it is in.
+
+    There are none if it has ended.  A kernel without pid namespaces says nothing of them.
+
+    Source: ``proc_pid_status(5)``, NSpid (Linux 4.1).
+    """
+    try:
+        status = Path(f"/proc/{pid}/status").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return ()
+    said = [line.split()[1:] for line in status.splitlines() if line.startswith(b"NSpid:")]
+    return tuple(map(int, said[0])) if said else (pid,)
 
 
 def ticks_now() -> int:

@@ -118,6 +118,7 @@ class EventBus(ABC):
         ack: Acknowledge = "next",
         stops: Stops = "lease",
         on_fence: OnFence | None = None,
+        holder: int | None = None,
         granule: int = 1,
         pow2: bool = False,
         exact: bool = False,
@@ -141,6 +142,13 @@ class EventBus(ABC):
             on_fence: For ``stops="exit"``: stops the device; run by the `fence`
                 or `sync` that needs it, and again if that was cancelled; it has
                 to let itself be cancelled, or that `sync` outlives its deadline.
+            holder: For ``stops="exit"``: number of another process that keeps what the
+                consumer is given (a bridge's back end).  To a daemon the end of the
+                consumer's own process proves nothing before this one has ended as
+                well; one that has ended already stands in nobody's way.  An
+                acknowledgement, an ``on_fence`` that returned and a clean end prove what they
+                prove without it.  An embedded bus needs it for nothing: the consumer's
+                process is its own.
             granule: Smallest unit of the consumer, in bytes.  What a cacher must
                 forget is rounded out to it; a shadower cannot have one larger
                 than the space's.

@@ -15,7 +15,8 @@ Stops = Literal["lease", "exit"]
 
 ``"lease"``: it is software that asks `Subscription.fenced` before each use, as
 `Mirror` and `Iotlb` do.  ``"exit"``: it is hardware, or another process, that
-keeps what it holds until its ``on_fence`` has returned or it was closed.
+keeps what it holds until its ``on_fence`` has returned or it was closed; to a
+daemon, also until its process has ended, and the holder that it named.
 """
 
 Straddling = Literal["refuse", "split"]

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from ...bus.attachment import State
 from ...bus.bus import Bus
-from ...bus.member import Terms
+from ...bus.member import Terms, check_holder
 from ...caps import Cap
 from ...contract import Contract
 from ...errors import (
@@ -224,12 +224,13 @@ class Following:
             LimitReached, SubscribeError, BadName, LeasesUnwritable: It cannot be had.
         """
         self._check_limit(len(message.ranges))
+        check_holder(message.stops, message.holder or None)
         number = self._daemon.new_id()
         endpoints = tuple(dict.fromkeys(message.endpoints))
         for endpoint in endpoints:
             self._check_rule(endpoint)
         name = name_of(self._daemon.proof.names, message.name, "".join(endpoints[:1]), number)
-        watch = Watch(number, name, message.stops, has_on_fence=message.has_on_fence)
+        watch = Watch(number, name, message.stops, has_on_fence=message.has_on_fence, holder=message.holder)
         watch.member, enroll = self._daemon.bus.enlist(endpoints, self._terms(message, watch))
         self._daemon.proof.watch(self._session, watch)
         try:

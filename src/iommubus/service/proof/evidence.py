@@ -20,6 +20,7 @@ class Evidence(Struct, frozen=True):
         lease_over: Whether the lease of its connection has run out since.
         fenced: Whether its client has said that nothing new is used.
         uses: How many translations were in use when it last said so.
+        kept: Whether another process that keeps what it was given has not ended.
     """
 
     seen: bool = False
@@ -29,12 +30,13 @@ class Evidence(Struct, frozen=True):
     lease_over: bool = False
     fenced: bool = False
     uses: int = 0
+    kept: bool = False
 
 
 def verdict(stops: Stops, known: Evidence) -> str:
     """Return what proves a subscriber stopped, in words; "" if nothing does."""
     if stops == "exit":
-        return "its process has ended" if known.ended else ""
+        return "its process has ended" if known.ended and not known.kept else ""
     if known.ended and known.lost and not known.inherited:
         return "its process has ended"
     if known.fenced and not known.uses:

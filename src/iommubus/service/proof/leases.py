@@ -20,6 +20,9 @@ from msgspec import Struct
 
 Holder = TypeVar("Holder", bound=Hashable)
 
+Started = tuple[int, int]
+"""A process: its number, and when it started."""
+
 
 class Leases(Generic[Holder]):
     """Who has a lease, and until when."""
@@ -77,22 +80,36 @@ class Leases(Generic[Holder]):
         return bool(self._queue)
 
 
-class ExitMember(Struct, frozen=True, forbid_unknown_fields=True):
+class ExitMember(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """A subscription that is proven stopped by the end of its process.
+
+    A record of before there were holders is read; with one, it is none that a daemon of then
+    would read, which waits for its process alone.
 
     Attributes:
         pid: Number of the process.
         start: When it started, in ticks since boot; the two name it for as long
             as the machine is up.
         subscription: Id of the subscription.
+        holder: Number of the process that keeps what it was given; 0 if there is none.
+        holder_start: When that one started.
     """
 
     pid: int
     start: int
     subscription: str
+    holder: int = 0
+    holder_start: int = 0
 
     def __str__(self) -> str:
-        return f"{self.subscription} of process {self.pid}"
+        also = f", kept by process {self.holder}" if self.holder else ""
+        return f"{self.subscription} of process {self.pid}{also}"
+
+    @property
+    def processes(self) -> frozenset[Started]:
+        """The processes that all have to end."""
+        own = (self.pid, self.start)
+        return frozenset([own, (self.holder, self.holder_start)] if self.holder else [own])
 
 
 class Recovery:
@@ -109,14 +126,23 @@ class Recovery:
     def __init__(self, longest: float, exits: Iterable[ExitMember], now: float) -> None:
         self._until = now + longest if longest else -inf
         self._waiting = set(exits)
+        self._running = {process for member in self._waiting for process in member.processes}
 
     def back(self, subscription: str) -> None:
         """Note that a subscription has come back, after it dropped everything."""
         self._waiting = {member for member in self._waiting if member.subscription != subscription}
 
-    def gone(self, member: ExitMember) -> None:
-        """Note that the process of a member has ended."""
-        self._waiting.discard(member)
+    def ended(self, process: Started) -> list[ExitMember]:
+        """Note that a process has ended; return who is gone by that: no process of theirs is left."""
+        self._running.discard(process)
+        gone = [member for member in self._waiting if not member.processes & self._running]
+        self._waiting.difference_update(gone)
+        return gone
+
+    @property
+    def processes(self) -> frozenset[Started]:
+        """The processes that have not ended, as far as is known."""
+        return frozenset(self._running)
 
     @property
     def waiting(self) -> frozenset[ExitMember]:

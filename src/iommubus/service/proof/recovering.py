@@ -13,7 +13,7 @@ from ...bus.logs import Lines
 from ...transport.clock import Clock
 from ...transport.credentials import Process, process_again
 from ...transport.tasks import Tasks
-from .leases import ExitMember, Recovery
+from .leases import Recovery, Started
 from .record import Granted
 from .recorder import Recorder
 
@@ -45,11 +45,8 @@ class Recovering:
 
     def begin(self, tasks: Tasks) -> None:
         """Watch from now on, in tasks of these."""
-        processes: dict[tuple[int, int], list[ExitMember]] = {}
-        for member in self._recovery.waiting:
-            processes.setdefault((member.pid, member.start), []).append(member)
-        for members in processes.values():
-            tasks.start_soon(self._await_process, members)
+        for process in self._recovery.processes:
+            tasks.start_soon(self._await_process, process)
         if self._before.longest:
             tasks.start_soon(self._await_leases)
         self._look()
@@ -93,22 +90,20 @@ class Recovering:
         self._recorder.settle()
         self._look()
 
-    async def _await_process(self, members: list[ExitMember]) -> None:
-        process = await self._found(members[0])
+    async def _await_process(self, started: Started) -> None:
+        process = await self._found(*started)
         if process is not None:
             with process:
                 await process.wait_exit()
-        for member in members:
-            if member in self._recovery.waiting:
-                self._recovery.gone(member)
-                self._recorder.forget(member)
+        for member in self._recovery.ended(started):
+            self._recorder.forget(member)
         self._look()
 
-    async def _found(self, member: ExitMember) -> Process | None:
-        """Return the process of a member, or `None` if it has ended."""
+    async def _found(self, pid: int, start: int) -> Process | None:
+        """Return a process, or `None` if it has ended."""
         while True:
             try:
-                return process_again(member.pid, member.start)
+                return process_again(pid, start)
             except OSError as failure:
-                self._lines.warn("recovery", str(member), f"its process cannot be watched: {failure}")
+                self._lines.warn("recovery", f"process {pid}", f"it cannot be watched: {failure}")
                 await anyio.sleep(AGAIN)

@@ -12,10 +12,11 @@ from typing import Final
 import anyio
 
 from ...bus.logs import Lines
-from ...errors import ExitRefused
+from ...errors import ExitRefused, LimitReached, NoCredentials
 from ...transport.clock import Clock, boot_clock
 from ...transport.credentials import Peer, Process
 from ...transport.tasks import Tasks
+from .keeping import LIMIT as HOLDERS, Keeping, Keepings
 from .leases import ExitMember, Leases
 from .record import Granted, Record
 from .recorder import InThread, Recorder
@@ -71,6 +72,7 @@ class Proof:
         self._lost: dict[Holding, Peer] = {}
         self._watches: dict[int, Watch] = {}
         self.names: set[str] = set()
+        self._keepings = Keepings()
         self._leases = Leases[Holding]()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -87,6 +89,7 @@ class Proof:
         for holding in [*self._holdings.values(), *self._lost]:
             if holding.process is not None:  # a task that was ended before it began has not done that
                 holding.process.close()
+        self._keepings.close()
         await self._recorder.close()
 
     # -- after a restart -----------------------------------------------------------------
@@ -111,11 +114,16 @@ class Proof:
 
         Raises:
             ExitRefused: It is to be proven stopped by the end of a process that cannot be seen.
+            LimitReached: Its peer has named too many processes that keep what it is given.
             OSError: There is no descriptor left to watch its process.
         """
         if watch.stops == "exit" and holder.process is None:
             raise ExitRefused(watch.name, "it cannot be seen from here; only one that connects by a Unix socket can")
+        keeping = self._keeping(holder, watch)
         holding = self._holdings.get(holder) or self._hold(holder)
+        if keeping is not None:
+            watch.keeping = keeping
+            self._keepings.add(keeping, watch, self.tasks)
         watch.enter(holding, self, self._over)
         holding.watches[watch.number] = watch
         self._watches[watch.number] = watch
@@ -218,12 +226,30 @@ class Proof:
             self.tasks.start_soon(self._await_end, holding, process)
         return holding
 
+    def _keeping(self, holder: Holder, watch: Watch) -> Keeping | None:
+        """Return the process that keeps what a subscription is given; `None` if there is none, or it has ended.
+
+        Raises:
+            ExitRefused, LimitReached, OSError: As `watch`.
+        """
+        if not watch.holder or holder.process is None:
+            return None
+        named = {each.keeping.process.pid for each in self.of_peer(holder) if each.keeping is not None}
+        if watch.holder not in named and len(named) >= HOLDERS:
+            raise LimitReached("holders of the subscriptions of one peer", HOLDERS)
+        try:
+            return self._keepings.find(watch.holder, holder.process.pid)
+        except NoCredentials as failure:
+            raise ExitRefused(watch.name, str(failure)) from failure
+
     def _over(self, watch: Watch) -> None:
         if self._watches.pop(watch.number, None) is None:
             return
         self.names.discard(watch.name)
         holding = watch.holding
         del holding.watches[watch.number]
+        if watch.keeping is not None:
+            self._keepings.part(watch.keeping, watch)
         member = member_of(watch)
         if member is not None:
             self._recorder.forget(member)
@@ -272,4 +298,7 @@ def member_of(watch: Watch) -> ExitMember | None:
     process = watch.holding.process
     if watch.stops == "lease" or process is None:
         return None
-    return ExitMember(process.pid, process.start, str(watch.number))
+    if watch.keeping is None:
+        return ExitMember(process.pid, process.start, str(watch.number))
+    kept = watch.keeping.process
+    return ExitMember(process.pid, process.start, str(watch.number), kept.pid, kept.start)

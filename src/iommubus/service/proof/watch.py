@@ -21,6 +21,7 @@ from ...wire.messages import Message
 from ...wire.messages.subscribing import RunFence
 from ..requests import Waiting
 from .evidence import Evidence, verdict
+from .keeping import Keeping
 
 
 class Holder(Protocol):
@@ -121,20 +122,24 @@ class Watch:
         name: Its name in reports.
         stops: How it is proven stopped.
         has_on_fence: Whether its client can stop it.
+        holder: Number of another process that keeps what it is given; 0 for none.
 
     Attributes:
-        number, name, stops, has_on_fence: The same.
+        number, name, stops, has_on_fence, holder: The same.
+        keeping: That process, if it had not ended at the beginning.
         uses: How many translations are in use, as its client said last.
         member: What the bus keeps of it.
     """
 
     member: Member
 
-    def __init__(self, number: int, name: str, stops: Stops, *, has_on_fence: bool) -> None:
+    def __init__(self, number: int, name: str, stops: Stops, *, has_on_fence: bool, holder: int = 0) -> None:
         self.number = number
         self.name = name
         self.stops: Stops = stops
         self.has_on_fence = has_on_fence
+        self.holder = holder
+        self.keeping: Keeping | None = None
         self.uses = 0
         self._fenced = False
         self._attempt: Attempt | None = None
@@ -216,7 +221,13 @@ class Watch:
             lease_over=holding.lease_over.is_set(),
             fenced=self._fenced,
             uses=self.uses,
+            kept=self._kept_by is not None,
         )
+
+    @property
+    def _kept_by(self) -> Process | None:
+        """The process that keeps what it was given, as long as that has not ended."""
+        return None if self.keeping is None or self.keeping.ended else self.keeping.process
 
     def _end(self) -> None:
         if self._attempt is not None:
@@ -281,4 +292,8 @@ class Watch:
 
     def _unproven(self, reason: str) -> StopUnproven:
         pid = self._holding.process.pid if self._holding.process is not None else 0
-        return StopUnproven(self.name, pid, reason)
+        if (keeper := self._kept_by) is None:
+            return StopUnproven(self.name, pid, reason)
+        if self._holding.ended:
+            return StopUnproven(self.name, keeper.pid, f"its own, {pid}, has, and this one keeps what it was given")
+        return StopUnproven(self.name, pid, f"{reason}; nor before {keeper.pid} has, which keeps what it was given")

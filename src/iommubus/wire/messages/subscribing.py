@@ -33,6 +33,9 @@ class Subscribe(Struct, frozen=True, array_like=True, tag=60):
         name: How reports call it; empty to have a name made up.
         replaces: Number of a subscription of a lost connection in whose place it
             comes, after everything of that one was dropped; 0 for none.
+        holder: Number of another process, in the client's pid namespace, that keeps what
+            it is given: the end of the client's process proves nothing before this one
+            has ended, too.  With "exit" alone; 0 for none.
     """
 
     request: U64
@@ -48,6 +51,7 @@ class Subscribe(Struct, frozen=True, array_like=True, tag=60):
     limit: U64 | None = None
     name: Name = ""
     replaces: U64 = 0
+    holder: U64 = 0
 
 
 class Subscribed(Struct, frozen=True, array_like=True, tag=61):
