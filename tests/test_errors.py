@@ -21,6 +21,7 @@ from iommubus.errors import (
     BadContract,
     BadDescriptors,
     BadField,
+    BadHolder,
     BadLength,
     BadMemory,
     BadMessage,
@@ -246,6 +247,11 @@ EXAMPLES: Final[list[tuple[IommubusError, tuple[type[Exception], ...], str]]] = 
         BadContract("granule", 6, "it is no power of two"),
         (SubscribeError,),
         "a subscription cannot have granule with 0x6: it is no power of two",
+    ),
+    (
+        BadHolder(4711, "with stops='lease' nobody waits for the end of one"),
+        (SubscribeError,),
+        "a subscription cannot have process 4711 for its holder: with stops='lease' nobody waits for the end of one",
     ),
     (
         GranuleRefused("vtd0", 0x4000, 0x1000),

@@ -18,6 +18,7 @@ from iommubus.errors import (
     AlreadyIterated,
     BadCapacity,
     BadContract,
+    BadHolder,
     BadName,
     BadPermission,
     BadShape,
@@ -384,6 +385,12 @@ CASES: Final[list[tuple[str, Action, type[IommubusError], dict[str, object]]]] =
     ("limit without MAP", calls(lambda w: w.bus.subscribe("table", Cap.UNMAP, limit=5)), BadContract,
      {"what": "limit"}),
     ("limit 0", calls(lambda w: w.bus.subscribe("table", Cap.IOTLB, limit=0)), BadContract, {"value": 0}),
+    # -- holders
+    ("holder of a lease", calls(lambda w: w.bus.subscribe("table", Cap.UNMAP, holder=7)), BadHolder, {"holder": 7}),
+    ("holder 0", calls(lambda w: w.bus.subscribe("table", Cap.UNMAP, stops="exit", holder=0)), BadHolder,
+     {"holder": 0}),
+    ("holder 2^31", calls(lambda w: w.bus.subscribe("table", Cap.UNMAP, stops="exit", holder=2**31)), BadHolder,
+     {"holder": 2**31}),
     # -- masks, ranges, capacity
     ("mask 0", calls(lambda w: w.bus.subscribe("table", Cap(0))), EmptyMask, {"caps": 0}),
     ("mask of MAP alone", calls(lambda w: w.bus.subscribe("table", Cap.MAP)), MapAlone, {"caps": 2}),

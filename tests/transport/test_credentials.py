@@ -6,7 +6,9 @@ import socket
 import subprocess
 import sys
 from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import get_native_id
 
 import anyio
 import pytest
@@ -18,10 +20,12 @@ from iommubus.transport.credentials import (
     boot_id,
     has_ended,
     names_in,
+    numbers_of,
     peer_groups,
     peer_of,
     process_again,
     process_of,
+    process_said,
     start_of,
     ticks_now,
 )
@@ -182,6 +186,63 @@ def test_a_process_of_a_record_is_found_again(listening: socket.socket) -> None:
         assert process_again(child.pid, start) is None
         assert open_descriptors() == before
     assert process_again(2**40, 1) is None
+
+
+def test_a_process_is_found_by_the_number_that_its_own_kind_says(listening: socket.socket) -> None:
+    with connected(listening) as (child, _):
+        before = open_descriptors()
+        found = process_said(child.pid, os.getpid())
+        assert found is not None
+        with found:
+            assert (found.pid, found.start, found.ended) == (child.pid, start_of(child.pid), False)
+            end(child)
+            assert found.ended
+        assert process_said(child.pid, os.getpid()) is None
+        with pytest.raises(NoCredentials, match="another pid namespace"):
+            process_said(os.getpid(), child.pid)  # who said it is gone, and nobody knows whom it meant
+        assert open_descriptors() == before
+
+
+def test_a_process_that_has_ended_and_was_not_waited_for_is_none() -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as child:
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        before = open_descriptors()
+        assert process_said(child.pid, os.getpid()) is None
+        assert open_descriptors() == before
+
+
+def test_a_thread_is_no_process() -> None:
+    with ThreadPoolExecutor(1) as pool, pytest.raises(NoCredentials, match="is a thread"):
+        process_said(pool.submit(get_native_id).result(), os.getpid())
+
+
+def test_a_process_of_which_nothing_can_be_read_is_not_taken_for_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Law 8: where a mounted proc hides others, they still run."""
+    before = open_descriptors()
+    monkeypatch.setattr(credentials, "start_of", lambda _: None)
+    with pytest.raises(NoCredentials, match="cannot be read"):
+        process_said(os.getpid(), os.getpid())
+    assert open_descriptors() == before
+
+
+def test_a_number_said_in_another_namespace_is_refused() -> None:
+    """Law 8: it is another process's here, or nobody's, whose end would prove nothing."""
+    command = ["unshare", "--pid", "--fork", sys.executable, "-c", "import os; print(os.getpid(), flush=True); input()"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as outer:
+        assert outer.stdout is not None
+        assert outer.stdout.readline() == b"1\n"
+        inner = int(Path(f"/proc/{outer.pid}/task/{outer.pid}/children").read_text())
+        assert numbers_of(inner) == (inner, 1)
+        with pytest.raises(NoCredentials, match="another pid namespace"):
+            process_said(1, inner)
+        outer.communicate(b"\n")
+
+
+def test_a_kernel_without_namespaces_has_one_number_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert numbers_of(os.getpid()) == (os.getpid(),)
+    assert numbers_of(2**40) == ()
+    monkeypatch.setattr(Path, "read_bytes", lambda _: b"Name:\tpython\nPid:\t7\n")
+    assert numbers_of(7) == (7,)
 
 
 def test_a_name_with_brackets_does_not_hide_when_a_process_started() -> None:

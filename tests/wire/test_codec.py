@@ -4,6 +4,7 @@ import msgspec
 import pytest
 from hypothesis import example, given, strategies as st
 from msgspec import Raw
+from msgspec.structs import replace
 
 from iommubus.caps import Perm
 from iommubus.errors import BadMessage, FrameTooLarge, ProtocolError
@@ -15,7 +16,7 @@ from iommubus.wire.messages.greeting import Hello, Ping, Welcome
 from iommubus.wire.messages.publishing import Publish
 from iommubus.wire.messages.replies import Failure, Refused
 from iommubus.wire.messages.rows import EVENT_LIMIT, LostRow, Run, UnmapRow, WatchedRun
-from iommubus.wire.messages.subscribing import Deliver, DeliverPacked
+from iommubus.wire.messages.subscribing import Deliver, DeliverPacked, Subscribe
 from iommubus.wire.messages.syncing import Sync
 from iommubus.wire.messages.values import NAME_LIMIT, Piece, Range
 from iommubus.wire.messages.watching import Observed
@@ -42,6 +43,17 @@ def test_vectors_hold_in_both_directions(side: Side, message: Message, hexdump: 
     assert encode(side, message) == whole
     assert decode(side, whole[HEADER_SIZE:]) == message
     assert int.from_bytes(whole[:HEADER_SIZE], "little") == len(whole) - HEADER_SIZE
+
+
+@pytest.mark.parametrize(("side", "message", "hexdump"), [each for each in VECTORS if isinstance(each[1], Subscribe)])
+def test_who_subscribes_in_words_of_before_there_were_holders_has_none(
+    side: Side, message: Subscribe, hexdump: str
+) -> None:
+    """What is newer follows what is older; a reader ignores what it does not know, and need not be told."""
+    whole = msgspec.msgpack.decode(bytes.fromhex(hexdump)[HEADER_SIZE:])
+    assert whole.pop() == message.holder
+
+    assert decode(side, msgspec.msgpack.encode(whole)) == replace(message, holder=0)
 
 
 def survives(side: Side, data: bytes) -> None:

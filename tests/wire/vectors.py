@@ -227,16 +227,17 @@ VECTORS: Final[list[tuple[Side, Message, str]]] = [
             limit=65535,
             name="vfio",
             replaces=21,
+            holder=4711,
         ),
         (
-            "43000000 9e3c0f92a730303a30332e30a730303a30342e3003929200cefedfffff92cefef00000cfffffffffffffffffcd1"
-            "000a465786974c3cd1000c3c3cdffffa47666696f15"
+            "46000000 9f3c0f92a730303a30332e30a730303a30342e3003929200cefedfffff92cefef00000cfffffffffffffffffcd1"
+            "000a465786974c3cd1000c3c3cdffffa47666696f15cd1267"
         ),
     ),
     (
         CLIENT,
         Subscribe(15, ["vtd0"], 1, [Range(0, LAST)]),
-        "24000000 9e3c0f91a47674643001919200cfffffffffffffffff00a56c65617365c201c2c2c0a000",
+        "25000000 9f3c0f91a47674643001919200cfffffffffffffffff00a56c65617365c201c2c2c0a00000",
     ),
     (DAEMON, Subscribed(15, 22, "vfio", 2_000_000, 1 << 22), "13000000 963d0f16a47666696fce001e8480ce00400000"),
     (DAEMON, Subscribed(15, 22, "vfio"), "0b000000 963d0f16a47666696fc000"),

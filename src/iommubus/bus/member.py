@@ -75,7 +75,7 @@ def check_holder(stops: Stops, holder: int | None) -> None:
     if not 1 <= holder <= PID_LAST:
         raise BadHolder(holder, f"numbers of processes are 1 to {PID_LAST}")
     if stops != "exit":
-        raise BadHolder(holder, f"with stops={stops!r} it is not the end of a process that stops it")
+        raise BadHolder(holder, f"with stops={stops!r} nobody waits for the end of one")
 
 
 class Member:

@@ -4,7 +4,7 @@ import itertools
 
 from iommubus.service.proof.evidence import Evidence, verdict
 
-FLAGS = ("seen", "ended", "inherited", "lost", "lease_over", "fenced")
+FLAGS = ("seen", "ended", "inherited", "lost", "lease_over", "fenced", "kept")
 EVERY = [
     Evidence(**dict(zip(FLAGS, flags, strict=True)), uses=uses)
     for flags in itertools.product([False, True], repeat=len(FLAGS))
@@ -13,9 +13,11 @@ EVERY = [
 
 
 def test_who_keeps_what_it_holds_is_stopped_by_the_end_of_its_process_alone() -> None:
+    """And by that of the process which keeps what it was given, if there is one: each alone proves nothing."""
     for known in EVERY:
-        assert (verdict("exit", known) == "its process has ended") is known.ended
-        assert bool(verdict("exit", known)) is known.ended
+        everybody_has_ended = known.ended and not known.kept
+        assert (verdict("exit", known) == "its process has ended") is everybody_has_ended
+        assert bool(verdict("exit", known)) is everybody_has_ended
 
 
 def test_who_looks_before_each_use_is_stopped_by_any_of_three() -> None:

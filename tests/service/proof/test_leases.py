@@ -3,6 +3,8 @@
 import itertools
 import sys
 
+import pytest
+
 from iommubus.service.proof.leases import ExitMember, Leases, Recovery
 
 STEPS: list[tuple[str, str, float]] = [
@@ -64,6 +66,7 @@ def test_renewals_take_no_memory() -> None:
 A = ExitMember(7, 1000, "a")
 B = ExitMember(8, 1001, "b")
 B_TWICE = ExitMember(8, 1001, "c")
+KEPT = ExitMember(8, 1001, "d", 9, 1002)
 
 
 def test_no_sync_completes_before_the_longest_lease_has_run_out() -> None:
@@ -86,10 +89,24 @@ def test_who_stops_by_exit_is_waited_for_until_it_is_back_or_gone() -> None:
     ]
     recovery.back("a")
     recovery.back("nobody")
-    recovery.gone(B)
-    recovery.gone(A)
-    assert recovery.waiting == {B_TWICE}
-    recovery.gone(B_TWICE)
+    assert recovery.processes == {(7, 1000), (8, 1001)}
+    assert recovery.ended((8, 1000)) == []  # another one of that number
+    assert recovery.ended((7, 1000)) == []  # who was back before
+    assert recovery.waiting == {B, B_TWICE}
+    assert set(recovery.ended((8, 1001))) == {B, B_TWICE}
+    assert recovery.processes == set()
+    assert recovery.over(1e9)
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_who_named_a_holder_is_gone_when_both_processes_have_ended(first: int) -> None:
+    processes = [(B.pid, B.start), (9, 1002)]
+    recovery = Recovery(0.0, [KEPT, A], 100.0)
+    assert recovery.reasons(1e9)[1] == "d of process 8, kept by process 9 is neither back nor gone since the restart"
+    assert recovery.ended((7, 1000)) == [A]
+    assert recovery.ended(processes[first]) == []
+    assert recovery.waiting == {KEPT}
+    assert recovery.ended(processes[1 - first]) == [KEPT]
     assert recovery.over(1e9)
 
 

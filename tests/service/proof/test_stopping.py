@@ -16,7 +16,15 @@ from iommubus.bus.reports import Missing
 from iommubus.bus.space import LocalSpace
 from iommubus.caps import Cap
 from iommubus.contract import Contract
-from iommubus.errors import ConnectionLost, ExitRefused, LeasesUnwritable, SpaceClosed, StopUnproven
+from iommubus.errors import (
+    ConnectionLost,
+    ExitRefused,
+    LeasesUnwritable,
+    LimitReached,
+    NoCredentials,
+    SpaceClosed,
+    StopUnproven,
+)
 from iommubus.service.proof.leases import ExitMember
 from iommubus.service.proof.record import Disk, Granted, Record, encode, load
 from iommubus.service.proof.stopping import Proof
@@ -128,11 +136,17 @@ class Scene:
         return connection
 
     async def subscribe(
-        self, connection: Connection, stops: Any = "lease", *, has_on_fence: bool = False, touched: bool = True
+        self,
+        connection: Connection,
+        stops: Any = "lease",
+        *,
+        has_on_fence: bool = False,
+        touched: bool = True,
+        holder: int = 0,
     ) -> Watch:
         """Return a subscriber that was given a mapping, which was taken away again."""
         self._numbers += 1
-        watch = Watch(self._numbers, f"vhost#{self._numbers}", stops, has_on_fence=has_on_fence)
+        watch = Watch(self._numbers, f"vhost#{self._numbers}", stops, has_on_fence=has_on_fence, holder=holder)
         contract = Contract(1, False, False, None)
         terms = Terms(watch.name, Cap.IOTLB, ((0, 2**64 - 1),), 16, contract, "exit", watch.prove, watched=True)
         watch.member, enroll = self.bus.enlist("vtd0", terms)
@@ -495,6 +509,187 @@ def test_who_cannot_be_seen_cannot_promise_to_stop_with_its_process() -> None:
     play(case)
 
 
+# -- holders -----------------------------------------------------------------------
+
+HOLDER: Final = 5000
+
+
+class Machine:
+    """The processes that can be named as holders, and who names them."""
+
+    def __init__(self) -> None:
+        self.back_end = FakeProcess(HOLDER)
+        self.processes = {HOLDER: self.back_end}
+
+    def said(self, pid: int, teller: int) -> Process | None:
+        """Stand in for `process_said`."""
+        assert teller == PEER.pid
+        if pid < HOLDER:
+            raise NoCredentials(f"{pid} is a thread, and no process")
+        process = self.processes.get(pid)
+        return None if process is None or process.ended else process.another()
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    machine = Machine()
+    monkeypatch.setattr("iommubus.service.proof.keeping.process_said", machine.said)
+    return machine
+
+
+def test_who_was_killed_counts_until_its_holder_has_ended_as_well(machine: Machine) -> None:
+    async def case(scene: Scene) -> None:
+        process = FakeProcess()
+        connection = scene.connection(process=process)
+        await scene.subscribe(connection, "exit", holder=HOLDER)
+        connection.lose()
+        ((_, early),) = await scene.missing(1.0)
+        assert f"nor before {HOLDER} has" in str(early)
+        process.end.set()
+        await anyio.sleep(1)
+        ((_, cause),) = await scene.missing(1.0)
+        assert isinstance(cause, StopUnproven)
+        assert cause.pid == HOLDER
+        assert f"its own, {PEER.pid}, has" in cause.reason
+        scene.loop.call_later(1.5, machine.back_end.end.set)
+        await anyio.sleep(1.5)
+        await anyio.lowlevel.checkpoint()
+        assert await scene.sync() == 0
+        assert machine.back_end.watchers == process.watchers == 0
+
+    play(case)
+
+
+def test_the_end_of_a_holder_alone_proves_nothing(machine: Machine) -> None:
+    """What it was given its subscriber may have given to others, or may give."""
+
+    async def case(scene: Scene) -> None:
+        process = FakeProcess()
+        connection = scene.connection(process=process)
+        watch = await scene.subscribe(connection, "exit", holder=HOLDER)
+        machine.back_end.end.set()
+        await anyio.sleep(1)
+        connection.lose()
+        assert await scene.missing(1.0) != []
+        assert watch.member.state is State.UNPROVEN
+        process.end.set()
+        await anyio.sleep(1)
+        assert await scene.sync() == 0
+
+    play(case)
+
+
+def test_a_holder_that_has_ended_before_is_in_nobodys_way(machine: Machine) -> None:
+    async def case(scene: Scene) -> None:
+        machine.back_end.end.set()
+        process = FakeProcess()
+        connection = scene.connection(process=process)
+        watch = await scene.subscribe(connection, "exit", holder=HOLDER)
+        assert watch.keeping is None
+        process.end.set()
+        connection.lose()
+        await anyio.sleep(1)
+        assert await scene.sync() == 0
+
+    play(case)
+
+
+def test_what_proves_without_a_process_proves_with_a_holder(machine: Machine) -> None:
+    """Leaving clean, an `on_fence` that returned, and coming back; then nobody watches it any more."""
+
+    async def case(scene: Scene) -> None:
+        connection = scene.connection(process=FakeProcess())
+        clean, fenced, back = [
+            await scene.subscribe(connection, "exit", has_on_fence=True, holder=HOLDER) for _ in range(3)
+        ]
+        assert machine.back_end.watchers == 1
+        clean.member.leave()
+        clean.look()
+        fenced.member.abandon("fenced")
+        fenced.fenced(by_client=False)
+        scene.proof.replace(scene.connection(process=connection.process), back.number)
+        assert await scene.sync() == 0
+        assert connection.asked == [fenced.number]
+        await anyio.sleep(1)
+        assert machine.back_end.watchers == 0
+
+    play(case)
+
+
+def test_a_rule_has_nobody_killed_but_who_connected(machine: Machine) -> None:
+    """A client could name anybody."""
+
+    async def case(scene: Scene) -> None:
+        process = FakeProcess()
+        connection = scene.connection(process=process)
+        await scene.subscribe(connection, "exit", holder=HOLDER)
+        connection.lose()
+        assert await scene.missing(1.0) != []
+        assert process.killed
+        assert not machine.back_end.killed
+        machine.back_end.end.set()
+        await anyio.sleep(1)
+        assert await scene.sync() == 0
+
+    play(case, may_kill=lambda _: True)
+
+
+def test_a_holder_that_cannot_be_seen_is_refused_and_leaves_nothing(machine: Machine) -> None:
+    async def case(scene: Scene) -> None:
+        process = FakeProcess()
+        connection = scene.connection(process=process)
+        with pytest.raises(ExitRefused, match="is a thread"):
+            await scene.subscribe(connection, "exit", holder=17)
+        await anyio.sleep(1)
+        assert (len(scene.proof.watches), process.watchers) == (0, 0)
+        await scene.subscribe(connection, "exit", holder=HOLDER)
+        with pytest.raises(ExitRefused, match="is a thread"):
+            await scene.subscribe(connection, "exit", holder=17)
+        assert (len(scene.proof.watches), process.watchers) == (1, 1)
+
+    play(case)
+
+
+def test_a_peer_names_no_more_holders_than_there_are_descriptors_for(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("iommubus.service.proof.keeping.LIMIT", 2)
+    machine.processes.update({pid: FakeProcess(pid) for pid in range(HOLDER + 1, HOLDER + 3)})
+
+    async def case(scene: Scene) -> None:
+        one, other = [scene.connection(process=FakeProcess()) for _ in range(2)]
+        for pid in HOLDER, HOLDER + 1, HOLDER + 1:
+            await scene.subscribe(one, "exit", holder=pid)
+        one.lose()
+        with pytest.raises(LimitReached):
+            await scene.subscribe(other, "exit", holder=HOLDER + 2)
+        await scene.subscribe(other, "exit", holder=HOLDER)
+        assert [process.watchers for process in machine.processes.values()] == [1, 1, 0]
+
+    play(case)
+    assert [process.watchers for process in machine.processes.values()] == [0, 0, 0]
+
+
+def test_a_number_that_another_process_has_by_now_is_another_holder(machine: Machine) -> None:
+    async def case(scene: Scene) -> None:
+        process = FakeProcess()
+        connection = scene.connection(process=process)
+        old = await scene.subscribe(connection, "exit", holder=HOLDER)
+        again = machine.processes[HOLDER] = FakeProcess(HOLDER)
+        again.start += 1
+        new = await scene.subscribe(connection, "exit", holder=HOLDER)
+        process.end.set()
+        connection.lose()
+        machine.back_end.end.set()
+        await anyio.sleep(1)
+        assert (old.member.state, new.member.state) == (State.GONE, State.UNPROVEN)
+        again.end.set()
+        await anyio.sleep(1)
+        assert new.member.state is State.GONE
+
+    play(case)
+
+
 # -- coming back -------------------------------------------------------------------
 
 
@@ -683,6 +878,39 @@ def test_a_restart_waits_for_processes_that_are_neither_back_nor_gone(
         await scene.proof.wait_recovered()
 
     play(case, record=record)
+    assert load(path, BOOT) == Granted(BOOT)
+    record.close()
+
+
+def test_the_record_says_the_holder_and_a_restart_waits_for_it(
+    path: str, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = Record(path, BOOT)
+
+    async def before(scene: Scene) -> None:
+        connection = scene.connection(process=FakeProcess())
+        left = await scene.subscribe(connection, "exit", holder=HOLDER)
+        await scene.subscribe(connection, "exit", holder=HOLDER)
+        left.member.leave()
+        left.look()
+        await anyio.sleep(1)
+
+    play(before, record=record)
+    record.close()
+    kept = ExitMember(PEER.pid, 100 * PEER.pid, "2", HOLDER, 100 * HOLDER)
+    assert load(path, BOOT).exits == (kept,)
+    processes = {pid: FakeProcess(pid) for pid in (PEER.pid, HOLDER)}
+    monkeypatch.setattr("iommubus.service.proof.recovering.process_again", lambda pid, _: processes[pid].another())
+    record = Record(path, BOOT)
+
+    async def after(scene: Scene) -> None:
+        for pid in PEER.pid, HOLDER:
+            await anyio.sleep(1)
+            assert scene.proof.reasons(scene.loop.time()) == [f"{kept} is neither back nor gone since the restart"]
+            processes[pid].end.set()
+        await scene.proof.wait_recovered()
+
+    play(after, record=record)
     assert load(path, BOOT) == Granted(BOOT)
     record.close()
 

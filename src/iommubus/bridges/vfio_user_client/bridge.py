@@ -218,6 +218,7 @@ class VfioUserClient:
             granule=terms.granule,
             stops="exit",
             on_fence=link.stop,
+            holder=None if link.process is None else link.process.pid,
             name=f"vfio-user {self._path}",
         )
         link.allow(subscription.backing, terms.max_data)

@@ -201,6 +201,7 @@ class Session:
             ack="manual",
             stops="exit",
             on_fence=self._stopping.prove,
+            holder=None if self._process is None else self._process.pid,
             name=self._terms.name,
         )
         cancelled: BaseException | None = None

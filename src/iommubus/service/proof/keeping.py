@@ -4,8 +4,10 @@ A subscriber that was killed proves nothing as long as such a process runs.  Eac
 watched once, whoever names it.
 """
 
+from collections.abc import Set
 from typing import Final, Protocol
 
+from ...errors import LimitReached
 from ...transport.credentials import Process, process_said
 from ...transport.tasks import Tasks
 from ..requests import Waiting
@@ -56,28 +58,37 @@ class Keepings:
     def __init__(self) -> None:
         self._running: dict[int, Keeping] = {}
 
-    def find(self, pid: int, teller: int) -> Keeping | None:
-        """Return the process of which a peer said the number; `None` if it has ended.
+    def take(self, pid: int, teller: int, kept: Kept, others: Set[Keeping], tasks: Tasks) -> Keeping | None:
+        """Have a subscription looked at when a process ends; return that, or `None` if it has ended already.
+
+        Args:
+            pid: The number by which its peer calls the process.
+            teller: Number of the peer's process.
+            kept: The subscription.
+            others: The processes that its peer has named before.
+            tasks: Where their ends are waited for.
 
         Raises:
-            NoCredentials: It cannot be seen from here.
+            NoCredentials: The process cannot be seen from here.
+            LimitReached: Its peer has named too many.
             OSError: There is no descriptor left to watch it.
         """
         process = process_said(pid, teller)
         if process is None:
             return None
-        known = self._running.get(pid)
-        if known is None or known.ended or known.process.start != process.start:
-            return Keeping(process)
-        process.close()
-        return known
-
-    def add(self, keeping: Keeping, kept: Kept, tasks: Tasks) -> None:
-        """Have something looked at when a process ends."""
-        keeping.kept.add(kept)
-        if self._running.get(keeping.process.pid) is not keeping:
-            self._running[keeping.process.pid] = keeping
+        keeping = self._running.get(pid)
+        if keeping is not None and keeping.process.start != process.start:
+            keeping = None  # the number is another's now
+        if keeping not in others and len(others) >= LIMIT:
+            process.close()
+            raise LimitReached("holders of the subscriptions of one peer", LIMIT)
+        if keeping is None:
+            keeping = self._running[pid] = Keeping(process)
             tasks.start_soon(keeping.wait)
+        else:
+            process.close()
+        keeping.kept.add(kept)
+        return keeping
 
     def part(self, keeping: Keeping, kept: Kept) -> None:
         """Have it looked at no more; the process is watched while it keeps something."""

@@ -83,8 +83,8 @@ class Leases(Generic[Holder]):
 class ExitMember(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """A subscription that is proven stopped by the end of its process.
 
-    A record of before there were holders is read; with one, it is none that a daemon of then
-    would read, which waits for its process alone.
+    Without a holder it is written as it was before there were any.  With one, a daemon of
+    before that does not read the record, and serves nobody rather than wait for too few.
 
     Attributes:
         pid: Number of the process.
@@ -121,7 +121,7 @@ class Recovery:
         now: When this daemon started.
     """
 
-    __slots__ = ("_until", "_waiting")
+    __slots__ = ("_running", "_until", "_waiting")
 
     def __init__(self, longest: float, exits: Iterable[ExitMember], now: float) -> None:
         self._until = now + longest if longest else -inf

@@ -12,11 +12,11 @@ from typing import Final
 import anyio
 
 from ...bus.logs import Lines
-from ...errors import ExitRefused, LimitReached, NoCredentials
+from ...errors import ExitRefused, IommubusError, NoCredentials
 from ...transport.clock import Clock, boot_clock
 from ...transport.credentials import Peer, Process
 from ...transport.tasks import Tasks
-from .keeping import LIMIT as HOLDERS, Keeping, Keepings
+from .keeping import Keeping, Keepings
 from .leases import ExitMember, Leases
 from .record import Granted, Record
 from .recorder import InThread, Recorder
@@ -119,11 +119,13 @@ class Proof:
         """
         if watch.stops == "exit" and holder.process is None:
             raise ExitRefused(watch.name, "it cannot be seen from here; only one that connects by a Unix socket can")
-        keeping = self._keeping(holder, watch)
         holding = self._holdings.get(holder) or self._hold(holder)
-        if keeping is not None:
-            watch.keeping = keeping
-            self._keepings.add(keeping, watch, self.tasks)
+        try:
+            watch.keeping = self._keeping(holder, watch)
+        except (IommubusError, OSError):
+            if not holding.watches:
+                self._drop(holding)
+            raise
         watch.enter(holding, self, self._over)
         holding.watches[watch.number] = watch
         self._watches[watch.number] = watch
@@ -234,11 +236,9 @@ class Proof:
         """
         if not watch.holder or holder.process is None:
             return None
-        named = {each.keeping.process.pid for each in self.of_peer(holder) if each.keeping is not None}
-        if watch.holder not in named and len(named) >= HOLDERS:
-            raise LimitReached("holders of the subscriptions of one peer", HOLDERS)
+        others = {each.keeping for each in self.of_peer(holder) if each.keeping is not None}
         try:
-            return self._keepings.find(watch.holder, holder.process.pid)
+            return self._keepings.take(watch.holder, holder.process.pid, watch, others, self.tasks)
         except NoCredentials as failure:
             raise ExitRefused(watch.name, str(failure)) from failure
 
