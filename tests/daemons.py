@@ -14,8 +14,9 @@ from typing import Final
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 from msgspec import Struct
 
-from iommubus.bus.abc import EventBus
+from iommubus.bus.abc import AddressSpace, EventBus
 from iommubus.client.remote import connect
+from iommubus.errors import SyncFailed
 from iommubus.wire.connection import ServerConnection
 from iommubus.wire.messages import ClientMessage, DaemonMessage
 from iommubus.wire.messages.greeting import Bye, Welcome
@@ -86,6 +87,34 @@ def bus_at(address: str, name: str = "test") -> Generator[tuple[BlockingPortal, 
         portal.wrap_async_context_manager(connect(address, name=name)) as bus,
     ):
         yield portal, bus
+
+
+def said_by_failure(portal: BlockingPortal, space: AddressSpace) -> str:
+    """Return what a sync says that fails, and why each one is missing."""
+    try:
+        portal.call(space.sync, 0.1)
+    except SyncFailed as failed:
+        return " ".join([str(failed), *(str(getattr(one, "cause", "")) for one in failed.missing)])
+    raise AssertionError("it did not fail")
+
+
+def wait_failure(portal: BlockingPortal, space: AddressSpace, part: str) -> None:
+    """Wait until a sync fails for this reason; until then each fails for another."""
+    end = time.monotonic() + PATIENCE
+    while part not in (said := said_by_failure(portal, space)):
+        assert time.monotonic() < end, said
+
+
+def wait_synced(portal: BlockingPortal, space: AddressSpace) -> None:
+    """Wait until a sync completes: one that is asked for before the daemon knows better fails at once."""
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            portal.call(space.sync, PATIENCE)
+        except SyncFailed as failed:
+            assert time.monotonic() < end, failed
+        else:
+            return
 
 
 Answers = Callable[[ClientMessage], list[DaemonMessage]]

@@ -43,6 +43,7 @@ from tests.bridges.vfio_user_peers import (
     until,
     version,
 )
+from tests.daemons import bus_at, command, daemon, environment, said_by_failure, wait_failure, wait_synced
 from tests.loops import every_loop
 from tests.peers import open_descriptors
 
@@ -562,6 +563,33 @@ async def test_a_server_that_is_killed_is_proven_stopped(path: Path) -> None:
         process.kill()
         scene.space.unmap(0x4000, PAGE)
         await scene.space.sync(30)
+
+
+def test_a_bridge_that_is_killed_counts_until_its_server_has_ended(tmp_path: Path, path: Path) -> None:
+    """Law 8: the server was given a descriptor, and nobody has told it to let go."""
+    server = subprocess.Popen(
+        [sys.executable, "-c", SERVER, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with server, daemon(tmp_path) as served, bus_at(served.address, "producer") as (portal, bus):
+        try:
+            assert server.stdout is not None
+            assert server.stdout.readline() == "listens\n"
+            space = portal.call(bus.create_space, "s")
+            memory = portal.call(bus.add_memory, "ram", 16 * PAGE)
+            portal.call(lambda: space.map(0x4000, PAGE, 0, Perm.RW, memory=memory))
+            words = ("--connect", str(path), "--space", "s", "-a", served.address)
+            with subprocess.Popen(command("bridge", "vfio-user-client", *words), env=environment()) as bridge:
+                try:
+                    assert server.stdout.readline() == "mapped\n"
+                finally:
+                    bridge.kill()
+            portal.call(lambda: space.unmap(0x4000, PAGE))
+            assert f"vfio-user {path} on s is not proven stopped" in said_by_failure(portal, space)
+            wait_failure(portal, space, f"process {server.pid} has ended: its own, {bridge.pid}, has")
+            server.kill()
+            wait_synced(portal, space)
+        finally:
+            server.kill()
 
 
 @every_loop

@@ -2,6 +2,7 @@
 
 import os
 import struct
+import subprocess
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -37,7 +38,7 @@ from iommubus.bridging.telling import Negotiated, Notice, Told
 from iommubus.bus.reports import Missing
 from iommubus.errors import PeerCannot, PeerRefused, SyncFailed
 from tests.bridges.vhost_user_backends import OFFERED, PATIENCE, PROTOCOL, BackEnd, Backend
-from tests.daemons import bus_at, daemon
+from tests.daemons import bus_at, command, daemon, environment, said_by_failure, wait_failure, wait_synced
 from tests.loops import every_loop
 
 PAGE: Final = 0x1000
@@ -876,3 +877,27 @@ def test_a_space_of_a_daemon_drives_it_just_as_well(tmp_path: Path) -> None:
         portal.call(lambda: space.map(0x2000, PAGE, 0, Perm.RW, memory=memory))
         portal.call(lambda: space.unmap(0x2000, PAGE))
         assert portal.call(space.sync).outcomes == ()
+
+
+def test_a_bridge_that_is_killed_counts_until_its_back_end_has_ended(tmp_path: Path) -> None:
+    """Law 8: the back end can read the page after its front end is gone, and nobody has told it to stop."""
+    path = tmp_path / "vu.sock"
+    with Backend(path) as end, daemon(tmp_path) as served, bus_at(served.address, "producer") as (portal, bus):
+        assert end.hear() == "ready"
+        space = portal.call(bus.create_space, "gpu")
+        memory = portal.call(bus.add_memory, "ram", SIZE)
+        portal.call(lambda: space.map(0x1000, PAGE, 0, Perm.RW, memory=memory))
+        words = ("--connect", str(path), "--space", "gpu", "--name", "dpdk", "-a", served.address)
+        words = tuple(command("bridge", "vhost-user-frontend", *words))
+        with subprocess.Popen(words, stdout=subprocess.PIPE, env=environment()) as bridge:
+            try:
+                assert bridge.stdout is not None
+                assert b"agreed on" in bridge.stdout.readline()
+                assert end.do("miss 0x1000") == "has 00000000"
+            finally:
+                bridge.kill()
+        portal.call(lambda: space.unmap(0x1000, PAGE))
+        assert "dpdk on gpu is not proven stopped" in said_by_failure(portal, space)
+        wait_failure(portal, space, f"process {end.process.pid} has ended: its own, {bridge.pid}, has")
+        end.process.kill()
+        wait_synced(portal, space)

@@ -634,7 +634,8 @@ def test_a_rule_has_nobody_killed_but_who_connected(machine: Machine) -> None:
     play(case, may_kill=lambda _: True)
 
 
-def test_a_holder_that_cannot_be_seen_is_refused_and_leaves_nothing(machine: Machine) -> None:
+@pytest.mark.usefixtures("machine")
+def test_a_holder_that_cannot_be_seen_is_refused_and_leaves_nothing() -> None:
     async def case(scene: Scene) -> None:
         process = FakeProcess()
         connection = scene.connection(process=process)
@@ -882,9 +883,8 @@ def test_a_restart_waits_for_processes_that_are_neither_back_nor_gone(
     record.close()
 
 
-def test_the_record_says_the_holder_and_a_restart_waits_for_it(
-    path: str, machine: Machine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.usefixtures("machine")
+def test_the_record_says_the_holder_and_a_restart_waits_for_it(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     record = Record(path, BOOT)
 
     async def before(scene: Scene) -> None:
