@@ -503,16 +503,19 @@ listening.bind(sys.argv[1])
 listening.listen()
 print("listens", flush=True)
 end = listening.accept()[0]
-while head := end.recv(16, socket.MSG_WAITALL):
-    number, command, size, flags, error = struct.unpack("<HHIII", head)
-    payload = end.recv(size - 16, socket.MSG_WAITALL)
-    payload = b"" if command == 2 else payload
-    end.sendall(struct.pack("<HHIII", number, command, 16 + len(payload), 1, 0) + payload)
-    if command == 2:
-        print("mapped", flush=True)
-        if len(sys.argv) > 2:
-            end.close()
-            break
+try:
+    while head := end.recv(16, socket.MSG_WAITALL):
+        number, command, size, flags, error = struct.unpack("<HHIII", head)
+        payload = end.recv(size - 16, socket.MSG_WAITALL)
+        payload = b"" if command == 2 else payload
+        end.sendall(struct.pack("<HHIII", number, command, 16 + len(payload), 1, 0) + payload)
+        if command == 2:
+            print("mapped", flush=True)
+            if len(sys.argv) > 2:
+                end.close()
+                break
+except ConnectionResetError:  # the client was killed
+    pass
 sys.stdin.read()
 """
 
