@@ -1,9 +1,11 @@
 """A space that drives a vhost-user back end: real sockets, a real bus, and a small back end."""
 
+import gc
 import os
+import socket
 import struct
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, cast
@@ -39,6 +41,7 @@ from iommubus.errors import PeerCannot, PeerRefused, SyncFailed
 from tests.bridges.vhost_user_backends import OFFERED, PATIENCE, PROTOCOL, BackEnd, Backend
 from tests.daemons import bus_at, daemon
 from tests.loops import every_loop
+from tests.peers import open_descriptors
 
 PAGE: Final = 0x1000
 SIZE: Final = 16 * PAGE
@@ -177,6 +180,32 @@ async def test_it_waits_for_a_back_end_that_is_not_there_yet(tmp_path: Path) -> 
         tasks.cancel_scope.cancel()
 
     assert str(told[0]).startswith(f"waits for a back end at {end.path}")
+
+
+@pytest.mark.usefixtures("hurried")
+@every_loop
+async def test_who_is_no_back_end_is_said_once_and_tried_again(tmp_path: Path) -> None:
+    told: list[Told] = []
+    path = tmp_path / "vu.sock"
+    gc.collect()  # what other tests left
+    before = open_descriptors()
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        listening.listen()
+        async with Bus() as bus, anyio.create_task_group() as tasks:
+            await bus.create_space("gpu")
+            tasks.start_soon(VhostUserFrontend(bus, connect=path, space="gpu", tell=told.append).run)
+            for _ in range(5):
+                accepted, _ = await anyio.to_thread.run_sync(listening.accept)
+                with accepted:
+                    accepted.sendall(b"\xff" * 12)
+                    with suppress(ConnectionError):
+                        while await anyio.to_thread.run_sync(accepted.recv, 4096):
+                            pass
+            tasks.cancel_scope.cancel()
+
+    assert [str(each) for each in told if "broke its protocol" in str(each)] == [str(told[0])]
+    assert open_descriptors() == before
 
 
 @pytest.mark.usefixtures("hurried")
