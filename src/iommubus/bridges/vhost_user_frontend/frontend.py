@@ -45,7 +45,7 @@ class VhostUserFrontend:
     Source: QEMU ``docs/interop/vhost-user.rst``.
     """
 
-    def __init__(  # noqa: PLR0913 - options are keywords
+    def __init__(
         self,
         bus: EventBus,
         *,
