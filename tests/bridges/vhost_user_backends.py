@@ -217,6 +217,7 @@ class BackEnd:
         self.rings.clear()
         self._main = MessageSocket(sock, splitter(), descriptor_limit=DESCRIPTOR_LIMIT, peer="the front end")
         opened.enter_context(self._main)
+        opened.callback(self._leave)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._pump, self._main)
             try:
@@ -225,10 +226,14 @@ class BackEnd:
                     self._hear(decode(data), fds, opened, tasks)
             except (PeerLeft, anyio.ClosedResourceError):
                 tasks.cancel_scope.cancel()
+        self._tell()
+
+    def _leave(self) -> None:
+        """Take it that the connection is over."""
         self._back = None
+        self._drop_regions()
         while self._unanswered:
             close_all(self._unanswered.pop()[1])
-        self._tell()
 
     async def _pump(self, line: MessageSocket) -> None:
         try:
