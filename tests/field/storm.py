@@ -101,7 +101,7 @@ async def run(report: Report, work: Path) -> None:
 
         samples = [resident(served.process.pid)]
         producer.ask()
-        await _watch(samples, served.process.pid)
+        await _watch(samples, served.process.pid, producer)
         producer.ask()
         found = await producer.said()
         followers = await _asked({**consumers, "device": device})
@@ -114,8 +114,10 @@ async def run(report: Report, work: Path) -> None:
     report.check(left == 0, f"the bridge ends well, not with {left}")
 
 
-async def _watch(samples: list[int], pid: int) -> None:
+async def _watch(samples: list[int], pid: int, producer: Role) -> None:
     for _ in range(round(SECONDS / SAMPLE)):
+        if producer.process.poll() is not None:
+            raise Failed(f"the producer has ended with {producer.process.returncode}")
         await anyio.sleep(SAMPLE)
         samples.append(resident(pid))
 
@@ -161,6 +163,8 @@ def _check(
         )
     same = followers["shadower"]["digest"] == found["digest"]
     report.check(same, f"the mirror has what is mapped: {found['mappings']}, not {followers['shadower']['mappings']}")
+    delivered = subscribers["shadower"]["delivered"]["unmap"]
+    report.check(delivered < found["unmaps"], "what no mailbox holds is conflated on its way")
     report.check(all(not one["fenced"] for one in subscribers.values()), "nobody is fenced")
 
 

@@ -36,18 +36,17 @@ PAGE: Final = 0x1000
 SLOTS: Final = 4096
 """Addresses that are mapped and unmapped."""
 
+STEADY: Final = (256,) * 16
+"""Changes that are made in one go, with a chance for the connection after each."""
 
-BURST: Final = 256
-"""Changes that are made in one go, before the connection is given a chance."""
+FLOOD: Final = (8192,)
+"""The same, more than any mailbox holds: they are conflated on their way."""
 
-BURSTS: Final = 16
-"""How many of those come before a `sync`: twice as many changes as a mailbox has room for."""
+PAGES: Final = SLOTS + max(sum(STEADY), sum(FLOOD))
+"""Pages of memory: as many as are mapped, and as many as are taken away before a `sync`."""
 
 FREE: Final = LAST
 """What a page says that belongs to no address."""
-
-PAGES: Final = SLOTS + BURST * BURSTS
-"""Pages of memory: as many as are mapped, and as many as are taken away before a `sync`."""
 
 HOT: Final = 256
 """Addresses that a consumer reads at one time, so that it finds some in its cache."""
@@ -109,13 +108,13 @@ class Producer:
         """Unmap for so long."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            for _ in range(BURSTS):
-                self._burst()
+            for count in FLOOD if self.syncs % 2 else STEADY:
+                self._burst(count)
                 await anyio.sleep(0)
             await self._sync()
 
-    def _burst(self) -> None:
-        for _ in range(BURST):
+    def _burst(self, count: int) -> None:
+        for _ in range(count):
             iova = self._random.randrange(SLOTS) * PAGE
             if iova in self._mapped:
                 self._space.unmap(iova, PAGE)
