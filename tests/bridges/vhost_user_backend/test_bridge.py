@@ -2,14 +2,17 @@
 
 import os
 import socket
+import struct
 from collections.abc import AsyncGenerator, Awaitable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import anyio
 import anyio.to_thread
 import pytest
+from anyio.lowlevel import checkpoint
 
 from iommubus import Bus, Cap, Iotlb, Perm, Subscription, Unmap
 from iommubus.abi.vhost_user import (
@@ -33,7 +36,7 @@ from iommubus.abi.vhost_user import (
 )
 from iommubus.bridges.vhost_user_backend import VhostUserBackend
 from iommubus.bridging.telling import Negotiated, Notice
-from iommubus.errors import NameTaken, NoAnswer, NotMapped, UnknownMemory
+from iommubus.errors import NameTaken, NoAnswer, NotMapped, PeerLeft, UnknownMemory
 from iommubus.ranges import LAST
 from tests.bridges.vhost_user_backend.stage import stage
 from tests.guests import FEATURES, PAGE, PAGES, PROTOCOL, USER, Guest, guest, status
@@ -635,3 +638,48 @@ async def test_a_back_end_that_is_not_read_gives_the_front_end_up(tmp_path: Path
         deaf.release()
         async with guest(here.path) as good:
             await good.begin()
+
+
+def mangled(random: Random) -> bytes:
+    """Return a message that is right in most, and wrong somewhere."""
+    request = random.choice([*Request, 0, 99, 2**32 - 1])
+    size = random.choice([0, 0, 8, 8, 8, 26, 32, 40, 44, random.randrange(300)])
+    payload = bytearray(random.choice([bytes(size), random.randbytes(size)]))
+    for _ in range(random.randrange(3)):
+        if payload:
+            payload[random.randrange(len(payload))] = random.choice([0, 1, 2, 3, 8, 0x7F, 0xFF])
+    flags = random.choice([1] * 15 + [9] * 15 + [5, 2])
+    announced = size if random.random() < 0.95 else random.randrange(2**13)
+    return struct.pack("=III", request, flags, announced) + payload
+
+
+@pytest.mark.parametrize("seed", range(8))
+@every_loop
+async def test_whatever_comes_the_next_front_end_is_served(tmp_path: Path, seed: int) -> None:
+    """
+    Messages that are wrong somewhere, some with descriptors that are, until the connection is closed; ten times.
+    """
+    random = Random(seed)  # noqa: S311 - messages, no secrets
+    async with (
+        stage(tmp_path, deadline=0.05) as here,
+        here.bus.subscribe("vm", Cap.UNMAP) as events,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(follow, events, [])
+        for _ in range(10):
+            async with guest(here.path) as bad:
+                if random.random() < 0.7:
+                    await bad.begin()
+                bad.careless = True
+                fds = [bad.fd, os.eventfd(0), os.open("/dev/null", os.O_RDWR)]
+                bad.owned += fds[1:]
+                with suppress(PeerLeft, BrokenPipeError):
+                    for _ in range(200):
+                        with_fds = random.choices(fds, k=random.choice([0, 0, 0, 1, 1, 2]))
+                        bad.main.put(mangled(random), with_fds)
+                        await checkpoint()
+        async with guest(here.path) as good:
+            await good.begin()
+            good.map(0x5000, 0)
+            assert (await events.translate(0x5000)).mapping.target == 0
+        tasks.cancel_scope.cancel()

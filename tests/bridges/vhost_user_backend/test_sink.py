@@ -10,8 +10,10 @@ import pytest
 
 from iommubus import Bus
 from iommubus.bridges.vhost_user_backend import VhostUserBackend
-from iommubus.bridges.vhost_user_backend.sink import Sink
+from iommubus.bridges.vhost_user_backend.sink import Sink, must_notify
+from iommubus.bridging.dma import Miss
 from iommubus.bridging.telling import Told
+from iommubus.bridging.vring import Ring, Vring
 from iommubus.caps import Perm
 from tests.guests import PAGE, Driver, Guest, guest
 from tests.loops import every_loop
@@ -117,6 +119,21 @@ async def test_a_driver_that_wants_no_interrupt_gets_none(tmp_path: Path) -> Non
         assert await driver.stop() == 1
         with pytest.raises(BlockingIOError):
             os.eventfd_read(driver.call_fd)
+
+
+def test_a_driver_whose_wish_cannot_be_read_is_told() -> None:
+    """
+    An interrupt too many does no harm.
+    """
+
+    class Nowhere:
+        def read(self, iova: int, size: int) -> bytes:
+            raise Miss(iova + size, Perm.R)
+
+        def write(self, iova: int, data: bytes) -> None:
+            raise Miss(iova + len(data), Perm.W)
+
+    assert must_notify(Vring(Ring(1, 8, 0, 0, 0), Nowhere()))
 
 
 @every_loop
