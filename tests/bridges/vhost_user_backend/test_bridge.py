@@ -12,6 +12,7 @@ from typing import Any
 import anyio
 import anyio.to_thread
 import pytest
+from anyio.abc import TaskStatus
 from anyio.lowlevel import checkpoint
 
 from iommubus import Bus, Cap, Iotlb, Perm, Subscription, Unmap
@@ -34,9 +35,9 @@ from iommubus.abi.vhost_user import (
     VringState,
     encode,
 )
-from iommubus.bridges.vhost_user_backend import VhostUserBackend
+from iommubus.bridges.vhost_user_backend import VhostUserBackend, asking
 from iommubus.bridging.telling import Negotiated, Notice
-from iommubus.errors import NameTaken, NoAnswer, NotMapped, PeerLeft, UnknownMemory
+from iommubus.errors import NameTaken, NoAnswer, NotMapped, PeerLeft, SpaceClosed, UnknownMemory
 from iommubus.ranges import LAST
 from tests.bridges.vhost_user_backend.stage import stage
 from tests.guests import FEATURES, PAGE, PAGES, PROTOCOL, USER, Guest, guest, status
@@ -503,6 +504,52 @@ async def test_a_bridge_that_is_told_to_end_holds_the_guest_until_nobody_uses_it
             await qemu.left.wait()
 
 
+@every_loop
+async def test_a_bridge_whose_bus_is_closed_ends(tmp_path: Path) -> None:
+    path, bus = str(tmp_path / "vhost.sock"), Bus()
+    bridge = VhostUserBackend(bus, listen=path, space="vm", tell=str)
+    with anyio.CancelScope():
+        async with anyio.create_task_group() as tasks:
+            async with bus:
+                await tasks.start(ends_with_space, bridge)
+                qemu = Guest(path)
+                tasks.start_soon(qemu.run)
+                tasks.start_soon(qemu.answer_misses)
+                await qemu.begin()
+            qemu.invalidate(0x5000, PAGE)
+            await qemu.left.wait()
+            qemu.release()
+
+
+async def ends_with_space(bridge: VhostUserBackend, *, task_status: TaskStatus[None]) -> None:
+    with pytest.RaisesGroup(SpaceClosed):
+        await bridge.run(task_status=task_status)
+
+
+@every_loop
+async def test_one_front_end_is_asked_so_much_at_once_and_no_more(tmp_path: Path) -> None:
+    """
+    The others wait, and are told when it is gone.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(asking, "MISS_LIMIT", 2)
+        async with stage(tmp_path) as here, guest(here.path) as qemu:
+            await qemu.begin()
+            qemu.answering = False
+            async with here.bus.subscribe("vm", Cap.UNMAP) as events, anyio.create_task_group() as tasks:
+                for number in range(4):
+                    tasks.start_soon(fails_with, NotMapped, events.translate(number * PAGE))
+                await qemu.wait_asked(2)
+                await anyio.wait_all_tasks_blocked()
+                assert len(qemu.asked) == 2
+                qemu.reply_to_miss(1)
+                await qemu.wait_asked(3)
+                qemu.reply_to_miss(1)
+                qemu.reply_to_miss(1)
+                await qemu.wait_asked(4)
+                qemu.reply_to_miss(1)
+
+
 # -- what no front end may say -------------------------------------------------
 
 
@@ -542,6 +589,35 @@ async def test_who_breaks_the_protocol_is_left_and_the_next_is_served(tmp_path: 
         assert "broke its protocol" in here.troubles[0], here.troubles
         async with guest(here.path) as good:
             await good.begin()
+
+
+@pytest.mark.parametrize(("protocol", "reason"), [(PROTOCOL, "no socket"), (int(ProtocolFeatures.MQ), "BACKEND_REQ")])
+@every_loop
+async def test_a_channel_is_a_socket_and_was_agreed_upon(tmp_path: Path, protocol: int, reason: str) -> None:
+    async with stage(tmp_path) as here, guest(here.path) as bad:
+        bad.say(Request.SET_PROTOCOL_FEATURES, U64(protocol))
+        bad.say(Request.SET_BACKEND_REQ_FD, None, [bad.fd])
+        await bad.left.wait()
+        assert reason in here.troubles[0]
+
+
+@every_loop
+async def test_protocol_features_are_agreed_upon_before_the_channel_is_there(tmp_path: Path) -> None:
+    async with stage(tmp_path) as here, guest(here.path) as bad:
+        await bad.begin()
+        bad.say(Request.SET_PROTOCOL_FEATURES, U64(0))
+        await bad.left.wait()
+        assert "behind SET_BACKEND_REQ_FD" in here.troubles[0]
+
+
+@every_loop
+async def test_a_region_that_overlaps_another_is_refused(tmp_path: Path) -> None:
+    protocol = PROTOCOL | int(ProtocolFeatures.CONFIGURE_MEM_SLOTS)
+    async with stage(tmp_path) as here, guest(here.path) as bad:
+        await bad.begin(protocol=protocol)
+        bad.say(Request.ADD_MEM_REG, MemRegion(0, PAGE, USER, 0), [bad.fd])
+        await bad.left.wait()
+        assert "disjoint" in here.troubles[0]
 
 
 FOREIGN: dict[str, bytes] = {
