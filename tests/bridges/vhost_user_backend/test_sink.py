@@ -192,8 +192,8 @@ async def test_a_card_that_was_fenced_touches_nothing_and_says_so(tmp_path: Path
             assert await driver.stop() == 1
             await driver.start(base=1)  # nobody serves it any more
             assert await driver.stop() == 1
+        assert sink.statistics().packets == 1
         scope.cancel()
-    assert sink.statistics().packets == 1
 
 
 async def is_fenced(sink: Sink) -> None:
