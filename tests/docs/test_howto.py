@@ -23,6 +23,21 @@ def free_port() -> str:
         return str(listening.getsockname()[1])
 
 
+def follow(page: Path, folder: Path) -> None:
+    """Do what a page says, but for what is typed into a shell that has QEMU or DPDK."""
+    with Desk(folder) as desk:
+        for block in blocks(page):
+            match block:
+                case Paste():
+                    paste(block, folder)
+                case Screen():
+                    desk.follow(block.terminal, block.command, block.lines)
+                case Typed():
+                    pass
+                case Run():
+                    raise AssertionError(block)
+
+
 @pytest.mark.timeout(60)
 def test_tls_is_used_as_the_page_says(tmp_path: Path) -> None:
     """
@@ -32,15 +47,15 @@ def test_tls_is_used_as_the_page_says(tmp_path: Path) -> None:
     text = (HOWTO / "tls.md").read_text(encoding="utf-8")
     page.write_text(text.replace("7411", free_port()).replace("/var/lib/iommubus", str(tmp_path)), encoding="utf-8")
 
-    with Desk(tmp_path) as desk:
-        for block in blocks(page):
-            match block:
-                case Paste():
-                    paste(block, tmp_path)
-                case Screen():
-                    desk.follow(block.terminal, block.command, block.lines)
-                case Run() | Typed():
-                    raise AssertionError(block)
+    follow(page, tmp_path)
+
+
+@pytest.mark.timeout(60)
+def test_vfio_user_is_used_as_the_page_says(tmp_path: Path) -> None:
+    """
+    Both bridges, a producer and somebody who watches, each in a terminal of its own.
+    """
+    follow(HOWTO / "vfio-user.md", tmp_path)
 
 
 @pytest.mark.timeout(60)
@@ -84,13 +99,38 @@ def sending_guest(path: str) -> Generator[None]:
         future.cancel()
 
 
+@pytest.mark.timeout(60)
+def test_a_device_is_watched_as_the_page_says(tmp_path: Path) -> None:
+    """
+    Without QEMU and DPDK, which `make field` has.
+    """
+    follow(HOWTO / "vhost-user-tap.md", tmp_path)
+
+
+@pytest.mark.timeout(60)
+def test_a_back_end_is_driven_as_the_page_says(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir(mode=0o700)
+    follow(HOWTO / "vhost-user-frontend.md", tmp_path)
+    compile((tmp_path / "embedded.py").read_text(encoding="utf-8"), "embedded.py", "exec")
+
+
 def test_only_what_needs_root_is_not_followed() -> None:
     """
-    A service is not installed by a test.
+    A service is not installed by a test, nor is QEMU; and what has a kernel's devices is followed by the
+    field tests, in a guest.
     """
     kinds = {page.name: {type(block) for block in blocks(page)} for page in PAGES}
 
-    assert kinds == {"systemd.md": {Typed}, "tls.md": {Paste, Screen}, "vhost-user-backend.md": {Screen, Typed}}
+    assert kinds == {
+        "systemd.md": {Typed},
+        "tls.md": {Paste, Screen},
+        "vhost-user-backend.md": {Screen, Typed},
+        "vhost-user-tap.md": {Paste, Screen, Typed},
+        "vhost-user-frontend.md": {Paste, Screen, Typed},
+        "vfio-user.md": {Paste, Screen},
+        "vfio.md": {Typed, Paste, Run},
+        "vhost.md": {Paste, Run},
+    }
 
 
 def test_links_and_files_lead_somewhere() -> None:
