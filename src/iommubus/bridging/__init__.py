@@ -6,4 +6,5 @@
 * `barrier`: a `sync` that is not given up before nobody uses what was unmapped
 * `memories`: descriptors that came from a peer, as memories of the bus
 * `addresses`: where the memories of the bus are in this process, for the kernel
+* `kernel`: the kernel's calls, and its refusals in words
 """

@@ -20,10 +20,12 @@ from ...errors import (
     Fenced,
     IommubusError,
     KernelRefused,
+    NoAnswer,
     NoBacking,
     SubscriptionClosed,
     TranslationFault,
     UnknownMemory,
+    Unreachable,
 )
 from ...ranges import LAST, IovaRange
 from .device import FEATURES, VhostDevice
@@ -34,6 +36,10 @@ time, and a device a few rings."""
 
 ATTEMPTS: Final = 16
 """Most answers to one question that an UNMAP overtakes; after that it is taken as one that has no answer."""
+
+RETRY: Final = 0.2
+"""Seconds after which somebody is asked again who could not be reached, or did not answer in time: the
+kernel does not ask again by itself, and the ring would stand still."""
 
 WHOLE: Final = IovaRange(0, LAST)
 
@@ -49,6 +55,8 @@ class VhostStatistics(NamedTuple):
     updates: int
     #: answers that an UNMAP overtook, and that were not written
     stale: int
+    #: times that a question waited for somebody who could not be asked
+    postponed: int
     #: questions that stay without an answer
     unanswered: int
     #: ranges taken away
@@ -62,6 +70,7 @@ class _Counts(Struct):
     repeated: int = 0
     updates: int = 0
     stale: int = 0
+    postponed: int = 0
     unanswered: int = 0
     invalidations: int = 0
     failed: int = 0
@@ -191,7 +200,7 @@ class VhostBridge:
 
     async def _answer_once(self, iova: int, perm: Perm, events: Subscription, addresses: Addresses) -> bool:
         """Ask where an address leads and tell the kernel; say whether it was done before an UNMAP overtook it."""
-        found = await events.translate(iova, perm)
+        found = await self._ask(iova, perm, events)
         mapping = found.mapping
         try:
             messages = updates(IovaRange(mapping.first, mapping.last), addresses.of(mapping), mapping.perm)
@@ -209,19 +218,31 @@ class VhostBridge:
         self._counts.updates += 1
         return True
 
+    async def _ask(self, iova: int, perm: Perm, events: Subscription) -> Translation:
+        """Ask where an address leads, as often as it takes until somebody says."""
+        while True:
+            try:
+                return await events.translate(iova, perm)
+            except (Unreachable, NoAnswer) as failure:
+                self._counts.postponed = count = self._counts.postponed + 1
+                self._tell_seldom(count, f"a miss of {self._device.name} at {iova:#x} waits", str(failure))
+                await anyio.sleep(RETRY)
+
     def _may_write(self, found: Translation) -> bool:
         """Say whether an answer holds at this moment; what is handed over from now on is taken away behind it."""
         return found.valid and not self._stopped
 
     def _leave(self, iova: int, perm: Perm, why: str) -> None:
-        """Leave a question without an answer, and tell of the first, the second, the fourth and so on."""
+        """Leave a question without an answer."""
         self._asked.discard((iova, perm))
-        count = self._counts.unanswered = self._counts.unanswered + 1
+        self._counts.unanswered = count = self._counts.unanswered + 1
+        self._tell_seldom(count, f"a miss of {self._device.name} at {iova:#x} for {perm.name} stays unanswered", why)
+
+    def _tell_seldom(self, count: int, what: str, why: str) -> None:
+        """Tell of what a guest can cause as often as it likes: of the first, the second, the fourth and so on."""
         if count & (count - 1) == 0:
             so_far = f", the {count}th that does" if count > 1 else ""
-            self._tell(
-                Notice(f"a miss of {self._device.name} at {iova:#x} for {perm!r} stays unanswered{so_far}: {why}", True)
-            )
+            self._tell(Notice(f"{what}{so_far}: {why}", trouble=True))
 
     # -- invalidations -----------------------------------------------------------
 
