@@ -17,11 +17,12 @@ from iommubus.abi.vhost import IotlbMsg, IotlbType, MsgType
 from iommubus.abi.vhost_user import Features
 from iommubus.bridges.vhost import VhostBridge, VhostDevice
 from iommubus.bridges.vhost.bridge import ATTEMPTS
+from iommubus.bridging.addresses import Addresses
 from iommubus.bridging.telling import Negotiated, Notice, Told
 from iommubus.bus.reports import Missing
 from iommubus.caps import Cap
 from iommubus.completion import How
-from iommubus.errors import AbiError, Fenced, KernelRefused, PeerCannot, SyncFailed
+from iommubus.errors import AbiError, BadMemory, Fenced, KernelRefused, PeerCannot, SyncFailed, UnknownMemory
 from iommubus.ranges import LAST
 from tests.daemons import bus_at, daemon
 from tests.kernels import PATIENCE, Gate, VhostKernel
@@ -264,7 +265,7 @@ async def test_answers_that_are_always_overtaken_are_given_up() -> None:
         await until(lambda: it.bridge.statistics().unanswered == 1)
 
         assert it.bridge.statistics().stale == ATTEMPTS
-        assert f"UNMAPs overtook {ATTEMPTS} answers" in it.notices[0]
+        assert it.notices[0].endswith(f"an UNMAP overtook the answer, {ATTEMPTS} times")
 
 
 @every_loop
@@ -303,6 +304,27 @@ async def test_who_does_not_answer_in_time_is_asked_again() -> None:
         assert len(walks) == 2
         assert (it.bridge.statistics().postponed, it.bridge.statistics().unanswered) == (1, 0)
         assert it.notices[0].startswith("a miss of /dev/vhost-net at 0x10000 waits: ")
+
+
+@every_loop
+async def test_a_memory_may_come_later_than_the_answer_that_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    From another process it comes over a connection of its own.
+    """
+    absent = [BadMemory("ram", MEMORY, "its bytes are not in this process"), UnknownMemory("ram", 1, 0)]
+    of = Addresses.of
+
+    def late(addresses: Addresses, mapping: Mapping) -> int:
+        if absent:
+            raise absent.pop()
+        return of(addresses, mapping)
+
+    monkeypatch.setattr(Addresses, "of", late)
+    async with bridged() as it:
+        it.map(0x10000, 0)
+        await it.read(0x10000, 1)
+
+        assert (it.bridge.statistics().misses, it.bridge.statistics().unanswered) == (1, 0)
 
 
 @every_loop

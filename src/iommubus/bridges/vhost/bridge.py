@@ -35,11 +35,12 @@ MISSES_AT_ONCE: Final = 64
 time, and a device a few rings."""
 
 ATTEMPTS: Final = 16
-"""Most answers to one question that an UNMAP overtakes; after that it is taken as one that has no answer."""
+"""Most answers to one question that cannot be written, because an UNMAP overtook them or their memory is not here
+yet; after that it is taken as one that has no answer."""
 
 RETRY: Final = 0.2
-"""Seconds after which somebody is asked again who could not be reached, or did not answer in time: the
-kernel does not ask again by itself, and the ring would stand still."""
+"""Seconds after which somebody is asked again who could not be reached or did not answer in time, or whose memory
+is not here yet: the kernel does not ask again by itself, and the ring would stand still."""
 
 WHOLE: Final = IovaRange(0, LAST)
 
@@ -187,36 +188,38 @@ class VhostBridge:
 
     async def _answer(self, iova: int, perm: Perm, events: Subscription, addresses: Addresses) -> None:
         try:
+            why = ""
             for _ in range(ATTEMPTS):
-                if await self._answer_once(iova, perm, events, addresses):
+                why = await self._answer_once(iova, perm, events, addresses)
+                if not why:
                     return
-            self._leave(iova, perm, f"UNMAPs overtook {ATTEMPTS} answers")
-        except (TranslationFault, NoBacking, BadMemory, KernelRefused) as failure:
+            self._leave(iova, perm, f"{why}, {ATTEMPTS} times")
+        except (TranslationFault, NoBacking, KernelRefused) as failure:
             self._leave(iova, perm, str(failure))
         except (Fenced, SubscriptionClosed):  # whoever follows the stream is told
             return
         finally:
             self._room.release()
 
-    async def _answer_once(self, iova: int, perm: Perm, events: Subscription, addresses: Addresses) -> bool:
-        """Ask where an address leads and tell the kernel; say whether it was done before an UNMAP overtook it."""
+    async def _answer_once(self, iova: int, perm: Perm, events: Subscription, addresses: Addresses) -> str:
+        """Ask where an address leads and tell the kernel; return why it has to be asked again, "" if it has not."""
         found = await self._ask(iova, perm, events)
         mapping = found.mapping
         try:
             messages = updates(IovaRange(mapping.first, mapping.last), addresses.of(mapping), mapping.perm)
-        except UnknownMemory:  # it was removed, after an UNMAP that is on its way
-            self._counts.stale += 1
-            return False
+        except (BadMemory, UnknownMemory) as absent:  # from another process it may come later than the answer
+            await anyio.sleep(RETRY)
+            return str(absent)
         async with self._lane:
             if not self._may_write(found):
                 self._counts.stale += 1
-                return self._stopped
+                return "" if self._stopped else "an UNMAP overtook the answer"
             # The write wakes the rings whose questions were read before it.  The same question
             # of another ring, read during it, has to have an answer of its own.
             self._asked.discard((iova, perm))
             await anyio.to_thread.run_sync(self._device.write_all, messages)
         self._counts.updates += 1
-        return True
+        return ""
 
     async def _ask(self, iova: int, perm: Perm, events: Subscription) -> Translation:
         """Ask where an address leads, as often as it takes until somebody says."""
