@@ -27,11 +27,11 @@ KICK = vhost_user.encode(Message(Request.SET_VRING_KICK, VringFd(0)))
 class Pair:
     """A connection, and the raw socket at its other end, which can send anything."""
 
-    def __init__(self, stack: ExitStack) -> None:
+    def __init__(self, stack: ExitStack, descriptor_limit: int = vhost_user.DESCRIPTOR_LIMIT) -> None:
         own, self.raw = socket.socketpair()
         stack.enter_context(self.raw)
         self.own = stack.enter_context(
-            MessageSocket(own, vhost_user.splitter(), descriptor_limit=vhost_user.DESCRIPTOR_LIMIT, peer="the peer")
+            MessageSocket(own, vhost_user.splitter(), descriptor_limit=descriptor_limit, peer="the peer")
         )
         self.fds = [os.open(os.devnull, os.O_RDONLY) for _ in range(20)]
         stack.callback(close_all, self.fds)
@@ -122,6 +122,22 @@ async def test_descriptors_add_up_over_the_pieces_of_one_message(pair: Pair) -> 
 
     with pytest.raises(PeerBroke, match="more than 8 descriptors"):
         await pair.own.receive()
+
+
+@every_loop
+async def test_where_no_descriptors_come_all_that_is_there_is_read_at_once() -> None:
+    before = open_descriptors()
+    with ExitStack() as stack:
+        pair = Pair(stack, descriptor_limit=0)
+        pair.put((FEATURES + OWNER) * 100 + KICK[:5])
+        assert [await received(pair) for _ in range(200)] == [(FEATURES, 0), (OWNER, 0)] * 100
+        pair.put(KICK[5:])
+        assert await received(pair) == (KICK, 0)
+
+        pair.put(OWNER, 1)
+        with pytest.raises(PeerBroke, match="more than 0 descriptors"):
+            await received(pair)
+    assert open_descriptors() == before
 
 
 @on_a_pair
