@@ -12,8 +12,6 @@ import anyio
 
 from iommubus import Lost, Observer, connect
 
-SECOND = 1.0
-
 
 class Rates:
     """How many events there were in each space, by kind: all in all, and since somebody asked last."""
@@ -53,7 +51,7 @@ async def watch(observer: Observer, rates: Rates) -> None:
 async def tell_rates(rates: Rates) -> None:
     """Print once a second how many there were."""
     while True:
-        await anyio.sleep(SECOND)
+        await anyio.sleep(1)
         for line in rates.take():
             print(line)
 

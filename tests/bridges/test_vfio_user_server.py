@@ -411,6 +411,28 @@ async def test_when_the_client_is_gone_all_of_it_is_unmapped_and_the_next_one_is
         assert scene.troubles == []
 
 
+@every_loop
+async def test_the_next_client_waits_for_as_long_as_it_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bridge that is told to end has a time for that; one that goes on has none."""
+    monkeypatch.setattr("iommubus.bridges.vfio_user_server.bridge.LEAVE_TIMEOUT", 0.001)
+    async with serving(tmp_path, deadline=30.0) as scene:
+        follower = Follower(scene.bus)
+        await scene.tasks.start(follower.run)
+        with await greeted(scene.path) as client:
+            await client.ask(DMA_MAP, mapping(0x4000))
+            await follower.has_seen("Map 0x4000")
+            follower.may = anyio.Event()
+        with await connect(scene.path) as after:
+            number = after.say(VERSION, version())
+            await follower.has_seen("Unmap 0x0")
+            await until(lambda: scene.server.statistics().regions == 0)
+            await anyio.sleep(0.02)  # longer than that time; however long it is, nothing comes
+
+            assert await after.nothing_came()
+            follower.may.set()
+            assert (await after.answer_to(number)).flags == REPLY
+
+
 HOSTILE = [
     b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
     message(1, DMA_MAP, mapping(0)),

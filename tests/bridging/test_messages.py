@@ -199,3 +199,21 @@ async def test_nothing_can_be_put_after_the_end(pair: Pair) -> None:
 
     with pytest.raises(PeerLeft):
         pair.own.put(OWNER)
+
+
+@on_a_pair
+async def test_a_peer_that_never_pauses_does_not_keep_the_loop_to_itself(pair: Pair) -> None:
+    """Somebody else has his turn before all of it is read."""
+    pair.put(OWNER * 1000)
+    turned = anyio.Event()
+
+    async def turn() -> None:
+        turned.set()
+
+    count = 0
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(turn)
+        while not turned.is_set():
+            await pair.own.receive()
+            count += 1
+    assert count < 1000

@@ -21,10 +21,16 @@ from tests.vhost_user_bytes import Event, Reading
 ABOUT: Final = "QEMU to DPDK through the tap"
 
 MEASURED: Final = 4
-"""Seconds for which packets are counted, after the first have flowed."""
+"""Seconds for which packets are counted at least, after the first have flowed."""
 
-LEAST: Final = 1_000
-"""INVALIDATEs that have to be seen, so that there was traffic to speak of."""
+LEAST: Final = 1_200
+"""Packets that there have to be, so that there was traffic to speak of ..."""
+
+INVALIDATES: Final = 1_000
+"""... and INVALIDATEs: one for nearly each."""
+
+PATIENT: Final = ("no_timer_check",)
+"""Words for a guest on a busy machine: it panics where its timer is late."""
 
 SPACE: Final = "tapped"
 
@@ -52,14 +58,15 @@ async def run(report: Report, work: Path) -> None:
 
 async def traffic(pmd: Testpmd, image: Kernel, initrd: Path, work: Path, sock: Path) -> int:
     """Run a guest, and return how many packets arrive in a second."""
-    async with qemu(image, initrd, work, *vhost_user_net(sock)) as guest:
+    async with qemu(image, initrd, work, *vhost_user_net(sock), append=PATIENT) as guest:
         await guest.wait_said("traffic begins", 60)
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             while not (before := await pmd.received()):
                 await anyio.sleep(0.1)
-        begun = anyio.current_time()
-        await anyio.sleep(MEASURED)
-        return int((await pmd.received() - before) / (anyio.current_time() - begun))
+            begun = anyio.current_time()
+            while (count := await pmd.received() - before) < LEAST or anyio.current_time() < begun + MEASURED:
+                await anyio.sleep(0.2)
+        return int(count / (anyio.current_time() - begun))
 
 
 @contextmanager
@@ -129,7 +136,7 @@ def judge(report: Report, work: Path, events: list[dict[str, Any]]) -> None:
     for number, (was, should) in enumerate(zip(found, reading.events, strict=False), 1):
         report.check(was == should, f"event {number} is {should}, and was {was}")
     report.check(len(found) == len(reading.events), f"there are {len(reading.events)} events, and were {len(found)}")
-    report.check(reading.invalidates >= LEAST, f"{LEAST} INVALIDATEs, and there were {reading.invalidates}")
+    report.check(reading.invalidates >= INVALIDATES, f"{INVALIDATES} INVALIDATEs, and there were {reading.invalidates}")
     report.count("UPDATEs", reading.updates)
     report.count("INVALIDATEs", reading.invalidates)
     kinds = Counter(event.kind for event in found)

@@ -17,7 +17,7 @@ from anyio.abc import TaskStatus
 
 from iommubus import Bus, Cap, Mirror, Perm, connect
 from iommubus.abi import vfio_user
-from iommubus.bridges.vfio_user_server import Done, VfioUserServer
+from iommubus.bridges.vfio_user_server import Done, ServerStatistics, VfioUserServer
 from iommubus.bus.abc import AddressSpace, EventBus
 from iommubus.bus.reports import Missing
 from iommubus.errors import SyncFailed
@@ -336,15 +336,19 @@ async def recorded(report: Report, work: Path) -> None:
             await bus.sync()
             seen = {(one.first, one.size, one.target, int(one.perm)) for one in mirror}
             report.check(seen == left_by(told), f"what is mapped in the end: {seen}")
-            statistics = server.statistics()
+            say_what_came(report, replay, server.statistics(), len(seen))
         tasks.cancel_scope.cancel()
+
+
+def say_what_came(report: Report, replay: Replay, statistics: ServerStatistics, left: int) -> None:
+    """Report what came of a replay, and check it."""
     report.count("recorded answers of libvfio-user, and ours the same", replay.same)
     errors = ", ".join(f"{count} {name}" for name, count in replay.errors.items())
     report.count("errors among them", sum(replay.errors.values()), errors)
     report.check(replay.errors == {"ENOENT": 142}, f"the errors are those of the recording: {errors}")
     report.check(replay.cut == 3, f"three messages are cut in the recording: {replay.cut}")
     report.count("messages that the recording cut, compared up to there", replay.cut)
-    report.count("DMA_MAPs", statistics.maps, f"{len(seen)} mapped in the end, as in the recording")
+    report.count("DMA_MAPs", statistics.maps, f"{left} mapped in the end, as in the recording")
     report.latencies("DMA_UNMAPs, each with its sync", replay.took, f"{statistics.syncs:,} syncs")
 
 

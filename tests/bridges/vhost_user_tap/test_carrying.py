@@ -35,7 +35,7 @@ class Carried:
         self.back = back
         self.seen = seen
         self.why = ""
-        self._carrier = carrier
+        self.carrier = carrier
         self._thread = Thread(target=self._run)
         self._thread.start()
 
@@ -47,8 +47,22 @@ class Carried:
 
     def stop(self) -> str:
         """Stop it."""
-        self._carrier.stop()
+        self.carrier.stop()
         return self.join()
+
+    def fill(self) -> int:
+        """Have the front end speak until neither the tap nor the back end takes more; return how often."""
+        sent = 0
+        self.front.sock.setblocking(False)
+        while True:
+            try:
+                self.front.say(update(sent))
+            except BlockingIOError:
+                if self.carrier.main.to_back.waits:
+                    self.front.sock.settimeout(20)
+                    return sent
+            else:
+                sent += 1
 
     def channel(self) -> tuple[Talker, Talker]:
         """Open a back-end channel: the front end's side, and what the back end was given."""
@@ -62,7 +76,7 @@ class Carried:
         return Talker(front), Talker(socket.socket(fileno=fds[0]))
 
     def _run(self) -> None:
-        self.why = self._carrier.run()
+        self.why = self.carrier.run()
 
 
 @contextmanager
@@ -191,20 +205,13 @@ def test_one_side_is_read_while_the_other_reads_nothing() -> None:
     """T34: a front end that waits for its message to be taken still hears the back end, on both channels."""
     with carried() as work:
         front, back = work.channel()
-        work.front.sock.settimeout(0.2)
-        sent = 0
-        try:
-            while True:  # until neither the back end's socket nor the tap takes more
-                work.front.say(update(0x1000))
-                sent += 1
-        except TimeoutError:
-            work.front.sock.settimeout(20)
+        sent = work.fill()
         work.back.say(reply(22))
         assert work.front.hear_data() == reply(22)
         back.say(miss(0x3000))
         assert front.hear_data() == miss(0x3000).data
-        for _ in range(sent):
-            assert work.back.hear_data() == update(0x1000).data
+        for number in range(sent):
+            assert work.back.hear_data() == update(number).data
         front.sock.close()
         back.sock.close()
 
@@ -223,14 +230,9 @@ def test_whoever_leaves_the_other_hears_the_last_words_and_then_nothing(front_le
 
 def test_last_words_wait_for_who_reads_them_late() -> None:
     with carried() as work:
-        work.front.sock.setblocking(False)
-        sent = 0
-        try:
-            while True:
-                work.front.say(update(sent))
-                sent += 1
-        except BlockingIOError:
-            work.front.sock.close()
+        sent = work.fill()
+        work.front.sock.close()
+
         for number in range(sent):
             assert work.back.hear_data() == update(number).data
         assert work.join() == "the front end is gone: it closed the connection"
@@ -239,14 +241,30 @@ def test_last_words_wait_for_who_reads_them_late() -> None:
 def test_last_words_that_nobody_reads_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(carrying, "LINGER", 0.01)
     with carried() as work:
-        work.front.sock.setblocking(False)
-        try:
-            while True:
-                work.front.say(update(0))
-        except BlockingIOError:
-            work.front.sock.close()
+        work.fill()
+        work.front.sock.close()
 
-        assert work.join().startswith("the front end is gone: it closed the connection")
+        assert work.join() == "the front end is gone: it closed the connection, and what it had said was not taken"
+
+
+def test_who_leaves_is_noticed_once_while_last_words_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A poll would tell of it again and again."""
+    monkeypatch.setattr(carrying, "LINGER", 0.05)
+    with carried() as work:
+        served: list[int] = []
+        serve = work.carrier.main.serve
+
+        def count(fd: int, ready: int) -> bool:
+            served.append(ready)
+            return serve(fd, ready)
+
+        monkeypatch.setattr(work.carrier.main, "serve", count)
+        work.fill()
+        before = len(served)
+        work.front.sock.close()
+        work.join()
+
+        assert len(served) - before <= 2
 
 
 @pytest.mark.parametrize("seed", range(10))

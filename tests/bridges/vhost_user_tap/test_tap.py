@@ -232,12 +232,12 @@ def leave_after(work: Desk, script: Sequence[Said], front_leaves: bool) -> None:
 async def test_what_was_agreed_upon_is_told_when_the_device_begins(tmp_path: Path) -> None:
     async with Bus() as bus, desk(bus, tmp_path) as work:
         await run_sync(speak, work, [*SCRIPT, *SCRIPT])
+        await work.wait_told("is gone: it closed the connection")
 
         (told,) = [told for told in work.told if isinstance(told, Negotiated)]
         assert told.peer == f"process {os.getpid()} and process {os.getpid()} at vm"
         assert told.agreed[2] == "VIRTIO_F_ACCESS_PLATFORM"
         assert told.lacks == ()
-        await work.wait_told("is gone: it closed the connection")
 
 
 @every_loop

@@ -4,6 +4,7 @@ import random
 import socket
 from collections.abc import Generator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -125,6 +126,27 @@ def test_what_a_receiver_does_not_take_waits_and_arrives_in_order() -> None:
 
         assert arrived == sent
         assert len(seen) == len(sent)
+
+
+class Shy(socket.socket):
+    """A socket that takes nothing the first time."""
+
+    asked = 0
+
+    def sendmsg(self, *arguments: Any) -> int:
+        self.asked += 1
+        if self.asked == 1:
+            raise BlockingIOError
+        return super().sendmsg(*arguments)
+
+
+def test_what_comes_behind_what_waits_does_not_overtake_it() -> None:
+    with way() as (sender, middle, receiver, _), Shy(fileno=middle.sink.detach()) as middle.sink:
+        sender.say(update(0).data + update(0x1000).data)
+        middle.read()
+        middle.flush()
+
+        assert [heard(receiver) for _ in range(2)] == [(update(0).data, []), (update(0x1000).data, [])]
 
 
 def test_a_receiver_that_has_left_ends_it_and_everything_is_closed() -> None:

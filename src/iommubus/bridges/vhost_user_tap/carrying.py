@@ -103,6 +103,9 @@ class Carrier:
         front: The front end's connection; this object closes it.
         back: The back end's; this object closes it.
         see: Is told, in the thread, what was passed on.
+
+    Attributes:
+        main: The connection itself.
     """
 
     def __init__(self, front: socket.socket, back: socket.socket, see: See) -> None:
@@ -113,8 +116,8 @@ class Carrier:
         self._asked: dict[int, int] = {}  # of the poll
         self._pairs: dict[int, Pair] = {}  # by the descriptors of their sockets
         self._channels: list[Pair] = []
-        self._main = self._add(front, back, Channel.FRONT_END)
-        self._main.to_back.exchange = self._exchange
+        self.main = self._add(front, back, Channel.FRONT_END)
+        self.main.to_back.exchange = self._exchange
 
     def __enter__(self) -> Self:
         return self
@@ -130,16 +133,16 @@ class Carrier:
         """Carry, until one side leaves or it is told to stop; return who has left and why."""
         until = math.inf
         while True:
-            left = max(until - time.monotonic(), 0.0) * 1000 if self._main.why else None
+            left = max(until - time.monotonic(), 0.0) * 1000 if self.main.why else None
             for fd, mask in self._poll.poll(left):
                 if fd == self._stop:
                     return "it was told to stop"
                 if fd in self._pairs:
                     self._serve(self._pairs[fd], fd, mask)
-            if self._main.why:
+            if self.main.why:
                 until = min(until, time.monotonic() + LINGER)
-                if not self._main.speaking or time.monotonic() >= until:
-                    return self._main.why
+                if not self.main.speaking or time.monotonic() >= until:
+                    return self.main.why
 
     def stop(self) -> None:
         """Have `run` return; may be called from any thread."""
@@ -148,7 +151,7 @@ class Carrier:
     def _serve(self, pair: Pair, fd: int, ready: int) -> None:
         if not pair.serve(fd, ready):
             return
-        if pair.why and not pair.speaking and pair is not self._main:
+        if pair.why and not pair.speaking and pair is not self.main:
             self._remove(pair)
             return
         for each, mask in pair.ends.items():

@@ -63,7 +63,7 @@ class Cutter:
         """Take what was read at once, and return what can be passed on."""
         if self.lost:
             return [Passage(data, fds)]
-        earlier, began = len(self._data), self._fds
+        began = self._fds
         data = self._data + data
         passages: list[Passage] = []
         at = 0
@@ -74,7 +74,7 @@ class Cutter:
         if began:  # with the message that begins what is here
             (passages[0].fds if passages else self._fds).extend(began)
         if fds:
-            self._allot(fds, passages, earlier, at)
+            self._allot(fds, passages)
         return passages
 
     def rest(self) -> Passage:
@@ -98,22 +98,12 @@ class Cutter:
                 return Passage(data[at:end], [], True, header.request) if end <= len(data) else None
         return Passage(data[at:], [])
 
-    def _allot(self, fds: list[int], passages: list[Passage], earlier: int, at: int) -> None:
-        """Give descriptors to the message that begins last in what was read.
-
-        Args:
-            fds: The descriptors.
-            passages: What is whole.
-            earlier: How many bytes of the first message had come before.
-            at: Where what is not whole begins.
-        """
-        if self._data and at >= earlier:
+    def _allot(self, fds: list[int], passages: list[Passage]) -> None:
+        """Give descriptors to the message that begins last in what was read, of which these passages are whole."""
+        if self._data or not passages:
             self._fds.extend(fds)
-            return
-        begun = passages[1:] if earlier else passages
-        fitting = [passage for passage in begun if self._takes(passage)]
-        last = (fitting or begun or passages)[-1:]
-        (last[0].fds if last else self._fds).extend(fds)
+        else:
+            (next(filter(self._takes, reversed(passages)), passages[-1])).fds.extend(fds)
 
     def _takes(self, passage: Passage) -> bool:
         """Say whether descriptors come with such a message: some program may send several with one call."""

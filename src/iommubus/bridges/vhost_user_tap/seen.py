@@ -24,9 +24,9 @@ SPARE: Final = 4_096
 """Other messages that are taken beyond that: they set up what UPDATEs mean.  A device needs some 50 to begin."""
 
 
-GATHER: Final = 0.001
-"""Seconds in which what comes is looked at together: to wake the event loop for each message would cost more
-than all the rest, and the guest waits meanwhile for the next one to be passed on."""
+GATHER: Final = 0.01
+"""Seconds in which what comes is looked at together.  To wake the event loop, the daemon and whoever watches for each
+message would take more of the machine than all the rest, and the guest waits meanwhile for its next one."""
 
 
 class Seen(Struct):
