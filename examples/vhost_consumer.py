@@ -55,7 +55,7 @@ async def main(path: str) -> None:
             tap = open_tap()
             while not take_ring(device.fd, tap):  # noqa: ASYNC110 - the kernel is asked again
                 await anyio.sleep(0.01)  # the answer is on its way
-            asked = "asked where it is" if bridge.statistics().updates else "did not ask"
+            asked = "asked where it is" if bridge.statistics().misses else "did not ask"
             print(f"vhost: the ring runs; the kernel {asked}")
 
             space.unmap(RING, 0x1000)

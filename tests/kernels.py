@@ -278,7 +278,8 @@ class VhostKernel(Kernel):
     Attributes:
         entries: What is in its IOTLB, oldest first.
         written: Every message that was written, in order, also those that were refused.
-        gate: Holds back writes.
+        gate: Holds back writes,
+        held: of these types.
         behind: Holds back their returns, after all was done.
         owner: Who owns it: "nobody", "us" or "others".
         pending: Questions that were read, and that no UPDATE has answered yet: ring, address and permission.
@@ -297,6 +298,7 @@ class VhostKernel(Kernel):
         self.written: list[IotlbMsg] = []
         self.types: list[MsgType] = []
         self.gate = Gate()
+        self.held = {IotlbType.UPDATE, IotlbType.INVALIDATE}
         self.behind = Gate()
         self.owner = "nobody"
         self.memory_table: bytes | None = None
@@ -365,7 +367,8 @@ class VhostKernel(Kernel):
         message = outer.iotlb
         self.types.append(outer.type)
         self.written.append(message)
-        self.gate.pass_through()
+        if message.type in self.held:
+            self.gate.pass_through()
         if self.refuse:
             raise fault(self.refuse)
         if not self.acked & Features.ACCESS_PLATFORM:

@@ -65,7 +65,7 @@ INSIDE: Final[dict[str, list[str]]] = {
         "front_end", "bridge", "sink",
     ],
     "bridges.vhost_user_tap": [
-        "cutting", "seen", "ways", "carrying", "reading", "showing", "counting", "recording", "watching", "ends",
+        "cutting", "seen", "ways", "carrying", "reading", "showing", "counting", "recording", "watching", "reaching",
         "tap",
     ],
     "bridges.vhost_user_frontend": [

@@ -207,6 +207,7 @@ async def test_a_map_that_the_kernel_refuses_is_raised_by_the_next_sync_once(num
         assert (cause.errno, hint in cause.hint) == (number, True)
         assert "VFIO_IOMMU_MAP_DMA 0x20000..0x20fff" in str(cause)
         await it.space.sync()
+        assert kernel.device_reads(0x30000, 1) is not None  # what came behind it
         it.space.unmap_all()
         await it.space.sync()
         assert kernel.device_reads(0x10000, 1) is None
@@ -342,6 +343,7 @@ async def test_what_is_under_way_when_it_is_fenced_is_not_done_afterwards() -> N
         assert it.kernel.entries == []
         after = it.kernel.calls[it.kernel.calls.index(UnmapDma(UNMAP_DMA.size, UnmapFlags.ALL, 0, 0)) :]
         assert not [call for call in after if isinstance(call, MapDma)]
+        assert len([call for call in it.kernel.calls if isinstance(call, MapDma)]) == 2
 
 
 @every_loop

@@ -17,13 +17,13 @@ from iommubus.abi.vhost import IotlbMsg, IotlbType, MsgType
 from iommubus.abi.vhost_user import Features
 from iommubus.bridges.vhost import VhostBridge, VhostDevice
 from iommubus.bridges.vhost.bridge import ATTEMPTS
+from iommubus.bridging.addresses import Addresses
 from iommubus.bridging.telling import Negotiated, Notice, Told
 from iommubus.bus.reports import Missing
 from iommubus.caps import Cap
 from iommubus.completion import How
-from iommubus.errors import AbiError, Fenced, KernelRefused, PeerCannot, SyncFailed
+from iommubus.errors import AbiError, BadMemory, Fenced, KernelRefused, PeerCannot, SyncFailed, UnknownMemory
 from iommubus.ranges import LAST
-from tests.actors import settle
 from tests.daemons import bus_at, daemon
 from tests.kernels import PATIENCE, Gate, VhostKernel
 from tests.loops import every_loop
@@ -88,10 +88,12 @@ class Setting:
 
 
 @asynccontextmanager
-async def bridged(kernel: VhostKernel | None = None, walk: Walk | None = None) -> AsyncGenerator[Setting]:
+async def bridged(
+    kernel: VhostKernel | None = None, walk: Walk | None = None, answer_timeout: float = 1.0
+) -> AsyncGenerator[Setting]:
     """Give a setting whose bridge runs; with ``walk`` its space is one that is asked."""
     it = Setting(kernel or VhostKernel())
-    pull = {} if walk is None else {"offers": Cap.UNMAP, "translate": walk}
+    pull = {} if walk is None else {"offers": Cap.UNMAP, "translate": walk, "answer_timeout": answer_timeout}
     async with Bus() as it.bus, anyio.create_task_group() as tasks:
         it.space = await it.bus.create_space("net0", **cast("dict[str, Any]", pull))
         it.memory = await it.bus.add_memory("ram", MEMORY)
@@ -238,11 +240,12 @@ async def test_an_answer_that_an_unmap_overtook_is_not_written() -> None:
 async def test_an_unmap_that_comes_while_an_answer_is_written_is_written_behind_it() -> None:
     async with bridged() as it:
         it.map(0x10000, 0)
+        it.kernel.held = {IotlbType.UPDATE}
         it.kernel.gate.close()
         it.kernel.device_reads(TX, 0x10000, 1)
         await reached(it.kernel.gate)
         it.space.unmap(0x10000, PAGE)
-        await settle()
+        await it.failing_sync()
         it.kernel.gate.open()
         await it.space.sync()
 
@@ -262,7 +265,7 @@ async def test_answers_that_are_always_overtaken_are_given_up() -> None:
         await until(lambda: it.bridge.statistics().unanswered == 1)
 
         assert it.bridge.statistics().stale == ATTEMPTS
-        assert f"UNMAPs overtook {ATTEMPTS} answers" in it.notices[0]
+        assert it.notices[0].endswith(f"an UNMAP overtook the answer, {ATTEMPTS} times")
 
 
 @every_loop
@@ -280,6 +283,48 @@ async def test_what_has_no_answer_is_told_of_less_and_less_often() -> None:
             "a miss of /dev/vhost-net at 0x10000"
         ]  # the 1st, 2nd, 4th and 8th
         assert "the 8th that does: nothing is mapped at 0x10000" in it.notices[-1]
+
+
+@every_loop
+async def test_who_does_not_answer_in_time_is_asked_again() -> None:
+    """
+    The kernel does not ask again by itself: the ring would stand still.
+    """
+    walks = list[int]()
+
+    async def walk(iova: int, perm: Perm) -> Mapping:
+        walks.append(iova)
+        if len(walks) == 1:
+            await anyio.sleep_forever()
+        return Mapping(iova, iova + PAGE - 1, 0, perm, it.memory)
+
+    async with bridged(walk=walk, answer_timeout=0.05) as it:
+        await it.read(0x10000, 1)
+
+        assert len(walks) == 2
+        assert (it.bridge.statistics().postponed, it.bridge.statistics().unanswered) == (1, 0)
+        assert it.notices[0].startswith("a miss of /dev/vhost-net at 0x10000 waits: ")
+
+
+@every_loop
+async def test_a_memory_may_come_later_than_the_answer_that_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    From another process it comes over a connection of its own.
+    """
+    absent = [BadMemory("ram", MEMORY, "its bytes are not in this process"), UnknownMemory("ram", 1, 0)]
+    of = Addresses.of
+
+    def late(addresses: Addresses, mapping: Mapping) -> int:
+        if absent:
+            raise absent.pop()
+        return of(addresses, mapping)
+
+    monkeypatch.setattr(Addresses, "of", late)
+    async with bridged() as it:
+        it.map(0x10000, 0)
+        await it.read(0x10000, 1)
+
+        assert (it.bridge.statistics().misses, it.bridge.statistics().unanswered) == (1, 0)
 
 
 @every_loop

@@ -1,13 +1,15 @@
 """A space that drives a vhost-user back end: real sockets, a real bus, and a small back end."""
 
+import gc
 import os
+import socket
 import struct
 import subprocess
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, NoReturn, cast
 
 import anyio
 import pytest
@@ -36,10 +38,11 @@ from iommubus.abi.vhost_user import (
 from iommubus.bridges.vhost_user_frontend import Ring, VhostUserFrontend, answering, frontend, session
 from iommubus.bridging.telling import Negotiated, Notice, Told
 from iommubus.bus.reports import Missing
-from iommubus.errors import PeerCannot, PeerRefused, SyncFailed
+from iommubus.errors import IommubusError, NoCredentials, PeerCannot, PeerLeft, PeerRefused, SyncFailed
 from tests.bridges.vhost_user_backends import OFFERED, PATIENCE, PROTOCOL, BackEnd, Backend
 from tests.daemons import bus_at, command, daemon, environment, said_by_failure, wait_failure, wait_synced
 from tests.loops import every_loop
+from tests.peers import open_descriptors
 
 PAGE: Final = 0x1000
 SIZE: Final = 16 * PAGE
@@ -58,6 +61,7 @@ class Scene(Struct):
     told: list[Told]
     tasks: anyio.abc.TaskGroup
     over: anyio.Event
+    failures: list[IommubusError]
 
     def map(self, iova: int, target: int = 0, perm: Perm = Perm.RW) -> None:
         self.space.map(iova, PAGE, target, perm, memory=self.memory)
@@ -84,6 +88,7 @@ async def scene(
 ) -> AsyncGenerator[Scene]:
     """Give a bridge that has started, and end it before its back end."""
     told: list[Told] = []
+    failures: list[IommubusError] = []
     end = end or BackEnd(directory / "vu.sock")
     async with anyio.create_task_group() as ends, Bus() as bus:
         made = await bus.create_space("gpu", **(space or {}))
@@ -95,14 +100,17 @@ async def scene(
         async def run(*, task_status: TaskStatus[None]) -> None:
             try:
                 await bridge.run(task_status=task_status)
+            except IommubusError as failure:
+                failures.append(failure)
             finally:
                 over.set()
 
         async with anyio.create_task_group() as tasks:
             await tasks.start(run)
-            yield Scene(bus, made, memory, end, bridge, told, tasks, over)
+            yield Scene(bus, made, memory, end, bridge, told, tasks, over, failures)
             tasks.cancel_scope.cancel()
         ends.cancel_scope.cancel()
+    assert failures == []  # but for what the test took out
 
 
 @pytest.fixture
@@ -178,6 +186,32 @@ async def test_it_waits_for_a_back_end_that_is_not_there_yet(tmp_path: Path) -> 
         tasks.cancel_scope.cancel()
 
     assert str(told[0]).startswith(f"waits for a back end at {end.path}")
+
+
+@pytest.mark.usefixtures("hurried")
+@every_loop
+async def test_who_is_no_back_end_is_said_once_and_tried_again(tmp_path: Path) -> None:
+    told: list[Told] = []
+    path = tmp_path / "vu.sock"
+    gc.collect()  # what other tests left
+    before = open_descriptors()
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        listening.listen()
+        async with Bus() as bus, anyio.create_task_group() as tasks:
+            await bus.create_space("gpu")
+            tasks.start_soon(VhostUserFrontend(bus, connect=path, space="gpu", tell=told.append).run)
+            for _ in range(5):
+                accepted, _ = await anyio.to_thread.run_sync(listening.accept)
+                with accepted:
+                    accepted.sendall(b"\xff" * 12)
+                    with suppress(ConnectionError):
+                        while await anyio.to_thread.run_sync(accepted.recv, 4096):
+                            pass
+            tasks.cancel_scope.cancel()
+
+    assert [str(each) for each in told if "broke its protocol" in str(each)] == [str(told[0])]
+    assert open_descriptors() == before
 
 
 @pytest.mark.usefixtures("hurried")
@@ -807,6 +841,95 @@ async def test_an_access_that_failed_is_said_once_and_counted(tmp_path: Path) ->
 
     assert at.bridge.statistics().access_failures == 3
     assert len([notice for notice in at.notices() if "0x4000" in notice]) == 1
+
+
+def unseen(*_: object) -> NoReturn:
+    raise NoCredentials("a test says so")
+
+
+@pytest.mark.usefixtures("impatient")
+@every_loop
+async def test_a_back_end_that_cannot_be_seen_is_said_and_its_loss_ends_the_bridge(tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(frontend, "process_of", unseen)
+        async with scene(tmp_path) as at:
+            await at.cached(0x1000)
+            (said,) = [each for each in at.told if isinstance(each, Negotiated)]
+            assert said.lacks[-1].what == "SO_PEERCRED"
+            at.end.hang_up()
+            await at.over.wait()
+            failure = at.failures.pop()
+
+    assert isinstance(failure, PeerLeft)
+    assert "nothing proves" in str(failure)
+
+
+@pytest.mark.usefixtures("hurried")
+@every_loop
+async def test_a_back_end_that_agrees_to_nothing_is_given_up_and_tried_again(tmp_path: Path) -> None:
+    end = BackEnd(tmp_path / "vu.sock")
+    end.silent = True
+    told: list[Told] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session, "GREETING", 0.01)
+        async with anyio.create_task_group() as ends, Bus() as bus:
+            await bus.create_space("gpu")
+            await ends.start(end.run)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(VhostUserFrontend(bus, connect=end.path, space="gpu", tell=told.append).run)
+                await end.until(lambda: end.connections > 2)
+                tasks.cancel_scope.cancel()
+            ends.cancel_scope.cancel()
+
+    assert [str(each) for each in told if "agreed to nothing" in str(each)] == [str(told[0])]
+
+
+@pytest.mark.usefixtures("hurried")
+@pytest.mark.parametrize("request_", [Request.SET_OWNER, Request.SET_FEATURES, Request.SET_BACKEND_REQ_FD])
+@every_loop
+async def test_what_is_refused_at_the_start_is_named(tmp_path: Path, request_: Request) -> None:
+    end = BackEnd(tmp_path / "vu.sock")
+    end.status = lambda message: int(message.request == request_)
+    async with anyio.create_task_group() as tasks, Bus() as bus:
+        await bus.create_space("gpu")
+        await tasks.start(end.run)
+        with pytest.raises(PeerRefused, match=request_.name):
+            await VhostUserFrontend(bus, connect=end.path, space="gpu", tell=lambda _: None).run()
+        tasks.cancel_scope.cancel()
+
+
+@pytest.mark.usefixtures("impatient")
+@every_loop
+async def test_who_hangs_up_with_answers_owed_is_waited_for(tmp_path: Path) -> None:
+    async with scene(tmp_path) as at:
+        await at.cached(0x1000)
+        at.map(0x2000)
+        at.end.silent = True
+        at.end.miss(0x2000)
+        at.space.unmap(0x1000, PAGE)
+        await at.end.until(lambda: at.end.iotlb_messages(IotlbType.INVALIDATE))
+        await at.end.until(lambda: len(at.end.iotlb_messages(IotlbType.UPDATE)) == 2)
+        at.end.hang_up()
+        await at.until(lambda: any("until it has stopped" in notice for notice in at.notices()))
+        with pytest.raises(SyncFailed):
+            await at.space.sync(0.05)
+
+
+@pytest.mark.usefixtures("impatient")
+@every_loop
+async def test_a_back_end_that_takes_no_memory_any_more_ends_the_bridge(tmp_path: Path) -> None:
+    async with scene(tmp_path) as at:
+        await at.cached(0x1000)
+        other = await at.bus.add_memory("other", PAGE)
+        at.space.map(0x2000, PAGE, 0, Perm.RW, memory=other)
+        at.end.status = lambda message: int(message.request == Request.SET_MEM_TABLE)
+        at.end.miss(0x2000)
+        await at.over.wait()
+        failure = at.failures.pop()
+        assert isinstance(failure, PeerRefused)
+        assert failure.what == "the memory other@1"
+        at.space.unmap(0x1000, 2 * PAGE)
+        await at.space.sync()
 
 
 # -- processes ---------------------------------------------------------------------

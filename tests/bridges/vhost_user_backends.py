@@ -47,6 +47,7 @@ from iommubus.errors import PeerLeft
 from iommubus.mapping import Mapping
 from iommubus.ranges import LAST
 from iommubus.table import Table
+from iommubus.transport.descriptors import close_all
 from tests.daemons import environment
 
 OFFERED: Final = int(Features.PROTOCOL_FEATURES | Features.ACCESS_PLATFORM | Features.VERSION_1)
@@ -96,7 +97,7 @@ class BackEnd:
         self.connections = 0
         self.status: Callable[[Message], int] = lambda _: 0
         self._holding: list[Message] = []
-        self._unanswered: list[Message] = []
+        self._unanswered: list[tuple[Message, list[int]]] = []
         self._news = anyio.Event()
         self._main: MessageSocket | None = None
         self._back: MessageSocket | None = None
@@ -152,8 +153,11 @@ class BackEnd:
     def answer_late(self) -> None:
         """Answer what came in silence, and go on."""
         self.silent = self.held = False
-        while self._unanswered:
-            self._do(self._unanswered.pop(0), [])
+        unanswered, self._unanswered = self._unanswered, []
+        for message, fds in unanswered:
+            self._do(message, fds)
+            close_all(fds)
+        self._tell()
 
     @property
     def connected(self) -> bool:
@@ -188,6 +192,13 @@ class BackEnd:
         """Drop every entry that overlaps a range, whole."""
         for entry in self.cache.walk(first, last, len(self.cache)):
             self.cache.remove(entry.first, entry.last)
+            self.dropped(entry.first)
+
+    def kept(self, iova: int) -> None:
+        """Take it that there is a new entry that begins at an address."""
+
+    def dropped(self, iova: int) -> None:
+        """Take it that one is gone."""
 
     def of(self, request: Request) -> list[Message]:
         """Return every message of a request that was heard."""
@@ -206,6 +217,7 @@ class BackEnd:
         self.rings.clear()
         self._main = MessageSocket(sock, splitter(), descriptor_limit=DESCRIPTOR_LIMIT, peer="the front end")
         opened.enter_context(self._main)
+        opened.callback(self._leave)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._pump, self._main)
             try:
@@ -214,8 +226,14 @@ class BackEnd:
                     self._hear(decode(data), fds, opened, tasks)
             except (PeerLeft, anyio.ClosedResourceError):
                 tasks.cancel_scope.cancel()
-        self._back = None
         self._tell()
+
+    def _leave(self) -> None:
+        """Take it that the connection is over."""
+        self._back = None
+        self._drop_regions()
+        while self._unanswered:
+            close_all(self._unanswered.pop()[1])
 
     async def _pump(self, line: MessageSocket) -> None:
         try:
@@ -235,12 +253,12 @@ class BackEnd:
             tasks.start_soon(self._hear_answers, self._back)
         try:
             if self.silent:
-                self._unanswered.append(message)
+                self._unanswered.append((message, fds[:]))
+                fds.clear()
             else:
                 self._do(message, fds)
         finally:
-            for fd in fds:
-                os.close(fd)
+            close_all(fds)
             self._tell()
 
     async def _hear_answers(self, line: MessageSocket) -> None:
@@ -279,6 +297,7 @@ class BackEnd:
                 last = update.iova + update.size - 1
                 self.drop(update.iova, last)
                 self.cache.insert(update.iova, last, update.uaddr, update.perm)
+                self.kept(update.iova)
             case Message(request=Request.SET_MEM_TABLE, body=MemTable(regions=regions)):
                 self._drop_regions()
                 self.drop(0, LAST)  # as DPDK does

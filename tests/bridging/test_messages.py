@@ -1,5 +1,6 @@
 """Messages of other people's protocols arrive whole, each with its own descriptors, and leave in order."""
 
+import gc
 import os
 import socket
 from array import array
@@ -46,6 +47,7 @@ def on_a_pair(case: Callable[[Pair], Coroutine[Any, Any, None]]) -> Callable[...
     """Make a test that is given a pair, and leaves no descriptor behind."""
 
     async def run() -> None:
+        gc.collect()  # what other tests left
         before = open_descriptors()
         with ExitStack() as stack:
             await case(Pair(stack))

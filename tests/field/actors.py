@@ -39,11 +39,12 @@ TURN: Final = 0.002
 
 def watch(log: Log) -> None:
     """Have the bridge of this process write down what comes from QEMU and what leaves to it, where it does."""
-    take, put = Handling._iotlb, MessageSocket.put
+    take = Handling._iotlb  # pyright: ignore[reportPrivateUsage]
+    put = MessageSocket.put
 
     def taking(self: Handling, body: IotlbMsg, fds: list[int], answer: Answer) -> None:
         take(self, body, fds, answer)
-        space: Any = self._around.space
+        space: Any = self._around.space  # pyright: ignore[reportPrivateUsage]
         if body.type is IotlbType.INVALIDATE:
             where = range_of(body)
             log.add(Kind.INVALIDATE, space.seq, where.first, where.last)
@@ -55,8 +56,8 @@ def watch(log: Log) -> None:
             log.add(Kind.ACKNOWLEDGED)
         put(self, data, fds)
 
-    Handling._iotlb = taking  # type: ignore[assignment, method-assign]
-    MessageSocket.put = putting  # type: ignore[method-assign]
+    setattr(Handling, "_iotlb", taking)  # noqa: B010 - the type checkers disagree about assignments
+    setattr(MessageSocket, "put", putting)  # noqa: B010
 
 
 async def bridge(address: str, log: Log, socket: str, deadline: str) -> None:

@@ -45,6 +45,9 @@ echo "the guest is done"
 poweroff -f
 """
 
+TYPED: Final = "set -e\nmodprobe() { :; }\n"
+"""What comes before what a how-to has typed: all modules are loaded, and it ends with what fails."""
+
 SECRET, OTHER, BLANK, NOTHING = "a5", "5a", "11", "00"
 """What every byte of a page is; QEMU gives a device that may not read nothing but zeros."""
 
@@ -61,9 +64,7 @@ def guest(which: Kernel, path: Path) -> Path:
             if isinstance(part, Paste):
                 root.file(f"app/howto/{page.stem}/{part.file}", part.code)
             elif isinstance(part, Typed) and "iommubus" not in part.text:
-                root.file(
-                    f"app/howto/{page.stem}/typed.sh", f"set -e\nmodprobe() {{ :; }}  # all is loaded\n{part.text}"
-                )
+                root.file(f"app/howto/{page.stem}/typed.sh", TYPED + part.text)
     root.modules(which, *MODULES)
     root.file("init", INIT.format(entries=ENTRIES, python=add_python(root), trials=" ".join(TRIALS)), 0o755)
     for name in ("proc", "sys", "dev", "tmp"):

@@ -2,13 +2,16 @@
 
 A page of memory says at its beginning to which address it belongs.  The producer
 takes pages away, and gives each to another address once a `sync` has completed that began
-after that: whoever reads an address of another page then was not done with it.
+after that: whoever reads an address of another page then was not done with it.  The device also
+keeps a board, a file in which it says of each address to which page its IOTLB leads; the
+producer looks at that after each `sync`.
 
 Each says one line of JSON when it is asked for its counters, by a line, and ends
 when its standard input does.
 """
 
 import hashlib
+import mmap
 import random
 import sys
 import time
@@ -33,23 +36,23 @@ PAGE: Final = 0x1000
 SLOTS: Final = 4096
 """Addresses that are mapped and unmapped."""
 
-PAGES: Final = 4 * SLOTS
-"""Pages of memory: enough that some are free while others wait for a `sync`."""
+STEADY: Final = (256,) * 16
+"""Changes that are made in one go, with a chance for the connection after each."""
 
-BURST: Final = 256
-"""Changes that are made in one go, before the connection is given a chance."""
+FLOOD: Final = (8192,)
+"""The same, more than any mailbox holds: they are conflated on their way."""
 
-BURSTS: Final = 32
-"""How many of those come before a `sync`: far more changes than a mailbox has room for, so that they are conflated."""
+PAGES: Final = SLOTS + max(sum(STEADY), sum(FLOOD))
+"""Pages of memory: as many as are mapped, and as many as are taken away before a `sync`."""
 
 FREE: Final = LAST
 """What a page says that belongs to no address."""
 
-MOVES: Final = 8
-"""One in so many addresses gets another page when it is mapped again; others get the same, which needs no `sync`."""
-
-HOT: Final = 64
+HOT: Final = 256
 """Addresses that a consumer reads at one time, so that it finds some in its cache."""
+
+LAZY: Final = 3
+"""Turns of 5 ms or more that the device goes on with what it has, before it does what it was told."""
 
 SEED: Final = 5
 
@@ -65,10 +68,32 @@ def stamp(memory: memoryview, page: int, iova: int) -> None:
     memory[page * PAGE : page * PAGE + 8] = iova.to_bytes(8, "little")
 
 
+class Board:
+    """What the device's IOTLB has: for each address a page, and one more so that 0 is none.
+
+    Args:
+        path: The file, which is made if it is not there.
+    """
+
+    def __init__(self, path: str) -> None:
+        with Path(path).open("a+b") as file:
+            file.truncate(SLOTS * 8)
+            self._cells = memoryview(mmap.mmap(file.fileno(), SLOTS * 8)).cast("Q")
+
+    def put(self, iova: int, page: int | None) -> None:
+        """Say to which page an address leads."""
+        self._cells[iova // PAGE] = 0 if page is None else page + 1
+
+    def held(self) -> set[int]:
+        """Return every page that some address leads to."""
+        return {cell - 1 for cell in self._cells.tolist() if cell}
+
+
 class Producer:
     """Unmaps as fast as it can, and maps so that there is something to unmap."""
 
-    def __init__(self, space: AddressSpace, memory: Memory, view: memoryview) -> None:
+    def __init__(self, space: AddressSpace, memory: Memory, view: memoryview, board: Board) -> None:
+        self._board = board
         self._space = space
         self._memory = memory
         self._view = view
@@ -76,38 +101,28 @@ class Producer:
         self._mapped: dict[int, int] = {}  # page by address
         self._free = list(range(PAGES))
         self._gone: list[int] = []  # pages that may be in use until the next sync
-        self.unmaps = self.syncs = self.failed = 0
+        self.unmaps = self.syncs = self.failed = self.stale = 0
         self.seconds: list[float] = []
 
     async def storm(self, seconds: float) -> None:
         """Unmap for so long."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            for _ in range(BURSTS):
-                self._burst()
+            for count in FLOOD if self.syncs % 2 else STEADY:
+                self._burst(count)
                 await anyio.sleep(0)
             await self._sync()
 
-    def _burst(self) -> None:
-        for _ in range(BURST):
+    def _burst(self, count: int) -> None:
+        for _ in range(count):
             iova = self._random.randrange(SLOTS) * PAGE
-            page = self._mapped.get(iova)
-            if page is not None:
+            if iova in self._mapped:
                 self._space.unmap(iova, PAGE)
+                self._gone.append(self._mapped.pop(iova))
                 self.unmaps += 1
-            if page is None or not self._random.randrange(MOVES):
-                page = self._move(iova, page)
+            page = self._mapped[iova] = self._free.pop()
+            stamp(self._view, page, iova)
             self._space.map(iova, PAGE, page * PAGE, Perm.RW, memory=self._memory)
-
-    def _move(self, iova: int, page: int | None) -> int:
-        """Return another page for an address, if one is free; the old one waits for a sync."""
-        if not self._free:
-            return self._mapped[iova]
-        if page is not None:
-            self._gone.append(page)
-        new = self._mapped[iova] = self._free.pop()
-        stamp(self._view, new, iova)
-        return new
 
     async def _sync(self) -> None:
         """Wait until nobody uses the pages that are gone, and have them be free."""
@@ -120,6 +135,7 @@ class Producer:
             return
         self.seconds.append(time.monotonic() - begin)
         self.syncs += 1
+        self.stale += len(self._board.held().intersection(self._gone))
         for page in self._gone:
             stamp(self._view, page, FREE)
         self._random.shuffle(self._gone)
@@ -131,16 +147,16 @@ class Producer:
         table = [Mapping(iova, iova + PAGE - 1, page * PAGE, Perm.RW) for iova, page in sorted(self._mapped.items())]
         return {
             "unmaps": self.unmaps, "syncs": self.syncs, "failed": self.failed, "seconds": self.seconds,
-            "mappings": len(table), "digest": digest(table),
+            "stale": self.stale, "mappings": len(table), "digest": digest(table),
         }  # fmt: skip
 
 
-async def produce(address: str, seconds: str) -> None:
+async def produce(address: str, seconds: str, board: str) -> None:
     """Be the producer, from the first line of standard input on."""
     async with connect(address, name="producer") as bus:
         space = await bus.create_space(SPACE)
         memory = await bus.add_memory("ram", PAGES * PAGE)
-        producer = Producer(space, memory, bus.memory_view(memory))
+        producer = Producer(space, memory, bus.memory_view(memory), Board(board))
         say({"ready": True})
         await heard()
         await producer.storm(float(seconds))
@@ -222,8 +238,26 @@ async def shadow(address: str) -> None:
         await consume(mirror.run, lambda: {"mappings": len(mirror), "digest": digest(mirror)})
 
 
+class BoardedEnd(BackEnd):
+    """A back end that keeps a board of its IOTLB."""
+
+    def __init__(self, path: Path, board: Board) -> None:
+        super().__init__(path)
+        self._board = board
+        self.keeps = False
+
+    def kept(self, iova: int) -> None:
+        self._board.put(iova, self.window(iova)[1] // PAGE)
+
+    def dropped(self, iova: int) -> None:
+        self._board.put(iova, None)
+
+
 class Device(Reader):
-    """A back end that reads at random addresses, and asks for those that it does not know."""
+    """A back end that reads at random addresses, and asks for those that it does not know.
+
+    It takes its time with INVALIDATEs, and uses what it has to the last moment.
+    """
 
     def __init__(self, end: BackEnd) -> None:
         super().__init__()
@@ -239,8 +273,11 @@ class Device(Reader):
             for turn in range(1 << 62):
                 if not turn % 100:
                     self._asked.clear()  # nobody says that there is no answer
-                for _ in range(32):
+                for _ in range(HOT):
                     self._read(self.iova())
+                if not turn % LAZY:
+                    self._end.answer_late()
+                    self._end.silent = True
                 await anyio.sleep(0.005)
 
     def _read(self, iova: int) -> None:
@@ -258,11 +295,9 @@ class Device(Reader):
         return {"reads": self.reads, "wrong": self.wrong, "misses": self.misses, "entries": len(self._end.cache)}
 
 
-async def serve(path: str) -> None:
+async def serve(path: str, board: str) -> None:
     """Be the device."""
-    end = BackEnd(Path(path))
-    end.keeps = False
-    device = Device(end)
+    device = Device(BoardedEnd(Path(path), Board(board)))
     await consume(device.run, device.report)
 
 

@@ -29,9 +29,6 @@ LEAST: Final = 1_200
 INVALIDATES: Final = 1_000
 """... and INVALIDATEs: one for nearly each."""
 
-PATIENT: Final = ("no_timer_check",)
-"""Words for a guest on a busy machine: it panics where its timer is late."""
-
 SPACE: Final = "tapped"
 
 ADDRESSES: Final = ("first", "last", "target")
@@ -58,7 +55,7 @@ async def run(report: Report, work: Path) -> None:
 
 async def traffic(pmd: Testpmd, image: Kernel, initrd: Path, work: Path, sock: Path) -> int:
     """Run a guest, and return how many packets arrive in a second."""
-    async with qemu(image, initrd, work, *vhost_user_net(sock), append=PATIENT) as guest:
+    async with qemu(image, initrd, work, *vhost_user_net(sock)) as guest:
         await guest.wait_said("traffic begins", 60)
         with anyio.fail_after(60):
             while not (before := await pmd.received()):

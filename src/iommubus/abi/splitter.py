@@ -23,6 +23,7 @@ class Splitter:
         self._header_size = header_size
         self._length_of = length_of
         self._buffer = bytearray()
+        self._announced = 0  # length of the message that has begun; 0 as long as its header is not there
 
     def feed(self, data: Bytes) -> None:
         """Append what the stream gave."""
@@ -57,7 +58,10 @@ class Splitter:
             return None
         message = bytes(self._buffer[:length])
         del self._buffer[:length]
+        self._announced = 0
         return message
 
     def _length(self) -> int:
-        return self._length_of(bytes(self._buffer[: self._header_size]))
+        if not self._announced:
+            self._announced = self._length_of(bytes(self._buffer[: self._header_size]))
+        return self._announced

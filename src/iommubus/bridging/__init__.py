@@ -8,6 +8,7 @@
 * `barrier`: a `sync` that is not given up before nobody uses what was unmapped
 * `memories`: descriptors that came from a peer, as memories of the bus
 * `addresses`: where the memories of the bus are in this process, for the kernel
+* `kernel`: the kernel's calls, and its refusals in words
 * `regions`: the memory table of a vhost-user front end
 * `dma`: reading and writing at I/O virtual addresses
 * `vring`: the device's side of a virtqueue

@@ -2,16 +2,20 @@
 
 import os
 import socket
+import struct
 from collections.abc import AsyncGenerator, Awaitable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import anyio
 import anyio.to_thread
 import pytest
+from anyio.abc import TaskStatus
+from anyio.lowlevel import checkpoint
 
-from iommubus import Bus, Cap, Iotlb, Perm, Subscription, Unmap
+from iommubus import Bus, Cap, Iotlb, Memory, Perm, Subscription, Unmap
 from iommubus.abi.vhost_user import (
     U64,
     Channel,
@@ -31,9 +35,9 @@ from iommubus.abi.vhost_user import (
     VringState,
     encode,
 )
-from iommubus.bridges.vhost_user_backend import VhostUserBackend
+from iommubus.bridges.vhost_user_backend import VhostUserBackend, asking
 from iommubus.bridging.telling import Negotiated, Notice
-from iommubus.errors import NameTaken, NoAnswer, NotMapped, UnknownMemory
+from iommubus.errors import NameTaken, NoAnswer, NotMapped, PeerLeft, SpaceClosed, UnknownMemory
 from iommubus.ranges import LAST
 from tests.bridges.vhost_user_backend.stage import stage
 from tests.guests import FEATURES, PAGE, PAGES, PROTOCOL, USER, Guest, guest, status
@@ -227,16 +231,15 @@ async def test_what_lies_in_no_whole_page_answers_nothing(tmp_path: Path) -> Non
             half = IotlbMsg(0x5800, 0x1000, USER + 0x800, 3, IotlbType.UPDATE)
             assert await qemu.told(Request.IOTLB_MSG, half) == 0
             qemu.reply_to_miss()
-            whole = IotlbMsg(0x5800, 0x2000, USER + 0x800, 3, IotlbType.UPDATE)
-            await qemu.wait_asked(1)
+        answers: list[Any] = []
         async with here.bus.subscribe("vm", Cap.UNMAP) as events, anyio.create_task_group() as tasks:
-            answers: list[Any] = []
 
             async def ask() -> None:
                 answers.append((await events.translate(0x6000)).mapping)
 
             tasks.start_soon(ask)
             await qemu.wait_asked(2)
+            whole = IotlbMsg(0x5800, 0x2000, USER + 0x800, 3, IotlbType.UPDATE)
             assert await qemu.told(Request.IOTLB_MSG, whole) == 0
         assert [(each.first, each.last, each.target) for each in answers] == [(0x6000, 0x6FFF, 0x1000)]
 
@@ -401,7 +404,7 @@ async def test_a_table_of_the_same_file_keeps_its_memory(tmp_path: Path) -> None
         qemu.map(0x5000, 0)
         async with here.bus.subscribe("vm", Cap.UNMAP) as events, anyio.create_task_group() as tasks:
             before = (await events.translate(0x5000)).mapping.memory
-            tasks.start_soon(follow, events, [])
+            tasks.start_soon(follow, events, list[tuple[int, int]]())
             assert await qemu.set_memory(qemu.region(0, 8), qemu.region(8, PAGES - 8)) == 0
             assert (await events.translate(0x5000)).mapping.memory == before
             tasks.cancel_scope.cancel()
@@ -448,7 +451,7 @@ async def test_the_space_stays_while_front_ends_come_and_go(tmp_path: Path) -> N
     ):
         seen: list[tuple[int, int]] = []
         tasks.start_soon(follow, events, seen)
-        memories = []
+        memories: list[Memory | None] = []
         for turn in range(3):
             async with guest(here.path) as qemu:
                 await qemu.begin()
@@ -500,6 +503,52 @@ async def test_a_bridge_that_is_told_to_end_holds_the_guest_until_nobody_uses_it
             await qemu.left.wait()
 
 
+@every_loop
+async def test_a_bridge_whose_bus_is_closed_ends(tmp_path: Path) -> None:
+    path, bus = str(tmp_path / "vhost.sock"), Bus()
+    bridge = VhostUserBackend(bus, listen=path, space="vm", tell=str)
+    with anyio.CancelScope():
+        async with anyio.create_task_group() as tasks:
+            async with bus:
+                await tasks.start(ends_with_space, bridge)
+                qemu = Guest(path)
+                tasks.start_soon(qemu.run)
+                tasks.start_soon(qemu.answer_misses)
+                await qemu.begin()
+            qemu.invalidate(0x5000, PAGE)
+            await qemu.left.wait()
+            qemu.release()
+
+
+async def ends_with_space(bridge: VhostUserBackend, *, task_status: TaskStatus[None]) -> None:
+    with pytest.RaisesGroup(SpaceClosed):
+        await bridge.run(task_status=task_status)
+
+
+@every_loop
+async def test_one_front_end_is_asked_so_much_at_once_and_no_more(tmp_path: Path) -> None:
+    """
+    The others wait, and are told when it is gone.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(asking, "MISS_LIMIT", 2)
+        async with stage(tmp_path) as here, guest(here.path) as qemu:
+            await qemu.begin()
+            qemu.answering = False
+            async with here.bus.subscribe("vm", Cap.UNMAP) as events, anyio.create_task_group() as tasks:
+                for number in range(4):
+                    tasks.start_soon(fails_with, NotMapped, events.translate(number * PAGE))
+                await qemu.wait_asked(2)
+                await anyio.wait_all_tasks_blocked()
+                assert len(qemu.asked) == 2
+                qemu.reply_to_miss(1)
+                await qemu.wait_asked(3)
+                qemu.reply_to_miss(1)
+                qemu.reply_to_miss(1)
+                await qemu.wait_asked(4)
+                qemu.reply_to_miss(1)
+
+
 # -- what no front end may say -------------------------------------------------
 
 
@@ -539,6 +588,35 @@ async def test_who_breaks_the_protocol_is_left_and_the_next_is_served(tmp_path: 
         assert "broke its protocol" in here.troubles[0], here.troubles
         async with guest(here.path) as good:
             await good.begin()
+
+
+@pytest.mark.parametrize(("protocol", "reason"), [(PROTOCOL, "no socket"), (int(ProtocolFeatures.MQ), "BACKEND_REQ")])
+@every_loop
+async def test_a_channel_is_a_socket_and_was_agreed_upon(tmp_path: Path, protocol: int, reason: str) -> None:
+    async with stage(tmp_path) as here, guest(here.path) as bad:
+        bad.say(Request.SET_PROTOCOL_FEATURES, U64(protocol))
+        bad.say(Request.SET_BACKEND_REQ_FD, None, [bad.fd])
+        await bad.left.wait()
+        assert reason in here.troubles[0]
+
+
+@every_loop
+async def test_protocol_features_are_agreed_upon_before_the_channel_is_there(tmp_path: Path) -> None:
+    async with stage(tmp_path) as here, guest(here.path) as bad:
+        await bad.begin()
+        bad.say(Request.SET_PROTOCOL_FEATURES, U64(0))
+        await bad.left.wait()
+        assert "behind SET_BACKEND_REQ_FD" in here.troubles[0]
+
+
+@every_loop
+async def test_a_region_that_overlaps_another_is_refused(tmp_path: Path) -> None:
+    protocol = PROTOCOL | int(ProtocolFeatures.CONFIGURE_MEM_SLOTS)
+    async with stage(tmp_path) as here, guest(here.path) as bad:
+        await bad.begin(protocol=protocol)
+        bad.say(Request.ADD_MEM_REG, MemRegion(0, PAGE, USER, 0), [bad.fd])
+        await bad.left.wait()
+        assert "disjoint" in here.troubles[0]
 
 
 FOREIGN: dict[str, bytes] = {
@@ -635,3 +713,48 @@ async def test_a_back_end_that_is_not_read_gives_the_front_end_up(tmp_path: Path
         deaf.release()
         async with guest(here.path) as good:
             await good.begin()
+
+
+def mangled(random: Random) -> bytes:
+    """Return a message that is right in most, and wrong somewhere."""
+    request = random.choice([*Request, 0, 99, 2**32 - 1])
+    size = random.choice([0, 0, 8, 8, 8, 26, 32, 40, 44, random.randrange(300)])
+    payload = bytearray(random.choice([bytes(size), random.randbytes(size)]))
+    for _ in range(random.randrange(3)):
+        if payload:
+            payload[random.randrange(len(payload))] = random.choice([0, 1, 2, 3, 8, 0x7F, 0xFF])
+    flags = random.choice([1] * 15 + [9] * 15 + [5, 2])
+    announced = size if random.random() < 0.95 else random.randrange(2**13)
+    return struct.pack("=III", request, flags, announced) + payload
+
+
+@pytest.mark.parametrize("seed", range(8))
+@every_loop
+async def test_whatever_comes_the_next_front_end_is_served(tmp_path: Path, seed: int) -> None:
+    """
+    Messages that are wrong somewhere, some with descriptors that are, until the connection is closed; ten times.
+    """
+    random = Random(seed)  # noqa: S311 - messages, no secrets
+    async with (
+        stage(tmp_path, deadline=0.05) as here,
+        here.bus.subscribe("vm", Cap.UNMAP) as events,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(follow, events, list[tuple[int, int]]())
+        for _ in range(10):
+            async with guest(here.path) as bad:
+                if random.random() < 0.7:
+                    await bad.begin()
+                bad.careless = True
+                fds = [bad.fd, os.eventfd(0), os.open("/dev/null", os.O_RDWR)]
+                bad.owned += fds[1:]
+                with suppress(PeerLeft, BrokenPipeError):
+                    for _ in range(200):
+                        with_fds = random.choices(fds, k=random.choice([0, 0, 0, 1, 1, 2]))
+                        bad.main.put(mangled(random), with_fds)
+                        await checkpoint()
+        async with guest(here.path) as good:
+            await good.begin()
+            good.map(0x5000, 0)
+            assert (await events.translate(0x5000)).mapping.target == 0
+        tasks.cancel_scope.cancel()

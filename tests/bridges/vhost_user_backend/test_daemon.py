@@ -92,11 +92,40 @@ async def test_a_bridge_that_was_killed_is_started_again_and_packets_go_on(tmp_p
         assert not path.exists()
 
 
-async def sent(qemu: Guest, packet: bytes) -> None:
-    """Have a guest begin, and send a packet."""
+@pytest.mark.timeout(60)
+@pytest.mark.asyncio
+async def test_a_bridge_that_was_stopped_for_longer_than_its_lease_goes_on(tmp_path: Path) -> None:
+    """
+    Its card drops what it held before it looks at the guest's memory again, and the guest waits meanwhile.
+    """
+    path, log = tmp_path / "vhost.sock", tmp_path / "bridge"
+    with (
+        daemon(tmp_path, "--leases-seconds", "0.5") as running,
+        bridge_process(running.address, path, log) as process,
+    ):
+        async with guest(str(path)) as qemu:
+            driver = await sent(qemu, b"one")
+            process.send_signal(signal.SIGSTOP)
+            unmapped = qemu.unmap(DATA)
+            qemu.map(DATA, 9 * PAGE)
+            driver.send(b"three", iova=DATA, place=9 * PAGE, at=1)
+            wait_for_line(running.process, running.log, "is gone")
+            assert not unmapped.came.is_set()
+            process.send_signal(signal.SIGCONT)
+            assert await status(unmapped) == 0
+            assert await driver.used() == (1, 0)
+            process.send_signal(signal.SIGTERM)
+            await qemu.left.wait()
+        assert process.wait() == 0, log.read_text()
+        assert "ring 1 has stopped; 2 packets, 8 bytes taken so far" in log.read_text()
+
+
+async def sent(qemu: Guest, packet: bytes) -> Driver:
+    """Have a guest begin, and send a packet; return the driver of its ring."""
     await qemu.begin()
     driver = Driver(qemu, 1, place=0, iova=RINGS)
     await driver.start()
     qemu.map(DATA, 8 * PAGE)
     driver.send(packet, iova=DATA, place=8 * PAGE)
     assert await driver.used() == (0, 0)
+    return driver

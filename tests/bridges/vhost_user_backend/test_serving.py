@@ -109,6 +109,7 @@ async def test_while_a_device_takes_its_time_to_stop_messages_are_handled(tmp_pa
         device.may_stop = anyio.Event()
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(driver.stop)
+            tasks.start_soon(driver.stop)
             await anyio.wait_all_tasks_blocked()
             qemu.say(Request.SET_VRING_KICK, VringFd(0), [driver.kick_fd])
             invalidated = qemu.invalidate(0x5000, PAGE)

@@ -4,15 +4,20 @@ import os
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
 
 from iommubus import Bus
 from iommubus.bridges.vhost_user_backend import VhostUserBackend
-from iommubus.bridges.vhost_user_backend.sink import Sink
+from iommubus.bridges.vhost_user_backend.sink import Sink, must_notify
+from iommubus.bridging.dma import Miss
 from iommubus.bridging.telling import Told
+from iommubus.bridging.vring import Ring, Vring
 from iommubus.caps import Perm
+from iommubus.errors import Fenced
+from tests.bridges.vhost_user_backend.stage import run_in
 from tests.guests import PAGE, Driver, Guest, guest
 from tests.loops import every_loop
 from tests.peers import open_descriptors
@@ -24,7 +29,8 @@ DATA = 0x20_0000
 class Card(anyio.AsyncContextManagerMixin):
     """A sink behind a bridge, and a guest with a driver of its transmit ring."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, **options: Any) -> None:
+        self.options = options
         self.path = str(directory / "vhost.sock")
         self.told: list[Told] = []
 
@@ -34,7 +40,7 @@ class Card(anyio.AsyncContextManagerMixin):
         async with Bus() as self.bus, anyio.create_task_group() as tasks:
             self.sink = Sink(self.bus, "vm", tell=self.told.append)
             self.bridge = VhostUserBackend(
-                self.bus, listen=self.path, space="vm", device=self.sink, tell=self.told.append
+                self.bus, listen=self.path, space="vm", device=self.sink, tell=self.told.append, **self.options
             )
             await tasks.start(self.sink.run)
             await tasks.start(self.bridge.run)
@@ -117,6 +123,82 @@ async def test_a_driver_that_wants_no_interrupt_gets_none(tmp_path: Path) -> Non
         assert await driver.stop() == 1
         with pytest.raises(BlockingIOError):
             os.eventfd_read(driver.call_fd)
+
+
+def test_a_driver_whose_wish_cannot_be_read_is_told() -> None:
+    """
+    An interrupt too many does no harm.
+    """
+
+    class Nowhere:
+        def read(self, iova: int, size: int) -> bytes:
+            raise Miss(iova + size, Perm.R)
+
+        def write(self, iova: int, data: bytes) -> None:
+            raise Miss(iova + len(data), Perm.W)
+
+    assert must_notify(Vring(Ring(1, 8, 0, 0, 0), Nowhere()))
+
+
+@every_loop
+async def test_more_packets_than_one_turn_takes_are_taken(tmp_path: Path) -> None:
+    async with Card(tmp_path) as card, guest(card.path) as qemu:
+        await qemu.begin()
+        driver = Driver(qemu, 1, place=0, iova=RINGS, size=128)
+        await driver.start()
+        qemu.map(DATA, 8 * PAGE)
+        for at in range(100):
+            driver.describe(at, DATA, 112)
+        driver.offer(*range(100))
+        assert [await driver.used() for _ in range(100)] == [(at, 0) for at in range(100)]
+        assert card.sink.statistics()[:2] == (100, 10_000)
+        assert not card.sink.write_config(0, b"x")
+
+
+@every_loop
+async def test_what_is_not_answered_in_time_is_asked_again(tmp_path: Path) -> None:
+    async with Card(tmp_path, answer_timeout=0.05) as card, guest(card.path) as qemu:
+        await qemu.begin()
+        driver = await transmit(qemu)
+        qemu.map(DATA, 8 * PAGE)
+        qemu.answering = False
+        driver.send(b"late", iova=DATA, place=8 * PAGE)
+        await qemu.wait_asked(2)
+        qemu.answering = True
+        for iova, _ in qemu.asked:
+            qemu.update(iova)
+            qemu.reply_to_miss()
+        assert await driver.used() == (0, 0)
+        assert card.sink.statistics().broken == 0
+
+
+@every_loop
+async def test_a_card_that_was_fenced_touches_nothing_and_says_so(tmp_path: Path) -> None:
+    told: list[Told] = []
+    async with Bus() as bus, anyio.create_task_group() as tasks:
+        sink = Sink(bus, "vm", tell=told.append, name="card")
+        bridge = VhostUserBackend(bus, listen=f"{tmp_path}/vhost.sock", space="vm", device=sink, tell=told.append)
+        tasks.start_soon(is_fenced, sink)
+        scope = anyio.CancelScope()
+        await tasks.start(run_in, scope, bridge)
+        async with guest(f"{tmp_path}/vhost.sock") as qemu:
+            await qemu.begin()
+            driver = await transmit(qemu)
+            qemu.map(DATA, 8 * PAGE)
+            driver.send(b"good", iova=DATA, place=8 * PAGE)
+            assert await driver.used() == (0, 0)
+            assert await bus.spaces()[0].fence("card")
+            driver.send(b"late", iova=DATA, place=8 * PAGE, at=1)
+            assert await driver.stop() == 1
+            await driver.start(base=1)  # nobody serves it any more
+            assert await driver.stop() == 1
+        assert sink.statistics().packets == 1
+        scope.cancel()
+
+
+async def is_fenced(sink: Sink) -> None:
+    with pytest.RaisesGroup(Fenced):
+        await sink.run()
 
 
 @every_loop

@@ -66,9 +66,3 @@ def test_without_vfio_it_says_so(address: str) -> None:
 
     assert (done.exit_code, done.stderr.count("\n")) == (1, 1)
     assert done.stderr.startswith("iommubus bridge vfio: open /dev/vfio/vfio: ENOENT, No such file or directory (")
-
-
-def test_an_address_that_is_none_is_wrong_usage() -> None:
-    done = iommubus("bridge", "vfio", "--space", "vfio/e", "--group", "7", "-a", "nowhere")
-
-    assert (done.exit_code, done.stderr.count("\n")) == (2, 1)

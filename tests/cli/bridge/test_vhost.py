@@ -50,9 +50,3 @@ def test_what_is_not_there_is_one_line(address: str) -> None:
 
     assert (done.exit_code, done.stderr.count("\n")) == (1, 1)
     assert done.stderr.startswith("iommubus bridge vhost: open /dev/vhost-none: ENOENT, No such file or directory (")
-
-
-def test_an_address_that_is_none_is_wrong_usage() -> None:
-    done = iommubus("bridge", "vhost", "--space", "vhost/c", "-a", "nowhere")
-
-    assert (done.exit_code, done.stderr.count("\n")) == (2, 1)

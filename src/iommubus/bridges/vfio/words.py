@@ -98,7 +98,7 @@ def gaps(ranges: Sequence[IovaRange]) -> Iterator[IovaRange]:
 def naming(call: MapDma | UnmapDma) -> str:
     """Return a call with its values, as people read it."""
     if isinstance(call, MapDma):
-        return f"VFIO_IOMMU_MAP_DMA {IovaRange.sized(call.iova, call.size)} at {call.vaddr:#x}, {call.flags!r}"
+        return f"VFIO_IOMMU_MAP_DMA {IovaRange.sized(call.iova, call.size)} at {call.vaddr:#x}, {call.flags.name}"
     if call.flags & UnmapFlags.ALL:
         return "VFIO_IOMMU_UNMAP_DMA of everything"
     return f"VFIO_IOMMU_UNMAP_DMA {IovaRange.sized(call.iova, call.size)}"

@@ -20,10 +20,12 @@ from ...errors import (
     Fenced,
     IommubusError,
     KernelRefused,
+    NoAnswer,
     NoBacking,
     SubscriptionClosed,
     TranslationFault,
     UnknownMemory,
+    Unreachable,
 )
 from ...ranges import LAST, IovaRange
 from .device import FEATURES, VhostDevice
@@ -33,7 +35,12 @@ MISSES_AT_ONCE: Final = 64
 time, and a device a few rings."""
 
 ATTEMPTS: Final = 16
-"""Most answers to one question that an UNMAP overtakes; after that it is taken as one that has no answer."""
+"""Most answers to one question that cannot be written, because an UNMAP overtook them or their memory is not here
+yet; after that it is taken as one that has no answer."""
+
+RETRY: Final = 0.2
+"""Seconds after which somebody is asked again who could not be reached or did not answer in time, or whose memory
+is not here yet: the kernel does not ask again by itself, and the ring would stand still."""
 
 WHOLE: Final = IovaRange(0, LAST)
 
@@ -49,6 +56,8 @@ class VhostStatistics(NamedTuple):
     updates: int
     #: answers that an UNMAP overtook, and that were not written
     stale: int
+    #: times that a question waited for somebody who could not be asked
+    postponed: int
     #: questions that stay without an answer
     unanswered: int
     #: ranges taken away
@@ -62,6 +71,7 @@ class _Counts(Struct):
     repeated: int = 0
     updates: int = 0
     stale: int = 0
+    postponed: int = 0
     unanswered: int = 0
     invalidations: int = 0
     failed: int = 0
@@ -178,50 +188,64 @@ class VhostBridge:
 
     async def _answer(self, iova: int, perm: Perm, events: Subscription, addresses: Addresses) -> None:
         try:
+            why = ""
             for _ in range(ATTEMPTS):
-                if await self._answer_once(iova, perm, events, addresses):
+                why = await self._answer_once(iova, perm, events, addresses)
+                if not why:
                     return
-            self._leave(iova, perm, f"UNMAPs overtook {ATTEMPTS} answers")
-        except (TranslationFault, NoBacking, BadMemory, KernelRefused) as failure:
+            self._leave(iova, perm, f"{why}, {ATTEMPTS} times")
+        except (TranslationFault, NoBacking, KernelRefused) as failure:
             self._leave(iova, perm, str(failure))
         except (Fenced, SubscriptionClosed):  # whoever follows the stream is told
             return
         finally:
             self._room.release()
 
-    async def _answer_once(self, iova: int, perm: Perm, events: Subscription, addresses: Addresses) -> bool:
-        """Ask where an address leads and tell the kernel; say whether it was done before an UNMAP overtook it."""
-        found = await events.translate(iova, perm)
+    async def _answer_once(self, iova: int, perm: Perm, events: Subscription, addresses: Addresses) -> str:
+        """Ask where an address leads and tell the kernel; return why it has to be asked again, "" if it has not."""
+        found = await self._ask(iova, perm, events)
         mapping = found.mapping
         try:
             messages = updates(IovaRange(mapping.first, mapping.last), addresses.of(mapping), mapping.perm)
-        except UnknownMemory:  # it was removed, after an UNMAP that is on its way
-            self._counts.stale += 1
-            return False
+        except (BadMemory, UnknownMemory) as absent:  # from another process it may come later than the answer
+            await anyio.sleep(RETRY)
+            return str(absent)
         async with self._lane:
             if not self._may_write(found):
                 self._counts.stale += 1
-                return self._stopped
+                return "" if self._stopped else "an UNMAP overtook the answer"
             # The write wakes the rings whose questions were read before it.  The same question
             # of another ring, read during it, has to have an answer of its own.
             self._asked.discard((iova, perm))
             await anyio.to_thread.run_sync(self._device.write_all, messages)
         self._counts.updates += 1
-        return True
+        return ""
+
+    async def _ask(self, iova: int, perm: Perm, events: Subscription) -> Translation:
+        """Ask where an address leads, as often as it takes until somebody says."""
+        while True:
+            try:
+                return await events.translate(iova, perm)
+            except (Unreachable, NoAnswer) as failure:
+                self._counts.postponed = count = self._counts.postponed + 1
+                self._tell_seldom(count, f"a miss of {self._device.name} at {iova:#x} waits", str(failure))
+                await anyio.sleep(RETRY)
 
     def _may_write(self, found: Translation) -> bool:
         """Say whether an answer holds at this moment; what is handed over from now on is taken away behind it."""
         return found.valid and not self._stopped
 
     def _leave(self, iova: int, perm: Perm, why: str) -> None:
-        """Leave a question without an answer, and tell of the first, the second, the fourth and so on."""
+        """Leave a question without an answer."""
         self._asked.discard((iova, perm))
-        count = self._counts.unanswered = self._counts.unanswered + 1
+        self._counts.unanswered = count = self._counts.unanswered + 1
+        self._tell_seldom(count, f"a miss of {self._device.name} at {iova:#x} for {perm.name} stays unanswered", why)
+
+    def _tell_seldom(self, count: int, what: str, why: str) -> None:
+        """Tell of what a guest can cause as often as it likes: of the first, the second, the fourth and so on."""
         if count & (count - 1) == 0:
             so_far = f", the {count}th that does" if count > 1 else ""
-            self._tell(
-                Notice(f"a miss of {self._device.name} at {iova:#x} for {perm!r} stays unanswered{so_far}: {why}", True)
-            )
+            self._tell(Notice(f"{what}{so_far}: {why}", trouble=True))
 
     # -- invalidations -----------------------------------------------------------
 

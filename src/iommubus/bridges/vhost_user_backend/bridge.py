@@ -16,6 +16,7 @@ from typing import Final, NamedTuple
 import anyio
 from anyio.abc import TaskStatus
 
+from ...bridging.accepting import accept
 from ...bridging.barrier import Barrier
 from ...bridging.telling import Notice, Tell, log
 from ...bus.abc import SYNC_TIMEOUT, EventBus
@@ -154,12 +155,3 @@ class VhostUserBackend:
     async def _translate(self, iova: int, perm: Perm) -> Mapping | None:
         """Answer a miss of a cacher: nothing is mapped where no front end is."""
         return None if self._front_end is None else await self._front_end.translate(iova, perm)
-
-
-async def accept(listening: socket.socket) -> socket.socket:
-    """Wait for the next connection."""
-    while True:
-        try:
-            return listening.accept()[0]
-        except BlockingIOError:
-            await anyio.wait_readable(listening)

@@ -23,11 +23,11 @@ from ...bridging.telling import Negotiated, Notice
 from ...caps import Perm
 from ...mapping import Mapping
 from ...ranges import LAST
-from . import offers
 from .answers import REFUSED, Answer
 from .asking import Asking
 from .line import Line, Surroundings
 from .memory import GuestMemory
+from .offers import agreed, features, lacks, protocol_features
 from .rings import signal
 from .serving import Serving
 
@@ -98,19 +98,19 @@ class Handling:
     # -- what was agreed upon ------------------------------------------------------
 
     def _get_features(self, _: object, __: list[int], answer: Answer) -> None:
-        answer.body(U64(offers.features(self._around.device)))
+        answer.body(U64(features(self._around.device)))
 
     def _set_features(self, body: U64, _: list[int], __: Answer) -> None:
-        self._check_offered("SET_FEATURES", body.value, offers.features(self._around.device))
+        self._check_offered("SET_FEATURES", body.value, features(self._around.device))
         self._serving.features = body.value
         self._say_agreed()
         self._serving.review()
 
     def _get_protocol_features(self, _: object, __: list[int], answer: Answer) -> None:
-        answer.body(U64(offers.protocol_features(self._around.device)))
+        answer.body(U64(protocol_features(self._around.device)))
 
     def _set_protocol_features(self, body: U64, _: list[int], __: Answer) -> None:
-        self._check_offered("SET_PROTOCOL_FEATURES", body.value, offers.protocol_features(self._around.device))
+        self._check_offered("SET_PROTOCOL_FEATURES", body.value, protocol_features(self._around.device))
         if self._asking.possible:
             raise self._line.broke("SET_PROTOCOL_FEATURES behind SET_BACKEND_REQ_FD")
         self._protocol = body.value
@@ -129,8 +129,8 @@ class Handling:
 
     def _say_agreed(self) -> None:
         taken, protocol = self._serving.features, self._protocol
-        lacks = tuple(offers.lacks(taken, protocol, channel=self._asking.possible))
-        told = Negotiated(self._line.name, offers.agreed(taken, protocol), lacks)
+        missing = tuple(lacks(taken, protocol, channel=self._asking.possible))
+        told = Negotiated(self._line.name, agreed(taken, protocol), missing)
         if told != self._told:
             self._told = told
             self._around.tell(told)

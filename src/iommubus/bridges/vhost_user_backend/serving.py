@@ -99,7 +99,7 @@ class Serving:
     async def _stop(self, slot: Slot) -> None:
         with anyio.CancelScope(shield=True):
             base = await self._device.ring_stopped(slot.index)
-        slot.stopped(base)
-        for answer in self._stopping.pop(slot.index):
-            answer.body(VringState(slot.index, base))
-        self._review(slot)
+            slot.stopped(base)
+            for answer in self._stopping.pop(slot.index):
+                answer.body(VringState(slot.index, base))
+            self._review(slot)

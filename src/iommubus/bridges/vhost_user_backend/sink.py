@@ -107,6 +107,8 @@ class Sink:
                 with anyio.CancelScope(shield=True):
                     await self._subscription.close()  # nothing works on rings any more: all of it was dropped
                 raise
+            finally:
+                self._tasks = None
 
     def write_config(self, offset: int, data: bytes) -> bool:  # noqa: ARG002 - there is none
         """Refuse it."""

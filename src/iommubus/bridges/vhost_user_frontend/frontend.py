@@ -82,15 +82,18 @@ class VhostUserFrontend:
             IommubusError: The space cannot be subscribed to.
         """
         started = _once(task_status.started)
-        terms = self._terms
+        terms, said = self._terms, ""
         while True:
             sock, process = await self._reach()
             session = Session(self._bus, terms, sock, process, counts=self._counts, tell=self._tell)
             try:
                 await session.run(started)
-            except (PeerLeft, PeerBroke, Fenced):
+            except (PeerLeft, PeerBroke, Fenced) as failure:
                 if not session.settled:
                     raise
+                if str(failure) != said:
+                    said = str(failure)
+                    self._tell(Notice(f"{said}; the next connection is tried", trouble=True))
             else:
                 return
             terms = replace(terms, rings=session.rings)

@@ -122,6 +122,18 @@ class Session:
             PeerCannot: The back end will not do.
             PeerRefused: It refused a ring or its memory.
         """
+        try:
+            failure = await self._run(started)
+        finally:
+            if self._process is not None and self.settled:  # else whoever asks for the proof still needs it
+                self._process.close()
+        if failure is not None:
+            raise failure
+
+    # -- inside ----------------------------------------------------------------
+
+    async def _run(self, started: Callable[[], object]) -> IommubusError | None:
+        """Serve the back end, and return what ended that: out of the group it would come in a group."""
         failure: IommubusError | None = None
         lines = {work: anyio.CancelScope(shield=True) for work in (self._asking.read, self._main.pump, self._back.pump)}
         with self._main, self._back, self._theirs:
@@ -130,17 +142,12 @@ class Session:
                     tasks.start_soon(self._hold, work, scope)
                 try:
                     await self._serve(await self._agree(), started)
-                except IommubusError as reason:  # out of the group it would come in a group
+                except IommubusError as reason:
                     failure = reason
                 finally:
                     for scope in lines.values():
                         scope.cancel()
-        if self._process is not None and self.settled:  # else whoever asks for the proof still needs it
-            self._process.close()
-        if failure is not None:
-            raise failure
-
-    # -- inside ----------------------------------------------------------------
+        return failure
 
     async def _hold(self, work: Work, scope: anyio.CancelScope) -> None:
         """Keep the connection at work, also when the bridge is cancelled: the back end is still to be stopped."""

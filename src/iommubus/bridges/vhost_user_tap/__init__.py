@@ -6,7 +6,7 @@
 * `reading`: what messages mean for the translations
 * `showing`: those as a space of the bus
 * `counting`, `recording`: what is counted and written down
-* `watching`: all of that for one connection, and `ends`, `tap`: one connection after another
+* `watching`: all of that for one connection, and `reaching`, `tap`: one connection after another
 """
 
 from .counting import Statistics

@@ -17,6 +17,7 @@ import anyio
 from anyio import CapacityLimiter, to_thread
 from anyio.abc import TaskStatus
 
+from ...bridging.accepting import accept
 from ...bridging.memories import PeerMemories
 from ...bridging.telling import Notice, Tell, log
 from ...bus.abc import AddressSpace, EventBus
@@ -28,7 +29,7 @@ from ...transport.credentials import peer_of
 from ...transport.listeners import listen as listen_at
 from .carrying import Carrier
 from .counting import Counts, Statistics
-from .ends import accept, reach
+from .reaching import reach
 from .recording import Recorder
 from .seen import Backlog
 from .showing import Shown

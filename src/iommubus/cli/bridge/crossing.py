@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 import anyio
 from anyio.abc import TaskStatus
@@ -10,22 +11,29 @@ from ...bridging.telling import Negotiated, Tell, Told
 from ...bus.abc import EventBus
 from ..printing import print_json_lines, print_lines
 from ..running import run
-from ..talking import Where
+from ..talking import Files, where
 
-PATIENCE = 10.0
+PATIENCE: Final = 10.0
 """Seconds within which a daemon that is not there yet is tried again: both may be started together."""
 
 Work = Callable[[EventBus, Tell], Awaitable[object]]
 """Does what the bridge is for, and tells of it."""
 
 
-def cross(kind: str, place: Where, work: Work, *, as_json: bool) -> None:
-    """Run a bridge until it ends by itself, or by SIGINT or SIGTERM: then it leaves as it would have anyway."""
+def cross(kind: str, daemon: tuple[str | None, Files | None], work: Work, *, as_json: bool) -> None:
+    """Run a bridge until it ends by itself, or by SIGINT or SIGTERM: then it leaves as it would have anyway.
+
+    Args:
+        kind: The kind of bridge.
+        daemon: Where the daemon is and who the bridge is there, as the command line says it.
+        work: What the bridge does.
+        as_json: Whether what it tells is printed as JSON.
+    """
 
     async def crossing() -> None:
         from ...client.remote import connect  # noqa: PLC0415 - takes a while; wrong usage need not wait for it
 
-        name = f"iommubus bridge {kind}"
+        place, name = where(*daemon), f"iommubus bridge {kind}"
         async with (
             connect(str(place.address), name=name, identity=place.identity, patience=PATIENCE) as bus,
             anyio.create_task_group() as tasks,

@@ -10,7 +10,6 @@ from ...bridging.telling import Tell
 from ...bus.abc import EventBus
 from ..options import AddressOption, IdentityOption, JsonLinesOption
 from ..running import WrongUsage, plain_errors
-from ..talking import where
 from .crossing import cross
 
 
@@ -45,5 +44,4 @@ def vfio(
     with plain_errors("bridge vfio"):
         if not group and not device:
             raise WrongUsage("it takes --group or --device")
-        place = where(address, identity)
-    cross("vfio", place, work, as_json=as_json)
+    cross("vfio", (address, identity), work, as_json=as_json)

@@ -9,7 +9,6 @@ from ...bridges.vfio_user_client import MAPS_LIMIT, VfioUserClient
 from ...bridging.telling import Tell
 from ...bus.abc import EventBus
 from ..options import NUMBER, AddressOption, IdentityOption, JsonLinesOption
-from ..talking import where
 from .crossing import cross
 
 
@@ -32,4 +31,4 @@ def vfio_user_client(
     async def work(bus: EventBus, tell: Tell) -> None:
         await VfioUserClient(bus, connect=str(connect.absolute()), space=space, max_maps=max_maps, tell=tell).run()
 
-    cross("vfio-user-client", where(address, identity), work, as_json=as_json)
+    cross("vfio-user-client", (address, identity), work, as_json=as_json)

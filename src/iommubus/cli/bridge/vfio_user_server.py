@@ -10,7 +10,6 @@ from ...bridging.telling import Tell
 from ...bus.abc import SYNC_TIMEOUT, EventBus
 from ...ranges import LAST
 from ..options import NUMBER, SECONDS, AddressOption, IdentityOption, JsonLinesOption
-from ..talking import where
 from .crossing import cross
 
 
@@ -58,4 +57,4 @@ def vfio_user_server(  # noqa: PLR0913, PLR0917 - options are keywords
         )
         await bridge.run()
 
-    cross("vfio-user-server", where(address, identity), work, as_json=as_json)
+    cross("vfio-user-server", (address, identity), work, as_json=as_json)

@@ -8,8 +8,6 @@ from ...bridges.vhost import VhostBridge, VhostDevice
 from ...bridging.telling import Tell
 from ...bus.abc import EventBus
 from ..options import AddressOption, IdentityOption, JsonLinesOption
-from ..running import plain_errors
-from ..talking import where
 from .crossing import cross
 
 
@@ -30,6 +28,4 @@ def vhost(
         with VhostDevice.open(device) as opened:
             await VhostBridge(bus, device=opened, space=space, tell=tell).run()
 
-    with plain_errors("bridge vhost"):
-        place = where(address, identity)
-    cross("vhost", place, work, as_json=as_json)
+    cross("vhost", (address, identity), work, as_json=as_json)

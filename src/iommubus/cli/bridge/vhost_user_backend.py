@@ -9,7 +9,6 @@ import typer
 from ...bridging.telling import Tell
 from ...bus.abc import SYNC_TIMEOUT, EventBus
 from ..options import SECONDS, AddressOption, IdentityOption, JsonLinesOption
-from ..talking import where
 from .crossing import cross
 
 
@@ -52,4 +51,4 @@ def vhost_user_backend(  # noqa: PLR0913, PLR0917 - options are keywords
                 await tasks.start(device.run)
             tasks.start_soon(bridge.run)
 
-    cross("vhost-user-backend", where(address, identity), work, as_json=as_json)
+    cross("vhost-user-backend", (address, identity), work, as_json=as_json)

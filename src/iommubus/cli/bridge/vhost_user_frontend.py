@@ -11,7 +11,6 @@ from ...bridging.telling import Tell
 from ...bus.abc import EventBus
 from .. import words
 from ..options import NUMBER, AddressOption, IdentityOption, JsonLinesOption, reader
-from ..talking import where
 from .crossing import cross
 
 RING_LIMIT: Final = 1 << 15
@@ -76,4 +75,4 @@ def vhost_user_frontend(  # noqa: PLR0913, PLR0917 - options are keywords
         )
         await bridge.run()
 
-    cross("vhost-user-frontend", where(address, identity), work, as_json=as_json)
+    cross("vhost-user-frontend", (address, identity), work, as_json=as_json)

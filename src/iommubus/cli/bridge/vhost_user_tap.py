@@ -9,7 +9,6 @@ import typer
 from ...bridging.telling import Tell
 from ...bus.abc import EventBus
 from ..options import AddressOption, IdentityOption, JsonLinesOption
-from ..talking import where
 from .crossing import cross
 
 
@@ -50,4 +49,4 @@ def vhost_user_tap(  # noqa: PLR0913, PLR0917 - options are keywords
             )
             await tap.run()
 
-    cross("vhost-user-tap", where(address, identity), work, as_json=as_json)
+    cross("vhost-user-tap", (address, identity), work, as_json=as_json)

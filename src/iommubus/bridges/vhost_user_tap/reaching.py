@@ -1,4 +1,4 @@
-"""The two ends of a tap: who connects to it, and where it connects to."""
+"""The end of a tap that it connects to."""
 
 import socket
 from typing import Final
@@ -7,15 +7,6 @@ import anyio
 
 ATTEMPT: Final = 0.1
 """Seconds between two attempts to reach a back end that is not there yet."""
-
-
-async def accept(listening: socket.socket) -> socket.socket:
-    """Wait for the next connection."""
-    while True:
-        try:
-            return listening.accept()[0]
-        except BlockingIOError:
-            await anyio.wait_readable(listening)
 
 
 async def reach(path: str, patience: float) -> socket.socket:
