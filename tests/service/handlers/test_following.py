@@ -17,6 +17,7 @@ import pytest
 from iommubus.bus.attachment import State
 from iommubus.errors import (
     AccessDenied,
+    BadHolder,
     BadName,
     CapabilityRefused,
     DemandRefused,
@@ -609,6 +610,9 @@ async def test_what_cannot_be_had_is_refused_and_leaves_nothing() -> None:
         assert isinstance(await consumer.refused(ranges=[]), OutsideRanges)
         assert isinstance(await consumer.refused("vtd*"), BadName)
         assert isinstance(await consumer.refused(stops="exit"), ExitRefused)
+        assert isinstance(await consumer.refused(stops="exit", holder=os.getpid()), ExitRefused)
+        assert isinstance(await consumer.refused(holder=os.getpid()), BadHolder)
+        assert isinstance(await consumer.refused(stops="exit", holder=2**31), BadHolder)
         await consumer.talker.say(Subscribe(99, [], 3, EVERYWHERE))
         assert isinstance(to_error((await consumer.talker.skip_to(Refused)).failure), BadName)
         assert len(daemon.proof.watches) == 0

@@ -253,6 +253,18 @@ def test_without_a_file_nothing_was_granted(path: str) -> None:
     assert not Path(path).exists()
 
 
+def test_a_record_of_before_there_were_holders_is_read_and_one_without_is_written_as_then(path: str) -> None:
+    """One with a holder is refused by a daemon of then, which would wait for its process alone."""
+    old = b'{"boot":"%b","longest":5.0,"exits":[{"pid":4711,"start":123456,"subscription":"vfio"}],"version":1}\n'
+    Path(path).write_bytes(old % BOOT.encode())
+    assert load(path, BOOT) == OLD
+    assert encode(OLD) == old % BOOT.encode()
+    kept = Granted(BOOT, 5.0, (ExitMember(4711, 123456, "vfio", 4712, 123457),))
+    Path(path).write_bytes(encode(kept))
+    assert load(path, BOOT) == kept
+    assert b'"holder":4712' in encode(kept)
+
+
 def test_of_another_boot_nothing_is_left(path: str) -> None:
     """Its processes have ended, and nobody has a lease; what is granted now replaces it."""
     Path(path).write_bytes(encode(OLD))
