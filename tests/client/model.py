@@ -383,13 +383,14 @@ class World:
         *,
         stops: Stops = "exit",
         on_fence: OnFence | None = None,
+        holder: int | None = None,
     ) -> None:
         self.space = space
         self.caps = caps
         self.contract = contract
         self.daemon = Daemon(bus)
         self.place = Place()
-        terms = Terms("model", caps, ((0, PAGES * PAGE - 1),), CAPACITY, contract, stops, on_fence)
+        terms = Terms("model", caps, ((0, PAGES * PAGE - 1),), CAPACITY, contract, stops, on_fence, holder=holder)
         self.seat = RemoteSeat(terms, ("space",), self.place)
         self.line: Line | None = None
         self.held: dict[tuple[int, int], Map] = {}  # of a shadower

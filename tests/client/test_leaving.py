@@ -534,6 +534,21 @@ async def test_a_daemon_that_is_about_to_stop_refuses_nobody_for_good() -> None:
         assert [*states, world.seat.state] == [State.NEW, State.JOINED]
 
 
+@pytest.mark.asyncio
+@pytest.mark.parametrize("holder", [None, 4711])
+async def test_who_is_registered_again_names_its_holder_again(holder: int | None) -> None:
+    async with world_of(holder=holder) as world:
+        for replaces in 0, 1:
+            assert world.line is not None
+            (asked,) = world.line.up
+            assert isinstance(asked, Subscribe)
+            assert (asked.replaces, asked.holder) == (replaces, holder or 0)
+            consume(world)
+            world.lose()
+            consume(world)
+            world.back()
+
+
 def refuse_next(world: World, error: Exception) -> None:
     """Have the daemon refuse the registration that was asked for."""
     assert world.line is not None
