@@ -43,7 +43,9 @@ def text(rows: Sequence[Row]) -> str:
 
 def figure(value: float | None) -> str:
     """Return a value in full."""
-    return "-" if value is None else f"{value:,}"
+    if value is None:
+        return "-"
+    return f"{int(value) if value == int(value) else value:,}"
 
 
 def speed(value: float) -> str:

@@ -1,0 +1,101 @@
+"""What every subject of the measurements is: a server, and clients of two kinds."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Final, Protocol
+
+from msgspec import Struct
+
+from .check import Check
+from .events import Change
+
+WINDOW: Final = 4096
+"""Events that may be on their way where nothing else holds a publisher back: as many as a mailbox of iommubus takes."""
+
+
+class Missing(Exception):
+    """A subject cannot be had here; why."""
+
+
+class Server(Struct, frozen=True):
+    """How a server is started.
+
+    Attributes:
+        command: Its command line.
+        ready: The Unix socket at which it takes connections, or the port on loopback.
+        environment: Variables that it needs.
+    """
+
+    command: Sequence[str]
+    ready: Path | int
+    environment: Mapping[str, str] = {}
+
+
+class Publisher(Protocol):
+    """The client that publishes."""
+
+    async def meet(self) -> None:
+        """Wait until every subscriber gets what is published."""
+        ...
+
+    async def publish(self, changes: Sequence[Change], batch: int) -> None:
+        """Publish changes, ``batch`` of them in a call or a message, no faster than they are taken."""
+        ...
+
+    async def settle(self) -> None:
+        """Wait until all subscribers have acknowledged what was published."""
+        ...
+
+
+class Follower(Protocol):
+    """The client of one subscriber.
+
+    Attributes:
+        checks: See everything that it gets.
+    """
+
+    checks: list[Check]
+
+    async def wait(self) -> None:
+        """Wait until its checks are done, or one has found a fault."""
+        ...
+
+
+class Subject(ABC):
+    """Something that takes events from one process to others.
+
+    Attributes:
+        name: What it is called in the results.
+        lacks: What it does not do, in words.
+        server_between: Whether events go through a process of its own, as the daemon's do.
+        ack_every: Events after which subscribers acknowledge, so that a publisher
+            knows how much is on its way; 0 where something else holds it back.
+        libraries: Distributions whose versions matter.
+    """
+
+    name: str
+    lacks: str
+    server_between: bool = True
+    ack_every: int = 0
+    libraries: Sequence[str] = ()
+
+    @abstractmethod
+    def server(self, place: Path) -> Server:
+        """Return how its server is started.
+
+        Args:
+            place: A directory for its sockets and files, the same for its clients.
+
+        Raises:
+            Missing: It cannot be had.
+        """
+
+    @abstractmethod
+    def publisher(self, place: Path, subscribers: int) -> AbstractAsyncContextManager[Publisher]:
+        """Connect the publisher; subscribers come after it."""
+
+    @abstractmethod
+    def subscriber(self, place: Path, number: int, *, matching: bool) -> AbstractAsyncContextManager[Follower]:
+        """Connect a subscriber to everything that is published, or to nothing of it; they are numbered from 0."""
