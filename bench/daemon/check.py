@@ -38,7 +38,7 @@ class Run(Struct, frozen=True):
         first: Number of the first event.
         count: How many.
         batch: Events in one message.
-        ack_every: Events after which an acknowledgement is due; 0 for none.
+        ack_every: Events after which an acknowledgement is due, as it is after the last; 0 for none.
         stamps: Whether the time of each event is to be noted.
     """
 
@@ -144,7 +144,7 @@ class Check:
         now, answer = time.monotonic(), None
         if self._begin < NEVER:
             self.stamps += [now] * (self.expected - self._begin - len(self.stamps))
-        if self.expected >= self._next_ack:
+        if self.expected >= min(self._next_ack, self._end) and self._ack_every:
             answer = ACK.pack(self._number, self.expected - 1)
             self._next_ack = self.expected + self._ack_every
         if self.expected >= self._end:

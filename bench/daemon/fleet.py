@@ -167,7 +167,8 @@ class Fleet:
     async def rounds(self, count: int, each: int) -> list[float]:
         """Return the seconds that each of some round trips took."""
         await self.publish("map", count * each, 64)
-        await self._expect(Run(self._published + 1, count * each, ack_every=each))
+        ack_every = min(each, self.subject.ack_every or each)
+        await self._expect(Run(self._published + 1, count * each, ack_every=ack_every))
         answer = await self._publisher.tell(Rounds(count, each))
         assert isinstance(answer, Times)  # noqa: S101 - that is what answers
         await self._seen()
@@ -176,7 +177,7 @@ class Fleet:
 
     async def latencies(self, count: int, interval: float) -> list[float]:
         """Return the seconds that each event took to each subscriber, published slowly."""
-        await self._expect(Run(self._published + 1, count, stamps=True))
+        await self._expect(Run(self._published + 1, count, ack_every=self.subject.ack_every, stamps=True))
         answer = await self._publisher.tell(Pace(count, interval))
         assert isinstance(answer, Times)  # noqa: S101 - that is what answers
         seen = await self._seen()
@@ -198,7 +199,7 @@ class Fleet:
     async def _measure(self, order: Publish, count: int, batch: int) -> Throughput:
         count += count % 2 if order.script in {"in order", "at random"} else 0
         before = self._cpu()
-        await self._expect(Run(self._published + 1, count, batch, self.subject.ack_every))
+        await self._expect(Run(self._published + 1, count, batch, self.subject.ack_every * batch))
         answer = await self._publisher.tell(order)
         assert isinstance(answer, Published)  # noqa: S101 - that is what answers
         seen = await self._seen()

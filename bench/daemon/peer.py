@@ -9,20 +9,17 @@ events, or take up any amount of memory, if nobody held the publisher back.
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
 from .check import Acks, Check, Take, finished
 from .events import HELLO, Change, encode, messages
-from .subject import WINDOW, Follower, Publisher, Subject
+from .subject import AHEAD, Follower, Publisher, Subject
 
 BURST: Final = 256
 """Events published before the event loop has its turn."""
-
-ACK_EVERY: Final = 1024
-"""Events after which a subscriber says how far it is: a quarter of the window."""
 
 AGAIN: Final = 0.05
 """Seconds after which is asked again who is there."""
@@ -94,6 +91,8 @@ class Peer(Subject):
         blocking: Whether it has clients without an event loop, which are to be pumped.
     """
 
+    ahead = AHEAD
+    ack_every = AHEAD // 4
     threads = False
     blocking = False
 
@@ -109,7 +108,7 @@ class Peer(Subject):
         signal = Signal(threads=self.threads)
         acks = Acks(subscribers, signal.set)
         async with self.client(place, Channel.ACKS, Channel.EVENTS, acks.take) as client:
-            yield PeerPublisher(client, acks, self._until(client, signal), paced=self.ack_every > 0)
+            yield PeerPublisher(client, acks, self._until(client, signal), self.ahead, self.ack_every)
 
     @asynccontextmanager
     async def subscriber(self, place: Path, number: int, *, matching: bool) -> AsyncGenerator[Follower]:
@@ -118,10 +117,25 @@ class Peer(Subject):
         signal = Signal(threads=self.threads)
         check = Check(number, signal.set)
         async with self.client(place, receives, Channel.ACKS, lambda payload: check.take(payload)) as client:
-            yield PeerFollower(check, self._until(client, signal))
+            async with pumped(client) if self.blocking else nullcontext():
+                yield PeerFollower(check, self._until(client, signal))
 
     def _until(self, client: Client, signal: Signal) -> Until:
         return Pumping(client).until if self.blocking else signal.until
+
+
+@asynccontextmanager
+async def pumped(client: Client) -> AsyncGenerator[None]:
+    """Receive now and then while nobody waits: a subscriber is asked whether it is there."""
+
+    async def pump() -> None:
+        while True:
+            client.pump(0)
+            await asyncio.sleep(AGAIN)
+
+    task = asyncio.create_task(pump())
+    yield
+    task.cancel()
 
 
 class Pumping:
@@ -144,14 +158,16 @@ class PeerPublisher:
         client: Its connection.
         acks: What was acknowledged.
         until: Waits for a condition.
-        paced: Whether no more than the window may be on its way.
+        ahead: Messages that may be on their way; 0 for any number.
+        ack_every: Messages after which there is an acknowledgement.
     """
 
-    def __init__(self, client: Client, acks: Acks, until: Until, *, paced: bool) -> None:
+    def __init__(self, client: Client, acks: Acks, until: Until, ahead: int, ack_every: int) -> None:
         self._client = client
         self._acks = acks
         self._until = until
-        self._paced = paced
+        self._ahead = ahead
+        self._ack_every = ack_every
         self._seq = 0
 
     async def meet(self) -> None:
@@ -164,10 +180,11 @@ class PeerPublisher:
 
     async def publish(self, changes: Sequence[Change], batch: int) -> None:
         """Publish burst by burst."""
-        for start in range(0, len(changes), BURST):
-            burst = changes[start : start + BURST]
-            if self._paced:
-                await self._acked(self._seq + len(burst) - WINDOW)
+        ahead, length = self._ahead * batch, min(BURST, self._ack_every * batch) or BURST
+        for start in range(0, len(changes), length):
+            burst = changes[start : start + length]
+            if ahead:
+                await self._acked(self._seq + len(burst) - ahead)
             await self._client.send(messages(self._seq + 1, burst, batch))
             self._seq += len(burst)
 

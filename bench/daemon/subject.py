@@ -11,8 +11,8 @@ from msgspec import Struct
 from .check import Check
 from .events import Change
 
-WINDOW: Final = 4096
-"""Events that may be on their way where nothing else holds a publisher back: as many as a mailbox of iommubus takes."""
+AHEAD: Final = 4096
+"""Messages that may be on their way where nothing else holds a publisher back: as many as a mailbox of iommubus takes."""
 
 
 class Missing(Exception):
@@ -70,14 +70,15 @@ class Subject(ABC):
         name: What it is called in the results.
         lacks: What it does not do, in words.
         server_between: Whether events go through a process of its own, as the daemon's do.
-        ack_every: Events after which subscribers acknowledge, so that a publisher
-            knows how much is on its way; 0 where something else holds it back.
+        ahead: Messages that may be on their way; 0 where something else holds a publisher back.
+        ack_every: Messages after which subscribers say how far they are, so that it knows.
         libraries: Distributions whose versions matter.
     """
 
     name: str
     lacks: str
     server_between: bool = True
+    ahead: int = 0
     ack_every: int = 0
     libraries: Sequence[str] = ()
 

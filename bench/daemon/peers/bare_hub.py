@@ -81,6 +81,7 @@ class BareHub(Peer):
 
     name = "bare hub"
     lacks = "keeps nothing: no table, no order checks, no replay, no filter by range, no acknowledgement, no limits"
+    ahead = ack_every = 0  # it reads no faster than everybody takes it
 
     def server(self, place: Path) -> Server:
         """Start ``python -m bench.daemon.hub``."""

@@ -12,7 +12,7 @@ from gmqtt.mqtt.constants import MQTTv311
 
 from ..check import Take
 from ..debian import program
-from ..peer import ACK_EVERY, Channel, Client, Peer
+from ..peer import Channel, Client, Peer
 from ..servers import free_port, port_of
 from ..subject import Server
 
@@ -42,7 +42,6 @@ class Mqtt(Peer):
 
     name = "MQTT (mosquitto)"
     lacks = "no table, no replay but of the last message, no completion, no filter by range; drops what is slow"
-    ack_every = ACK_EVERY
     libraries = ("gmqtt",)
 
     def server(self, place: Path) -> Server:

@@ -10,7 +10,7 @@ from nats.aio.msg import Msg
 
 from ..check import Take
 from ..debian import program
-from ..peer import ACK_EVERY, Channel, Client, Peer
+from ..peer import Channel, Client, Peer
 from ..servers import free_port, port_of
 from ..subject import Server
 
@@ -39,7 +39,6 @@ class Nats(Peer):
 
     name = "NATS"
     lacks = "no table, no replay, no completion, no filter by range; a subscriber that is slow is cut off"
-    ack_every = ACK_EVERY
     libraries = ("nats-py",)
 
     def server(self, place: Path) -> Server:

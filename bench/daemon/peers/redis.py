@@ -10,7 +10,7 @@ from redis.asyncio.client import PubSub
 
 from ..check import Take
 from ..debian import program
-from ..peer import ACK_EVERY, Channel, Client, Peer
+from ..peer import Channel, Client, Peer
 from ..subject import Server
 
 
@@ -40,7 +40,6 @@ class Redis(Peer):
 
     name = "Redis pub/sub"
     lacks = "no table, no replay, no completion, no filter by range; a subscriber that is slow is cut off"
-    ack_every = ACK_EVERY
     libraries = ("redis", "hiredis")
 
     def server(self, place: Path) -> Server:

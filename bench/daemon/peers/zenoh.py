@@ -16,7 +16,7 @@ from typing import Final
 import zenoh
 
 from ..check import Take
-from ..peer import ACK_EVERY, Channel, Client, Peer
+from ..peer import Channel, Client, Peer
 from ..subject import Server
 
 NO_SCOUTING: Final = {"multicast": {"enabled": False}, "gossip": {"enabled": False}}
@@ -51,7 +51,6 @@ class Zenoh(Peer):
 
     name = "zenoh"
     lacks = "no table, no replay, no completion, no filter by range"
-    ack_every = ACK_EVERY
     libraries = ("eclipse-zenoh",)
     threads = True
 

@@ -14,7 +14,7 @@ import zmq
 import zmq.asyncio
 
 from ..check import Take
-from ..peer import ACK_EVERY, Channel, Client, Peer
+from ..peer import Channel, Client, Peer
 from ..subject import Server
 
 TOPICS: Final = {Channel.EVENTS: b"e", Channel.ACKS: b"a", Channel.NOTHING: b"n"}
@@ -99,7 +99,6 @@ class ZeroMq(Peer):
 
     name = "ZeroMQ, asyncio"
     lacks = "no table, no replay, no completion, no filter by range; past its high water mark messages are dropped"
-    ack_every = ACK_EVERY
     libraries = ("pyzmq",)
 
     def server(self, place: Path) -> Server:
