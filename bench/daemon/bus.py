@@ -44,17 +44,18 @@ class BusPublisher:
         self._bus = bus
         self._spaces = spaces
 
-    async def meet(self) -> None:
+    async def meet(self, subscribers: int) -> None:
         """Wait for nothing: who has subscribed gets what is published."""
 
     async def publish(self, changes: Sequence[Change], batch: int) -> None:
         """Publish turn by turn, and drain in between."""
         space = self._spaces[0]
         for start in range(0, len(changes), TURN):
-            if start % DRAIN_EVERY == 0 and start:
+            if start % DRAIN_EVERY:
+                await asyncio.sleep(0)
+            elif start:
                 await space.drain()
             publish(space, changes[start : start + TURN], batch)
-            await asyncio.sleep(0)
 
     async def settle(self) -> None:
         """Wait until nobody uses what was unmapped."""
@@ -151,7 +152,9 @@ class Iommubus(Subject):
     """The daemon."""
 
     name = "iommubus"
-    lacks = "nothing of what is compared here: it keeps the table, checks it, replays it, filters by range, and completes"
+    lacks = (
+        "nothing of what is compared here: it keeps the table, checks it, replays it, filters by range, and completes"
+    )
     libraries = ("anyio", "iommubus", "msgspec", "uvloop")
 
     def server(self, place: Path) -> Server:
@@ -162,7 +165,7 @@ class Iommubus(Subject):
         return Server([*command, *limits], path)
 
     @asynccontextmanager
-    async def publisher(self, place: Path, subscribers: int) -> AsyncGenerator[Publisher]:  # noqa: ARG002 - it need not know
+    async def publisher(self, place: Path) -> AsyncGenerator[Publisher]:
         """Connect a producer, which makes a space."""
         async with connect(f"unix:{place / 'bus.sock'}") as bus:
             publisher = BusPublisher(bus, [])

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from struct import Struct as Layout
 from typing import Final
 
-from msgspec import Struct
+from msgspec import Struct, ValidationError
 
 from iommubus import Event as BusEvent
 
@@ -59,7 +59,6 @@ class Check:
 
     Attributes:
         expected: Number of the next event.
-        take: Takes a message.
         done: Whether all of the run was seen.
         fault: What was seen instead.
         stamps: When each event was seen, by the monotonic clock, if that is asked for.
@@ -70,13 +69,13 @@ class Check:
 
     def __init__(self, number: int, on_change: Callable[[], object]) -> None:
         self.expected = NEVER
-        self.take: Take = self._take_one
         self.done = False
         self.fault: Disorder | None = None
         self.stamps: list[float] = []
         self.seen_at = 0.0
         self._number = number
         self._on_change = on_change
+        self._take: Take = self._take_one
         self._due = NEVER  # number of the event before which something is to be done
         self._end = NEVER
         self._ack_every = 0
@@ -87,7 +86,7 @@ class Check:
         """Begin a run."""
         if self.expected not in {NEVER, run.first}:
             self._find(f"subscriber {self._number} is at number {self.expected}, not at {run.first}")
-        self.take = self._take_one if run.batch == 1 else self._take_many
+        self._take = self._take_one if run.batch == 1 else self._take_many
         self.done = run.count == 0
         self.stamps = []
         self.expected = run.first
@@ -96,6 +95,10 @@ class Check:
         self._ack_every = run.ack_every
         self._next_ack = run.first + run.ack_every if run.ack_every else NEVER
         self._set_due()
+
+    def take(self, payload: Payload) -> bytes | None:
+        """Take a message of a peer; return what is to be answered."""
+        return self._take(payload)
 
     def see(self, events: Sequence[BusEvent]) -> None:
         """Take events of iommubus, which are acknowledged by asking for the next."""
@@ -120,7 +123,11 @@ class Check:
 
     def _take_many(self, payload: Payload) -> bytes | None:
         expected = self.expected
-        for event in decode_many(payload):
+        try:
+            events = decode_many(payload)
+        except ValidationError:  # somebody asks once more who is there
+            return self._stray(decode_one(payload).seq)
+        for event in events:
             if event.seq != expected:
                 return self._stray(event.seq)
             expected += 1
@@ -168,14 +175,17 @@ class Acks:
     """What the subscribers have acknowledged.
 
     Args:
-        subscribers: How many there are.
         on_change: Called when all have acknowledged what is waited for; from whatever thread that came in.
     """
 
-    def __init__(self, subscribers: int, on_change: Callable[[], object]) -> None:
-        self._upto = [-1] * subscribers
+    def __init__(self, on_change: Callable[[], object]) -> None:
+        self._upto: list[int] = []
         self._awaited = NEVER
         self._on_change = on_change
+
+    def count(self, subscribers: int) -> None:
+        """Take it that there are so many subscribers now."""
+        self._upto += [-1] * (subscribers - len(self._upto))
 
     def take(self, payload: Payload) -> None:
         """Take an acknowledgement."""

@@ -7,6 +7,7 @@ make an event of the same fields of each, 31 bytes as msgpack.
 
 import random
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import cycle, islice
 from typing import Final, Literal, NamedTuple
 
 from msgspec import Struct
@@ -84,7 +85,7 @@ class Pages:
         self._filled = 0
 
     def changes(self, script: Script, count: int) -> list[Change]:
-        """Return the next changes of a script; of those in gaps, at least ``count``."""
+        """Return the next changes of a script; of those in gaps, an even number."""
         if script == "map":
             return [self._map() for _ in range(count)]
         if script == "unmap":
@@ -107,15 +108,12 @@ class Pages:
         self._filled += 1
         return Change(MAP, 2 * self._filled * PAGE, leads_to(self._filled))
 
-    def _gaps(self, script: Script, count: int) -> Sequence[int]:
-        """Return addresses between those that `_fill` has mapped."""
-        count = min(count, self._filled)
-        if script == "in order":
-            start = random.randrange(self._filled - count + 1)
-            numbers: Sequence[int] = range(start, start + count)
-        else:
-            numbers = random.sample(range(self._filled), count)
-        return [(2 * number + 3) * PAGE for number in numbers]
+    def _gaps(self, script: Script, count: int) -> list[int]:
+        """Return addresses between those that `_fill` has mapped; one comes again only when all others have come."""
+        numbers = list(range(self._filled))
+        if script == "at random":
+            random.shuffle(numbers)
+        return [(2 * number + 3) * PAGE for number in islice(cycle(numbers), count)]
 
 
 def moving(gaps: Sequence[int]) -> Iterator[Change]:
@@ -131,8 +129,6 @@ def moving(gaps: Sequence[int]) -> Iterator[Change]:
 def leads_to(number: int) -> int:
     """Return where a page leads: anywhere in the guest's memory."""
     return RAM + number * 7919 % 65_536 * PAGE
-
-
 
 
 def one_a_message(seq: int, changes: Iterable[Change]) -> Iterator[bytes]:

@@ -1,7 +1,6 @@
 """A server, a publisher and subscribers: all processes of one subject, and what can be measured of them."""
 
 import asyncio
-import os
 import socket
 import sys
 import tempfile
@@ -21,7 +20,6 @@ from .subject import Subject
 from .words import (
     Answer,
     Create,
-    Done,
     Expect,
     Failed,
     Join,
@@ -126,27 +124,29 @@ class Fleet:
         self._subscribers: list[Member] = []  # those who want what is published
         self._others: list[Member] = []  # those who do not
         self._joined = 0
+        self._matching = 0
         self._published = 0  # in each space
 
     # -- making ------------------------------------------------------------------
 
     async def begin(self, subscribers: int) -> None:
         """Start the publisher, and subscribers in a process each."""
-        self._publisher = await self._start(PUBLISHER, subscribers)
-        for _ in range(subscribers):
-            await self.add(1)
-        await self.meet()
+        self._publisher = await self._start(PUBLISHER)
+        await asyncio.gather(*(self.add(1) for _ in range(subscribers)))
 
     async def add(self, count: int, *, matching: bool = True) -> None:
         """Start a process of more subscribers."""
-        member = await self._start(SUBSCRIBER, count)
-        (self._subscribers if matching else self._others).append(member)
-        await member.tell(Join(count, self._joined, matching))
+        join = Join(count, self._joined, matching)
         self._joined += count
+        member = await self._start(SUBSCRIBER)
+        (self._subscribers if matching else self._others).append(member)
+        await member.tell(join)
+        if matching:
+            self._matching += count
 
     async def meet(self) -> None:
         """Wait until every subscriber gets what is published."""
-        await self._publisher.tell(Meet())
+        await self._publisher.tell(Meet(self._matching))
 
     async def create(self, spaces: int) -> None:
         """Have so many spaces, and have every subscriber follow each."""
@@ -229,14 +229,13 @@ class Fleet:
         spent = (cpu_seconds(self._publisher.process.pid), cpu_seconds(self._server.pid), sum(each) / len(each))
         return dict(zip(ROLES, spent, strict=True))
 
-    async def _start(self, role: str, count: int) -> Member:
+    async def _start(self, role: str) -> Member:
         """Start a process, and wait until it is there."""
         ours, theirs = socket.socketpair()
         with theirs:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "bench.daemon.worker", role, self._key, str(self._place), str(count),
-                str(theirs.fileno()), pass_fds=(theirs.fileno(),), stdin=asyncio.subprocess.DEVNULL,
-            )  # fmt: skip
+            end = theirs.fileno()
+            command = [sys.executable, "-m", "bench.daemon.worker", role, self._key, str(self._place), str(end)]
+            process = await asyncio.create_subprocess_exec(*command, stdin=asyncio.subprocess.DEVNULL, pass_fds=(end,))
         self._stack.push_async_callback(stop, process)
         member = Member(process, await Pipe.over(ours), f"{self.subject.name}, {role}")
         await member.hear()
@@ -257,4 +256,5 @@ async def fleet(subject: Subject, key: str, subscribers: int) -> AsyncGenerator[
         stack.push_async_callback(stop, server)
         made = Fleet(subject, key, place, server, stack)
         await made.begin(subscribers)
+        await made.meet()
         yield made

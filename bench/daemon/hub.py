@@ -37,6 +37,13 @@ class Hub:
         """Return everybody else."""
         return [connection for connection in self.connections if connection is not one]
 
+    def write(self) -> None:
+        """Write what has come together, in one piece for each."""
+        for connection in self.connections:
+            if connection.out:
+                connection.transport.write(b"".join(connection.out))
+                connection.out.clear()
+
     def wait_for(self, one: "Connection") -> None:
         """Read from nobody until a connection has room again."""
         self.slow.add(one)
@@ -105,10 +112,7 @@ class Connection(asyncio.Protocol):
                     other.out.append(frame)
             at = end
         self._rest = data[at:]
-        for other in others:
-            if other.out:
-                other.transport.write(b"".join(other.out))
-                other.out.clear()
+        self._hub.write()
 
 
 async def serve(path: str) -> None:

@@ -97,16 +97,14 @@ class Peer(Subject):
     blocking = False
 
     @abstractmethod
-    def client(
-        self, place: Path, receives: Channel, sends: Channel, take: Take
-    ) -> AbstractAsyncContextManager[Client]:
+    def client(self, place: Path, receives: Channel, sends: Channel, take: Take) -> AbstractAsyncContextManager[Client]:
         """Connect; what ``take`` returns for a message that arrived is sent as the answer."""
 
     @asynccontextmanager
-    async def publisher(self, place: Path, subscribers: int) -> AsyncGenerator[Publisher]:
+    async def publisher(self, place: Path) -> AsyncGenerator[Publisher]:
         """Connect the publisher, which receives acknowledgements."""
         signal = Signal(threads=self.threads)
-        acks = Acks(subscribers, signal.set)
+        acks = Acks(signal.set)
         async with self.client(place, Channel.ACKS, Channel.EVENTS, acks.take) as client:
             yield PeerPublisher(client, acks, self._until(client, signal), self.ahead, self.ack_every)
 
@@ -116,9 +114,11 @@ class Peer(Subject):
         receives = Channel.EVENTS if matching else Channel.NOTHING
         signal = Signal(threads=self.threads)
         check = Check(number, signal.set)
-        async with self.client(place, receives, Channel.ACKS, lambda payload: check.take(payload)) as client:
-            async with pumped(client) if self.blocking else nullcontext():
-                yield PeerFollower(check, self._until(client, signal))
+        async with (
+            self.client(place, receives, Channel.ACKS, check.take) as client,
+            pumped(client) if self.blocking else nullcontext(),
+        ):
+            yield PeerFollower(check, self._until(client, signal))
 
     def _until(self, client: Client, signal: Signal) -> Until:
         return Pumping(client).until if self.blocking else signal.until
@@ -170,8 +170,9 @@ class PeerPublisher:
         self._ack_every = ack_every
         self._seq = 0
 
-    async def meet(self) -> None:
+    async def meet(self, subscribers: int) -> None:
         """Ask who is there until everybody has answered."""
+        self._acks.count(subscribers)
         while not self._acks.reached(0):
             await self._client.send((encode(HELLO),))
             with suppress(TimeoutError):

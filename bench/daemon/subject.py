@@ -12,7 +12,8 @@ from .check import Check
 from .events import Change
 
 AHEAD: Final = 4096
-"""Messages that may be on their way where nothing else holds a publisher back: as many as a mailbox of iommubus takes."""
+"""Messages that may be on their way where nothing else holds a publisher back: as
+many as the events that a mailbox of iommubus takes."""
 
 
 class Missing(Exception):
@@ -36,8 +37,8 @@ class Server(Struct, frozen=True):
 class Publisher(Protocol):
     """The client that publishes."""
 
-    async def meet(self) -> None:
-        """Wait until every subscriber gets what is published."""
+    async def meet(self, subscribers: int) -> None:
+        """Wait until each of so many subscribers gets what is published."""
         ...
 
     async def publish(self, changes: Sequence[Change], batch: int) -> None:
@@ -73,6 +74,7 @@ class Subject(ABC):
         ahead: Messages that may be on their way; 0 where something else holds a publisher back.
         ack_every: Messages after which subscribers say how far they are, so that it knows.
         libraries: Distributions whose versions matter.
+        program: Its server, if that is Debian's: the program, and its package.
     """
 
     name: str
@@ -81,6 +83,7 @@ class Subject(ABC):
     ahead: int = 0
     ack_every: int = 0
     libraries: Sequence[str] = ()
+    program: tuple[str, str] | None = None
 
     @abstractmethod
     def server(self, place: Path) -> Server:
@@ -94,7 +97,7 @@ class Subject(ABC):
         """
 
     @abstractmethod
-    def publisher(self, place: Path, subscribers: int) -> AbstractAsyncContextManager[Publisher]:
+    def publisher(self, place: Path) -> AbstractAsyncContextManager[Publisher]:
         """Connect the publisher; subscribers come after it."""
 
     @abstractmethod

@@ -74,7 +74,9 @@ class Join(Struct, frozen=True, tag=True):
 
 
 class Meet(Struct, frozen=True, tag=True):
-    """Wait until every subscriber gets what is published; `Done` answers."""
+    """Wait until each of so many subscribers gets what is published; `Done` answers."""
+
+    subscribers: int
 
 
 class Expect(Struct, frozen=True, tag=True):

@@ -1,7 +1,7 @@
 """One process of a measurement: the publisher, or some subscribers.
 
-``python -m bench.daemon.worker publisher|subscriber SUBJECT DIRECTORY COUNT PIPE``, as
-the runner starts it; it ends with its pipe.  COUNT is how many subscribers a publisher has.
+``python -m bench.daemon.worker publisher|subscriber SUBJECT DIRECTORY PIPE``, as the
+runner starts it; it ends with its pipe.
 """
 
 import asyncio
@@ -58,8 +58,8 @@ class Publishing:
         raise NotImplementedError(order)
 
     @obey.register
-    async def _(self, _: Meet) -> Answer:
-        await self._publisher.meet()
+    async def _(self, order: Meet) -> Answer:
+        await self._publisher.meet(order.subscribers)
         return Done()
 
     @obey.register
@@ -164,9 +164,9 @@ def several(publisher: Publisher) -> BusPublisher:
     return publisher
 
 
-async def publishing(pipe: Pipe, subject: Subject, place: Path, subscribers: int) -> None:
+async def publishing(pipe: Pipe, subject: Subject, place: Path) -> None:
     """Publish what the runner says."""
-    async with subject.publisher(place, subscribers) as publisher:
+    async with subject.publisher(place) as publisher:
         process = Publishing(publisher)
         await pipe.send(Done())
         while True:
@@ -185,13 +185,13 @@ async def subscribing(pipe: Pipe, subject: Subject, place: Path) -> None:
                 await pipe.send(await process.see())
 
 
-async def work(role: str, subject: Subject, place: Path, count: int, end: socket.socket) -> None:
+async def work(role: str, subject: Subject, place: Path, end: socket.socket) -> None:
     """Be what the runner says, until it says no more."""
     pipe = await Pipe.over(end)
     with suppress(EOFError, ConnectionError):
         try:
             if role == "publisher":
-                await publishing(pipe, subject, place, count)
+                await publishing(pipe, subject, place)
             else:
                 await subscribing(pipe, subject, place)
         except EOFError:
@@ -201,10 +201,10 @@ async def work(role: str, subject: Subject, place: Path, count: int, end: socket
     pipe.close()
 
 
-def main(role: str, subject: str, place: str, count: str, pipe: str) -> None:
+def main(role: str, subject: str, place: str, pipe: str) -> None:
     """Start the event loop."""
     logging.disable(logging.CRITICAL)
-    uvloop.run(work(role, load(subject), Path(place), int(count), socket.socket(fileno=int(pipe))))
+    uvloop.run(work(role, load(subject), Path(place), socket.socket(fileno=int(pipe))))
 
 
 if __name__ == "__main__":

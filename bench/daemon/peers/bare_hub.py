@@ -64,10 +64,9 @@ class HubClient(Client, asyncio.Protocol):
         self._rest = data[at:]
 
     async def send(self, payloads: Iterable[bytes]) -> None:
-        """Send frames, and wait while the hub is behind."""
-        write, pack, mask = self._transport.write, FRAME.pack, self._sends
-        for payload in payloads:
-            write(pack(len(payload) + 1, mask) + payload)
+        """Send frames in one write, and wait while the hub is behind."""
+        pack, mask = FRAME.pack, self._sends
+        self._transport.write(b"".join([pack(len(payload) + 1, mask) + payload for payload in payloads]))
         await asyncio.sleep(0)
         await self._room.wait()
 
@@ -89,9 +88,7 @@ class BareHub(Peer):
         return Server([sys.executable, "-m", "bench.daemon.hub", str(path)], path)
 
     @asynccontextmanager
-    async def client(
-        self, place: Path, receives: Channel, sends: Channel, take: Take
-    ) -> AsyncGenerator[Client]:
+    async def client(self, place: Path, receives: Channel, sends: Channel, take: Take) -> AsyncGenerator[Client]:
         """Connect by a Unix socket."""
         _, client = await asyncio.get_running_loop().create_unix_connection(
             lambda: HubClient(take, MASKS[receives], MASKS[sends]), str(place / "hub.sock")

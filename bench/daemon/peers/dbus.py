@@ -73,20 +73,19 @@ class Dbus(Peer):
     name = "D-Bus signals"
     lacks = "no table, no replay, no completion, no filter by range; a subscriber that is slow is cut off"
     libraries = ("dbus-fast",)
+    program = ("dbus-daemon", "dbus-daemon")
     ahead = 32  # the client gives up when the socket takes no more, and that is some 45 messages of 64 events
     ack_every = 16
 
     def server(self, place: Path) -> Server:
         """Start ``dbus-daemon`` at a Unix socket."""
-        found = program("dbus-daemon", "dbus-daemon")
+        found = program(*self.program)
         path, config = place / "bus.sock", place / "bus.conf"
         config.write_text(CONFIGURATION.format(path=path))
         return Server([found.path, "--nofork", "--nopidfile", "--config-file", str(config)], path, found.environment)
 
     @asynccontextmanager
-    async def client(
-        self, place: Path, receives: Channel, sends: Channel, take: Take
-    ) -> AsyncGenerator[Client]:
+    async def client(self, place: Path, receives: Channel, sends: Channel, take: Take) -> AsyncGenerator[Client]:
         """Connect by a Unix socket, and ask for one signal."""
         bus = await MessageBus(f"unix:path={place / 'bus.sock'}").connect()
         client = DbusClient(bus, sends.title(), receives.title(), take)

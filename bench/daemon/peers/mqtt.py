@@ -43,10 +43,11 @@ class Mqtt(Peer):
     name = "MQTT (mosquitto)"
     lacks = "no table, no replay but of the last message, no completion, no filter by range; drops what is slow"
     libraries = ("gmqtt",)
+    program = ("mosquitto", "mosquitto")
 
     def server(self, place: Path) -> Server:
         """Start ``mosquitto`` on loopback; the client has no Unix sockets."""
-        found = program("mosquitto", "mosquitto")
+        found = program(*self.program)
         port, config = free_port(place), place / "mosquitto.conf"
         config.write_text(
             f"listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\nset_tcp_nodelay true\n"
@@ -55,9 +56,7 @@ class Mqtt(Peer):
         return Server([found.path, "-c", str(config)], port, found.environment)
 
     @asynccontextmanager
-    async def client(
-        self, place: Path, receives: Channel, sends: Channel, take: Take
-    ) -> AsyncGenerator[Client]:
+    async def client(self, place: Path, receives: Channel, sends: Channel, take: Take) -> AsyncGenerator[Client]:
         """Connect over TCP."""
         connection = Connection(f"bench-{os.getpid()}")
         subscribed = asyncio.Event()

@@ -40,19 +40,18 @@ class Nats(Peer):
     name = "NATS"
     lacks = "no table, no replay, no completion, no filter by range; a subscriber that is slow is cut off"
     libraries = ("nats-py",)
+    program = ("nats-server", "nats-server")
 
     def server(self, place: Path) -> Server:
         """Start ``nats-server`` on loopback; it has no Unix sockets."""
-        found = program("nats-server", "nats-server")
+        found = program(*self.program)
         port = free_port(place)
         config = place / "nats.conf"
         config.write_text(f"host: 127.0.0.1\nport: {port}\nmax_pending: 256MB\nwrite_deadline: 30s\nlogtime: false\n")
         return Server([found.path, "--config", str(config), "--log", str(place / "nats.log")], port, found.environment)
 
     @asynccontextmanager
-    async def client(
-        self, place: Path, receives: Channel, sends: Channel, take: Take
-    ) -> AsyncGenerator[Client]:
+    async def client(self, place: Path, receives: Channel, sends: Channel, take: Take) -> AsyncGenerator[Client]:
         """Connect over TCP."""
         connection = await nats.connect(f"nats://127.0.0.1:{port_of(place)}")
 

@@ -41,10 +41,11 @@ class Redis(Peer):
     name = "Redis pub/sub"
     lacks = "no table, no replay, no completion, no filter by range; a subscriber that is slow is cut off"
     libraries = ("redis", "hiredis")
+    program = ("redis-server", "redis-server")
 
     def server(self, place: Path) -> Server:
         """Start ``redis-server`` at a Unix socket."""
-        found = program("redis-server", "redis-server")
+        found = program(*self.program)
         path = place / "redis.sock"
         config = place / "redis.conf"
         config.write_text(
@@ -54,9 +55,7 @@ class Redis(Peer):
         return Server([found.path, str(config)], path, found.environment)
 
     @asynccontextmanager
-    async def client(
-        self, place: Path, receives: Channel, sends: Channel, take: Take
-    ) -> AsyncGenerator[Client]:
+    async def client(self, place: Path, receives: Channel, sends: Channel, take: Take) -> AsyncGenerator[Client]:
         """Connect by a Unix socket, once to send and once to receive, as the protocol wants it."""
         async with (
             Connection(unix_socket_path=str(place / "redis.sock")) as connection,

@@ -59,14 +59,10 @@ class Zenoh(Peer):
         return Server([sys.executable, "-m", "bench.daemon.peers.zenoh", address_of(place)], place / "zenoh.sock")
 
     @asynccontextmanager
-    async def client(
-        self, place: Path, receives: Channel, sends: Channel, take: Take
-    ) -> AsyncGenerator[Client]:
+    async def client(self, place: Path, receives: Channel, sends: Channel, take: Take) -> AsyncGenerator[Client]:
         """Connect by a Unix socket; what arrives is taken in a thread of the library's."""
         with zenoh.open(configuration("client", "connect", address_of(place))) as session:
-            publisher = session.declare_publisher(
-                f"bench/{sends}", congestion_control=zenoh.CongestionControl.BLOCK
-            )
+            publisher = session.declare_publisher(f"bench/{sends}", congestion_control=zenoh.CongestionControl.BLOCK)
 
             def receive(sample: zenoh.Sample) -> None:
                 answer = take(sample.payload.to_bytes())

@@ -106,9 +106,7 @@ class ZeroMq(Peer):
         return Server([sys.executable, "-m", "bench.daemon.peers.zeromq", str(place)], place / "out.sock")
 
     @asynccontextmanager
-    async def client(
-        self, place: Path, receives: Channel, sends: Channel, take: Take
-    ) -> AsyncGenerator[Client]:
+    async def client(self, place: Path, receives: Channel, sends: Channel, take: Take) -> AsyncGenerator[Client]:
         """Connect a PUB and a SUB."""
         context = zmq.asyncio.Context()
         publish = open_socket(context, zmq.PUB, f"ipc://{place}/in.sock")
@@ -128,9 +126,7 @@ class BlockingZeroMq(ZeroMq):
     blocking = True
 
     @asynccontextmanager
-    async def client(
-        self, place: Path, receives: Channel, sends: Channel, take: Take
-    ) -> AsyncGenerator[Client]:
+    async def client(self, place: Path, receives: Channel, sends: Channel, take: Take) -> AsyncGenerator[Client]:
         """Connect a PUB and a SUB."""
         context = zmq.Context()
         publish = open_socket(context, zmq.PUB, f"ipc://{place}/in.sock")
