@@ -19,6 +19,9 @@ from .events import decode_many, decode_one
 NEVER: Final = 1 << 62
 """A number that no event reaches."""
 
+NOTHING: Final = -1
+"""A number that no event has."""
+
 ACK: Final = Layout("<HQ")
 """An acknowledgement: who, and up to which event."""
 
@@ -36,7 +39,7 @@ class Run(Struct, frozen=True):
 
     Attributes:
         first: Number of the first event.
-        count: How many.
+        count: How many; if none, then nothing may come from now on.
         batch: Events in one message.
         ack_every: Events after which an acknowledgement is due, as it is after the last; 0 for none.
         stamps: Whether the time of each event is to be noted.
@@ -84,12 +87,12 @@ class Check:
 
     def expect(self, run: Run) -> None:
         """Begin a run."""
-        if self.expected not in {NEVER, run.first}:
+        if self.expected not in {NEVER, NOTHING, run.first}:
             self._find(f"subscriber {self._number} is at number {self.expected}, not at {run.first}")
         self._take = self._take_one if run.batch == 1 else self._take_many
         self.done = run.count == 0
         self.stamps = []
-        self.expected = run.first
+        self.expected = run.first if run.count else NOTHING
         self._begin = run.first if run.stamps else NEVER
         self._end = run.first + run.count if run.count else NEVER
         self._ack_every = run.ack_every

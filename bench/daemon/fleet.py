@@ -209,15 +209,20 @@ class Fleet:
         return Throughput(answer.count, max(each.at for each in seen) - answer.began, spent)
 
     async def _expect(self, run: Run) -> None:
-        for member in self._others:
-            await member.tell(Expect(Run(run.first, 0)))
-            await member.hear()
+        await self._check_others()
         for member in self._subscribers:
             await member.tell(Expect(run))
 
     async def _seen(self) -> list[Seen]:
         answers = [await member.hear() for member in self._subscribers]
+        await self._check_others()
         return [answer for answer in answers if isinstance(answer, Seen)]
+
+    async def _check_others(self) -> None:
+        """Check that who wants nothing has got nothing."""
+        for member in self._others:
+            await member.tell(Expect(Run(self._published + 1, 0)))
+            await member.hear()
 
     @property
     def _processes(self) -> list[Process]:

@@ -19,6 +19,9 @@ MAPPINGS: Final = "mappings"
 START: Final = 512
 """Mappings that there are before anything is measured."""
 
+PIECE: Final = 50_000
+"""Mappings made in one run: what takes long is not lost."""
+
 Start = Callable[[int], AbstractAsyncContextManager[Fleet]]
 """Starts a subject with so many subscribers."""
 
@@ -85,8 +88,10 @@ async def mappings(start: Start, plan: Plan, notes: Notes) -> None:
     async with start(1) as fleet:
         there, before = 0, {}
         for amount in plan.live:
-            await fleet.publish("fill", amount - there)
-            there = amount
+            while there < amount:
+                more = min(amount - there, PIECE)
+                await fleet.publish("fill", more)
+                there += more
             for script in ("in order", "at random"):
                 await fleet.publish(script, plan.live_events // 10 // 2 * 2)
                 measured = await fleet.publish(script, plan.live_events)
