@@ -152,9 +152,7 @@ class Iommubus(Subject):
     """The daemon."""
 
     name = "iommubus"
-    lacks = (
-        "nothing of what is compared here: it keeps the table, checks it, replays it, filters by range, and completes"
-    )
+    lacks = ""
     libraries = ("anyio", "iommubus", "msgspec", "uvloop")
 
     def server(self, place: Path) -> Server:

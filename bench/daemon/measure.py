@@ -38,7 +38,7 @@ class Field(Struct, frozen=True):
     @property
     def peers(self) -> list[str]:
         """Names of those with a server that iommubus is to be ahead of."""
-        return [one.name for key, one in self.subjects.items() if key not in {HUB, IOMMUBUS} and one.server_between]
+        return [one.name for key, one in self.subjects.items() if key not in {HUB, IOMMUBUS} and one.has_server]
 
     @property
     def programs(self) -> dict[str, str]:

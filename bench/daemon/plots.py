@@ -20,6 +20,9 @@ FLOORS: Final = "#334155"
 PEERS: Final = "#94a3b8"
 """Colours: of iommubus, of the floor, and of everybody else."""
 
+LEAST_SPEED: Final = 1_000
+"""Where bars of speeds begin, in events per second."""
+
 ORDERS: Final = (("in order", "-"), ("at random", "--"))
 
 
@@ -42,7 +45,8 @@ def throughput(results: Results, path: Path) -> Path:
         groups = [(f"S={count}", (THROUGHPUT, count, batch)) for count in SUBSCRIBERS]
         bars(axis, results, groups)
         axis.set_xscale("log")
-        axis.set_xlabel("events per second, log scale; more is better")
+        axis.set_xlim(left=LEAST_SPEED)
+        axis.set_xlabel("events per second, log scale")
         axis.set_title("an event a call" if batch == 1 else f"{batch} events a call")
     return keep(figure, path)
 
@@ -54,7 +58,7 @@ def round_trips(results: Results, path: Path) -> Path:
     for axis, pinned in zip(axes, (True, False), strict=True):
         case, _ = percentiles(round_trip(pinned=pinned))
         bars(axis, results, [(f"S={count}", (case, count, 1)) for count in SUBSCRIBERS])
-        axis.set_xlabel("microseconds, half of the round trips; less is better")
+        axis.set_xlabel("microseconds, p50; less is better")
         axis.set_title("unmap and sync, all on one CPU" if pinned else "unmap and sync, free to use both CPUs")
     return keep(figure, path)
 
@@ -112,7 +116,10 @@ def amount(row: Row) -> int:
 def titled(axis: Any, title: str, across: str, up: str) -> None:
     """Say what an axis shows."""
     axis.set_title(title)
+    ticks = sorted({int(at) for drawn in axis.get_lines() for at in drawn.get_xdata()})
     axis.set_xscale("log")
+    axis.set_xticks(ticks, [f"{at:,}" for at in ticks])
+    axis.minorticks_off()
     axis.set_xlabel(across)
     axis.set_ylabel(up)
     axis.set_ylim(bottom=0)

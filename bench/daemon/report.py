@@ -10,6 +10,7 @@ from . import growth
 from .beside import CPU, ONE_WAY, THROUGHPUT, percentiles, round_trip
 from .fleet import ROLES
 from .subject import Subject
+from .targets import OWN
 
 README_MARK: Final = "bench-daemon"
 """Between these markers of the README its part stands."""
@@ -125,13 +126,20 @@ def ratio(row: Row) -> str:
 
 
 def table(results: Results, title: str, columns: Sequence[Column], cell: Cell) -> Iterator[str]:
-    """Yield the lines of a table with a line for each subject."""
+    """Yield the lines of a table with a line for each subject, the best in the first column first."""
     yield f"| {title} | " + " | ".join(name for name, *_ in columns) + " |"
     yield "|---" * (len(columns) + 1) + "|"
-    cases = {case for _, case, _, _ in columns}
-    for subject in dict.fromkeys(row.subject for row in results.rows if row.case in cases):
+    for subject in ranked(results, columns[0]):
         found = [find(results, subject, (case, count, batch)) for _, case, count, batch in columns]
         yield f"| {subject} | " + " | ".join("" if row is None else cell(row) for row in found) + " |"
+
+
+def ranked(results: Results, column: Column) -> list[str]:
+    """Return the subjects of a column, the best first."""
+    _, *what = column
+    rows = [row for row in results.rows if row.target is None and [row.case, row.subscribers, row.batch] == what]
+    rows.sort(key=lambda row: row.value or 0.0, reverse=column[1] == THROUGHPUT)
+    return [row.subject for row in rows]
 
 
 def grown(results: Results) -> Iterator[str]:
@@ -165,7 +173,8 @@ def lacks(subjects: Iterable[Subject]) -> Iterator[str]:
     yield "| | what it does not do |"
     yield "|---|---|"
     for subject in subjects:
-        yield f"| {subject.name} | {subject.lacks} |"
+        if subject.name != OWN:
+            yield f"| {subject.name} | {subject.lacks} |"
 
 
 def find(results: Results, subject: str, what: tuple[str, int | None, int | None]) -> Row | None:

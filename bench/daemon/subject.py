@@ -70,7 +70,8 @@ class Subject(ABC):
     Attributes:
         name: What it is called in the results.
         lacks: What it does not do, in words.
-        server_between: Whether events go through a process of its own, as the daemon's do.
+        has_server: Whether it comes with a server; what is a library alone is not what
+            iommubus has to be ahead of, though a process of ours stands between its clients.
         ahead: Messages that may be on their way; 0 where something else holds a publisher back.
         ack_every: Messages after which subscribers say how far they are, so that it knows.
         libraries: Distributions whose versions matter.
@@ -79,7 +80,7 @@ class Subject(ABC):
 
     name: str
     lacks: str
-    server_between: bool = True
+    has_server: bool = True
     ahead: int = 0
     ack_every: int = 0
     libraries: Sequence[str] = ()

@@ -99,6 +99,7 @@ class ZeroMq(Peer):
 
     name = "ZeroMQ, asyncio"
     lacks = "no table, no replay, no completion, no filter by range; past its high water mark messages are dropped"
+    has_server = False
     libraries = ("pyzmq",)
 
     def server(self, place: Path) -> Server:
