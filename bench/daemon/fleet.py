@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from .check import Disorder, Run
 from .events import Script
+from .peer import ACKS
 from .processes import cpu_seconds, memory, pin
 from .servers import start, stop
 from .subject import Subject
@@ -167,8 +168,7 @@ class Fleet:
     async def rounds(self, count: int, each: int) -> list[float]:
         """Return the seconds that each of some round trips took."""
         await self.publish("map", count * each, 64)
-        ack_every = min(each, self.subject.ack_every or each)
-        await self._expect(Run(self._published + 1, count * each, ack_every=ack_every))
+        await self._expect(Run(self._published + 1, count * each, ack_every=each))
         answer = await self._publisher.tell(Rounds(count, each))
         assert isinstance(answer, Times)  # noqa: S101 - that is what answers
         await self._seen()
@@ -177,7 +177,7 @@ class Fleet:
 
     async def latencies(self, count: int, interval: float) -> list[float]:
         """Return the seconds that each event took to each subscriber, published slowly."""
-        await self._expect(Run(self._published + 1, count, ack_every=self.subject.ack_every, stamps=True))
+        await self._expect(Run(self._published + 1, count, ack_every=self._ack_every(1), stamps=True))
         answer = await self._publisher.tell(Pace(count, interval))
         assert isinstance(answer, Times)  # noqa: S101 - that is what answers
         seen = await self._seen()
@@ -199,7 +199,7 @@ class Fleet:
     async def _measure(self, order: Publish, count: int, batch: int) -> Throughput:
         count += count % 2 if order.script in {"in order", "at random"} else 0
         before = self._cpu()
-        await self._expect(Run(self._published + 1, count, batch, self.subject.ack_every * batch))
+        await self._expect(Run(self._published + 1, count, batch, self._ack_every(batch)))
         answer = await self._publisher.tell(order)
         assert isinstance(answer, Published)  # noqa: S101 - that is what answers
         seen = await self._seen()
@@ -207,6 +207,10 @@ class Fleet:
         self._published += answer.count
         spent = {role: after[role] - before[role] for role in ROLES}
         return Throughput(answer.count, max(each.at for each in seen) - answer.began, spent)
+
+    def _ack_every(self, batch: int) -> int:
+        """Return after how many events there is an acknowledgement, so that a publisher knows what is on its way."""
+        return self.subject.ahead(batch) * batch // ACKS
 
     async def _expect(self, run: Run) -> None:
         await self._check_others()

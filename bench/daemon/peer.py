@@ -16,10 +16,17 @@ from typing import Final
 
 from .check import Acks, Check, Take, finished
 from .events import HELLO, Change, encode, messages
-from .subject import AHEAD, Follower, Publisher, Subject
+from .subject import Follower, Publisher, Subject
+
+ACKS: Final = 4
+"""Acknowledgements while as much is on its way as may be."""
 
 BURST: Final = 256
 """Events published before the event loop has its turn."""
+
+AHEAD: Final = 4096
+"""Messages that may be on their way where nothing else holds a publisher back: as
+many as the events that a mailbox of iommubus takes."""
 
 AGAIN: Final = 0.05
 """Seconds after which is asked again who is there."""
@@ -91,10 +98,12 @@ class Peer(Subject):
         blocking: Whether it has clients without an event loop, which are to be pumped.
     """
 
-    ahead = AHEAD
-    ack_every = AHEAD // 4
     threads = False
     blocking = False
+
+    def ahead(self, batch: int) -> int:  # noqa: ARG002 - for others it matters
+        """Return how many messages may be on their way."""
+        return AHEAD
 
     @abstractmethod
     def client(self, place: Path, receives: Channel, sends: Channel, take: Take) -> AbstractAsyncContextManager[Client]:
@@ -106,7 +115,7 @@ class Peer(Subject):
         signal = Signal(threads=self.threads)
         acks = Acks(signal.set)
         async with self.client(place, Channel.ACKS, Channel.EVENTS, acks.take) as client:
-            yield PeerPublisher(client, acks, self._until(client, signal), self.ahead, self.ack_every)
+            yield PeerPublisher(client, acks, self._until(client, signal), self.ahead)
 
     @asynccontextmanager
     async def subscriber(self, place: Path, number: int, *, matching: bool) -> AsyncGenerator[Follower]:
@@ -158,16 +167,14 @@ class PeerPublisher:
         client: Its connection.
         acks: What was acknowledged.
         until: Waits for a condition.
-        ahead: Messages that may be on their way; 0 for any number.
-        ack_every: Messages after which there is an acknowledgement.
+        ahead: Says how many messages of so many events may be on their way; 0 for any number.
     """
 
-    def __init__(self, client: Client, acks: Acks, until: Until, ahead: int, ack_every: int) -> None:
+    def __init__(self, client: Client, acks: Acks, until: Until, ahead: Callable[[int], int]) -> None:
         self._client = client
         self._acks = acks
         self._until = until
         self._ahead = ahead
-        self._ack_every = ack_every
         self._seq = 0
 
     async def meet(self, subscribers: int) -> None:
@@ -181,7 +188,8 @@ class PeerPublisher:
 
     async def publish(self, changes: Sequence[Change], batch: int) -> None:
         """Publish burst by burst."""
-        ahead, length = self._ahead * batch, min(BURST, self._ack_every * batch) or BURST
+        ahead = self._ahead(batch) * batch
+        length = min(BURST, ahead // ACKS) or BURST
         for start in range(0, len(changes), length):
             burst = changes[start : start + length]
             if ahead:

@@ -59,7 +59,7 @@ def round_trips(results: Results, path: Path) -> Path:
         case, _ = percentiles(round_trip(pinned=pinned))
         bars(axis, results, [(f"S={count}", (case, count, 1)) for count in SUBSCRIBERS])
         axis.set_xlabel("microseconds, p50; less is better")
-        axis.set_title("unmap and sync, all on one CPU" if pinned else "unmap and sync, free to use both CPUs")
+        axis.set_title("unmap and sync, one CPU" if pinned else "unmap and sync, free")
     return keep(figure, path)
 
 

@@ -4,16 +4,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Protocol
 
 from msgspec import Struct
 
 from .check import Check
 from .events import Change
-
-AHEAD: Final = 4096
-"""Messages that may be on their way where nothing else holds a publisher back: as
-many as the events that a mailbox of iommubus takes."""
 
 
 class Missing(Exception):
@@ -72,8 +68,6 @@ class Subject(ABC):
         lacks: What it does not do, in words.
         has_server: Whether it comes with a server; what is a library alone is not what
             iommubus has to be ahead of, though a process of ours stands between its clients.
-        ahead: Messages that may be on their way; 0 where something else holds a publisher back.
-        ack_every: Messages after which subscribers say how far they are, so that it knows.
         libraries: Distributions whose versions matter.
         program: Its server, if that is Debian's: the program, and its package.
     """
@@ -81,10 +75,12 @@ class Subject(ABC):
     name: str
     lacks: str
     has_server: bool = True
-    ahead: int = 0
-    ack_every: int = 0
     libraries: Sequence[str] = ()
     program: tuple[str, str] | None = None
+
+    def ahead(self, batch: int) -> int:  # noqa: ARG002 - for others it matters
+        """Return how many messages, of so many events each, may be on their way; 0 if something else sees to that."""
+        return 0
 
     @abstractmethod
     def server(self, place: Path) -> Server:

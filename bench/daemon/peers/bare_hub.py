@@ -80,7 +80,10 @@ class BareHub(Peer):
 
     name = "bare hub"
     lacks = "keeps nothing: no table, no order checks, no replay, no filter by range, no acknowledgement, no limits"
-    ahead = ack_every = 0  # it reads no faster than everybody takes it
+
+    def ahead(self, batch: int) -> int:  # noqa: ARG002 - for others it matters
+        """Return 0: the hub reads no faster than everybody takes it."""
+        return 0
 
     def server(self, place: Path) -> Server:
         """Start ``python -m bench.daemon.hub``."""
