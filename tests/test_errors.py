@@ -98,6 +98,7 @@ from iommubus.errors import (
     PublisherClosed,
     RangeWraps,
     RemoteError,
+    RingBroken,
     RuleMissing,
     SpaceClosed,
     StateError,
@@ -347,6 +348,7 @@ EXAMPLES: Final[list[tuple[IommubusError, tuple[type[Exception], ...], str]]] = 
         "MAP_DMA 0x0..0xfff: ENOSPC, No space left on device (no more entries)",
     ),
     (KernelRefused("MAP_DMA 0x0..0xfff", 17, ""), (BridgeError,), "MAP_DMA 0x0..0xfff: EEXIST, File exists"),
+    (RingBroken(1, "descriptor 9 does not exist"), (BridgeError,), "ring 1 is broken: descriptor 9 does not exist"),
     (BadDescriptors("DMA_MAP", 2, 0, 1), (AbiError,), "DMA_MAP comes with 0 to 1 descriptors, got 2"),
     (
         NoAnswer("smmu0", 0xABC, 0.5),

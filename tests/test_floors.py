@@ -52,8 +52,30 @@ INSIDE: Final[dict[str, list[str]]] = {
     "bus.abc": ["terms", "consumer", "producer", "bus"],
     "consumers": ["pins", "views", "mirror", "iotlb"],
     "transport": ["clock", "tasks", "address", "lock", "credentials", "descriptors", "listeners", "activation", "tls"],
-    "bridging": ["telling", "messages", "replies", "barrier", "memories", "addresses"],
-    "bridges": [],
+    "bridging": [
+        "telling", "faults", "accepting", "messages", "replies", "barrier", "memories", "addresses", "kernel",
+        "regions", "dma", "vring",
+    ],
+    "bridges": [
+        "vhost_user_backend", "vhost_user_frontend", "vhost_user_tap", "vhost", "vfio", "vfio_user_server",
+        "vfio_user_client",
+    ],
+    "bridges.vhost_user_backend": [
+        "device", "offers", "misses", "rings", "line", "answers", "memory", "serving", "asking", "handling",
+        "front_end", "bridge", "sink",
+    ],
+    "bridges.vhost_user_tap": [
+        "cutting", "seen", "ways", "carrying", "reading", "showing", "counting", "recording", "watching", "ends",
+        "tap",
+    ],
+    "bridges.vhost_user_frontend": [
+        "rings", "agreement", "counts", "table", "asking", "stopping", "lending", "questions", "answering", "revoking",
+        "session", "frontend",
+    ],
+    "bridges.vhost": ["device", "bridge"],
+    "bridges.vfio": ["words", "container", "bridge"],
+    "bridges.vfio_user_server": ["terms", "regions", "answers", "device", "session", "bridge"],
+    "bridges.vfio_user_client": ["terms", "calls", "access", "link", "applying", "bridge"],
     "service": [
         "settings", "seen", "requests", "proof", "clients", "spaces", "packing", "shared", "session", "handlers",
         "daemon", "accepting", "serve",
@@ -85,7 +107,10 @@ INSIDE: Final[dict[str, list[str]]] = {
         "serve", "check_config", "ping", "spaces", "subscribers", "tail", "lookup", "hold", "fence", "bridge", "demo",
         "app", "start", "__main__",
     ],
-    "cli.bridge": ["crossing"],
+    "cli.bridge": [
+        "crossing", "vhost_user_backend", "vhost_user_frontend", "vhost_user_tap", "vhost", "vfio", "vfio_user_server",
+        "vfio_user_client",
+    ],
 }  # fmt: skip
 
 LEAVES: Final = {"bridges"}

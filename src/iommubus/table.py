@@ -151,10 +151,13 @@ class Table:
         chunk = place.chunk
         firsts = chunk.firsts
         at = bisect_right(firsts, first) - 1
-        if chunk.lasts[at] != last or firsts[at] != first or len(firsts) == 1:
+        if chunk.lasts[at] != last or firsts[at] != first:
             return self._remove_range(first, last)
         attr = chunk.attrs[at]
         removed = Mapping(first, last, chunk.targets[at], PERMS[attr]) if attr < PLAIN else chunk[at]
+        if len(firsts) == 1:
+            self._close(chunk)
+            return (removed,)
         del firsts[at], chunk.lasts[at], chunk.targets[at], chunk.attrs[at]
         if not at:
             self._lows[place.index] = firsts[0]
@@ -249,6 +252,12 @@ class Table:
         self._chunks.append(Chunk(*columns, self._kinds.each))
         self._lows.append(first)
         return True
+
+    def _close(self, chunk: Chunk) -> None:
+        """Take out a chunk that has one mapping, which goes: a guest with one buffer does so all the time."""
+        self._settle()
+        index = bisect_right(self._lows, chunk.firsts[0]) - 1
+        del self._chunks[index], self._lows[index]
 
     def _approach(self, place: Place, first: int) -> int:
         """Go to the chunk that takes what begins at ``first``; return where the next one begins.

@@ -8,11 +8,13 @@ from hypothesis import given, strategies as st
 
 from iommubus.abi.vfio_user import (
     DATA_LIMIT,
+    DMA_ACCESS,
     HEADER,
     OVERHEAD,
     VERSION_LIMIT,
     Capabilities,
     Command,
+    DmaAccess,
     DmaMap,
     DmaUnmap,
     Empty,
@@ -319,3 +321,14 @@ def test_the_flag_for_everything_is_the_whole_space() -> None:
 def test_flags_of_libvfio_user_are_no_permissions() -> None:
     assert perm_of(DmaMap(32, MapFlags.MMAP | MapFlags.FILE_IO | MapFlags.READ, 0, 0, 1)) == Perm.R
     assert perm_of(DmaMap(32, MapFlags(0), 0, 0, 1)) == Perm(0)
+
+
+def test_an_access_is_an_address_and_a_count() -> None:
+    """It names at least one byte, and does not wrap."""
+    data = bytes.fromhex("0010000000000000 0400000000000000")
+
+    assert DMA_ACCESS.decode(data) == DmaAccess(0x1000, 4)
+    assert DMA_ACCESS.encode(DmaAccess(0x1000, 4)) == data
+    for address, count in ((0x1000, 0), (2**64 - 1, 2)):
+        with pytest.raises(BadField):
+            DMA_ACCESS.encode(DmaAccess(address, count))

@@ -105,7 +105,8 @@ async def test_many_share_one_sync() -> None:
 
 @every_loop
 async def test_a_map_that_failed_holds_up_nothing() -> None:
-    """It is the consumer's loss, and is no old translation in use."""
+    """It is the consumer's loss, which is told, and is no old translation in use."""
+    told: list[Told] = []
     async with Bus() as bus, anyio.create_task_group() as tasks:
         space = await bus.create_space("space")
         async with bus.subscribe("space", Cap.IOTLB, ack="manual") as events:
@@ -116,8 +117,10 @@ async def test_a_map_that_failed_holds_up_nothing() -> None:
             batch = await anext(batches)
             events.fail(batch[0], OSError(28, "no room"))
             events.ack(batch)
-            await sync_or_fence(space, tell=fail_on)
+            await sync_or_fence(space, tell=told.append)
             tasks.cancel_scope.cancel()
+
+    assert ["could not map 0x1000..0x1fff" in str(each) for each in told] == [True]
 
 
 @every_loop

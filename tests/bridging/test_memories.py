@@ -5,6 +5,7 @@ import os
 import pytest
 
 from iommubus import Bus, Cap, Perm
+from iommubus.bridging import memories as module
 from iommubus.bridging.memories import PeerMemories
 from iommubus.errors import BadMemory, UnknownMemory
 from tests.loops import every_loop
@@ -83,3 +84,47 @@ async def test_what_can_be_no_memory_is_refused() -> None:
         assert len(memories) == 0
     for fd in (reading, writing, empty):
         os.close(fd)
+
+
+@every_loop
+async def test_a_file_that_has_grown_or_is_open_in_another_way_is_another_memory() -> None:
+    """What was read-only stays so, and what was short, too."""
+    async with Bus() as bus:
+        memories = PeerMemories(bus, "ram")
+        fd = memfd()
+        for_reading = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY)
+        readable, writable = await memories.take(for_reading), await memories.take(fd)
+        os.ftruncate(fd, 2 * SIZE)
+        longer = await memories.take(fd)
+        os.close(for_reading)
+        os.close(fd)
+
+        assert len({readable, writable, longer}) == len(memories) == 3
+        assert bus.memory_view(readable).readonly
+        assert not bus.memory_view(writable).readonly
+        assert longer.size == 2 * SIZE
+
+
+@every_loop
+async def test_a_peer_has_so_many_files_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "FILES_LIMIT", 1)
+    async with Bus() as bus:
+        memories = PeerMemories(bus, "ram")
+        first, second = memfd(), memfd()
+        await memories.take(first)
+        with pytest.raises(BadMemory, match="has 1 files mapped already"):
+            await memories.take(second)
+        await memories.take(first)
+        os.close(first)
+        os.close(second)
+
+
+@every_loop
+async def test_where_the_bus_is_closed_already_they_are_only_forgotten() -> None:
+    async with Bus() as bus:
+        memories = PeerMemories(bus, "ram")
+        fd = memfd()
+        await memories.take(fd)
+        os.close(fd)
+    memories.clear()
+    assert len(memories) == 0

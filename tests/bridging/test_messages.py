@@ -27,11 +27,11 @@ KICK = vhost_user.encode(Message(Request.SET_VRING_KICK, VringFd(0)))
 class Pair:
     """A connection, and the raw socket at its other end, which can send anything."""
 
-    def __init__(self, stack: ExitStack) -> None:
+    def __init__(self, stack: ExitStack, descriptor_limit: int = vhost_user.DESCRIPTOR_LIMIT) -> None:
         own, self.raw = socket.socketpair()
         stack.enter_context(self.raw)
         self.own = stack.enter_context(
-            MessageSocket(own, vhost_user.splitter(), descriptor_limit=vhost_user.DESCRIPTOR_LIMIT, peer="the peer")
+            MessageSocket(own, vhost_user.splitter(), descriptor_limit=descriptor_limit, peer="the peer")
         )
         self.fds = [os.open(os.devnull, os.O_RDONLY) for _ in range(20)]
         stack.callback(close_all, self.fds)
@@ -124,6 +124,22 @@ async def test_descriptors_add_up_over_the_pieces_of_one_message(pair: Pair) -> 
         await pair.own.receive()
 
 
+@every_loop
+async def test_where_no_descriptors_come_all_that_is_there_is_read_at_once() -> None:
+    before = open_descriptors()
+    with ExitStack() as stack:
+        pair = Pair(stack, descriptor_limit=0)
+        pair.put((FEATURES + OWNER) * 100 + KICK[:5])
+        assert [await received(pair) for _ in range(200)] == [(FEATURES, 0), (OWNER, 0)] * 100
+        pair.put(KICK[5:])
+        assert await received(pair) == (KICK, 0)
+
+        pair.put(OWNER, 1)
+        with pytest.raises(PeerBroke, match="more than 0 descriptors"):
+            await received(pair)
+    assert open_descriptors() == before
+
+
 @on_a_pair
 async def test_a_header_that_cannot_be_is_refused(pair: Pair) -> None:
     pair.put(bytes(12))
@@ -183,3 +199,21 @@ async def test_nothing_can_be_put_after_the_end(pair: Pair) -> None:
 
     with pytest.raises(PeerLeft):
         pair.own.put(OWNER)
+
+
+@on_a_pair
+async def test_a_peer_that_never_pauses_does_not_keep_the_loop_to_itself(pair: Pair) -> None:
+    """Somebody else has his turn before all of it is read."""
+    pair.put(OWNER * 1000)
+    turned = anyio.Event()
+
+    async def turn() -> None:
+        turned.set()
+
+    count = 0
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(turn)
+        while not turned.is_set():
+            await pair.own.receive()
+            count += 1
+    assert count < 1000

@@ -12,6 +12,7 @@ from typing import Any, Final
 import anyio
 import pytest
 
+from iommubus import Cap, EventBus, Perm
 from iommubus.bus.memory import Memories, anonymous
 from iommubus.client.memories import LentMemories, open_at
 from iommubus.errors import BadMemory, UnknownMemory
@@ -24,7 +25,9 @@ from iommubus.wire.messages.greeting import Bind, Bound, Bye, Descriptor, Featur
 from iommubus.wire.messages.spaces import MemoryRemoved
 from iommubus.wire.messages.values import MemoryName
 from tests.client.scripted import until
+from tests.daemons import bus_at, daemon
 
+PAGE: Final = 0x1000
 RAM: Final = Memory("ram", 1, 0x1000)
 TOKEN: Final = b"token"
 
@@ -256,3 +259,25 @@ async def test_it_is_opened_at_the_socket_of_the_first(tmp_path: Any) -> None:
             await until(lambda: accepted)
         with pytest.raises(OSError, match="No such file"), anyio.fail_after(5):
             await open_at(str(tmp_path / "nobody.sock"))()
+
+
+def test_the_bytes_of_what_was_asked_for_are_there_with_the_answer(tmp_path: Path) -> None:
+    """
+    Their descriptor travels on the second connection, and may be the later one.
+    """
+
+    async def look(bus: EventBus) -> bytes:
+        async with bus.subscribe("space", Cap.UNMAP) as events:
+            mapping = (await events.translate(0)).mapping
+            assert mapping.memory is not None
+            return bytes(events.backing(mapping.memory)[:1])
+
+    with daemon(tmp_path) as served, bus_at(served.address, "producer") as (portal, bus):
+        space = portal.call(bus.create_space, "space")
+        memory = portal.call(bus.add_memory, "ram", PAGE)
+        portal.call(lambda: bus.memory_view(memory).__setitem__(0, 7))
+        portal.call(lambda: space.map(0, PAGE, 0, Perm.R, memory=memory))
+        portal.call(space.sync)
+        for _ in range(5):
+            with bus_at(served.address, "cacher") as (other, far):
+                assert other.call(look, far) == b"\x07"

@@ -21,7 +21,7 @@ from iommubus.cli.running import leaves
 from tests.field.debian import NotRoot
 from tests.field.parts import Failed, Report, Row, Skip, table
 
-PARTS: Final[tuple[str, ...]] = ()
+PARTS: Final[tuple[str, ...]] = ("qemu_daemon", "frontend", "tap", "kernel_guest", "vfio_user", "storm")
 """Modules beside this one, in the order in which they run.  Each has ``ABOUT``, one line, and an async
 function ``run`` that takes a `Report` and a directory to work in, which is kept if it fails."""
 

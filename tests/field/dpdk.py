@@ -68,13 +68,14 @@ class Testpmd:
 
 
 @asynccontextmanager
-async def testpmd(sock: Path, work: Path) -> AsyncGenerator[Testpmd]:
-    """Start a back end that listens at a socket, and end it with the block."""
+async def testpmd(sock: Path, work: Path, *others: Path) -> AsyncGenerator[Testpmd]:
+    """Start a back end that listens at a socket, and at others with a device for each; end it with the block."""
     log = work / f"testpmd-{sock.stem}.txt"
     command = [
         "stdbuf", "-oL", str(program()),
         "-l", "0-1", "--no-huge", "-m", "512", "--no-pci", f"--file-prefix=iommubus-{os.getpid()}",
-        "--vdev", f"net_vhost0,iface={sock},iommu-support=1,queues=1",
+        *(word for number, path in enumerate((sock, *others))
+          for word in ("--vdev", f"net_vhost{number},iface={path},iommu-support=1,queues=1")),
         "--", "-i", "--total-num-mbufs=4096", "--forward-mode=rxonly", "--auto-start",
     ]  # fmt: skip
     with log.open("wb") as out:
@@ -82,7 +83,7 @@ async def testpmd(sock: Path, work: Path) -> AsyncGenerator[Testpmd]:
     pmd = Testpmd(process, log)
     try:
         with anyio.move_on_after(30):
-            while not sock.exists():
+            while not all(path.exists() for path in (sock, *others)):
                 if process.poll() is not None:
                     raise Failed(f"testpmd ended with {process.returncode}: {pmd.said()[-2000:]}")
                 await anyio.sleep(0.05)

@@ -26,7 +26,8 @@ async def sync_or_fence(space: AddressSpace, *, deadline: float = SYNC_TIMEOUT, 
     Args:
         space: The space.
         deadline: Seconds after which who is missing is fenced.
-        tell: Told of whoever is fenced, and once of whoever cannot be proven stopped.
+        tell: Told of whoever is fenced, once of whoever cannot be proven stopped, and of MAPs that
+            somebody could not apply.
 
     Raises:
         WrongThread: The bus cannot be used by the caller.
@@ -37,27 +38,31 @@ async def sync_or_fence(space: AddressSpace, *, deadline: float = SYNC_TIMEOUT, 
             await space.sync(deadline)
         except SyncFailed as failed:
             missing = cast("tuple[Missing, ...]", failed.missing)
+            if failed.failures:
+                tell(Notice(str(SyncFailed((), failed.failures)), trouble=True))
             if not missing:  # only MAPs that somebody could not apply; nothing old is in use
                 return
-            await _fence(space, missing, said, tell)
+            for one in missing:
+                await _fence(space, one, deadline, said, tell)
             await anyio.sleep(RETRY)
         else:
             return
 
 
-async def _fence(space: AddressSpace, missing: tuple[Missing, ...], said: set[str], tell: Tell) -> None:
-    for one in missing:
-        try:
+async def _fence(space: AddressSpace, one: Missing, deadline: float, said: set[str], tell: Tell) -> None:
+    proven = False
+    try:
+        with anyio.move_on_after(deadline):  # what stops it may take for ever, and others have to be fenced, too
             proven = await space.fence(one.subscriber)
-        except UnknownName:  # it let go meanwhile
-            continue
-        except IommubusError as failure:  # the daemon is away, or forbids it: the next attempt says it again
-            outcome = f"it could not be fenced: {failure}"
-        else:
-            outcome = "it was fenced" if proven else "it was fenced, and the answer waits until it is proven stopped"
-        if one.subscriber not in said:
-            said.add(one.subscriber)
-            tell(Notice(f"{one.subscriber} {one.reason}; {outcome}", trouble=True))
+    except UnknownName:  # it let go meanwhile
+        return
+    except IommubusError as failure:  # the daemon is away, or forbids it: the next attempt says it again
+        outcome = f"it could not be fenced: {failure}"
+    else:
+        outcome = "it was fenced" if proven else "it was fenced, and the answer waits until it is proven stopped"
+    if one.subscriber not in said:
+        said.add(one.subscriber)
+        tell(Notice(f"{one.subscriber} {one.reason}; {outcome}", trouble=True))
 
 
 class Barrier:

@@ -2,19 +2,27 @@
 
 A peer sends the same file many times: QEMU with every DMA_MAP, a front end with
 each memory table.  A file is one memory, told by its device and inode, for as
-long as anything refers to it.
+long as anything refers to it; one that has grown meanwhile, or is open in
+another way, is another memory.
 """
 
 import os
+from fcntl import F_GETFL, fcntl
+from typing import Final
 
 from msgspec import Struct
 
 from ..bus.abc import EventBus
-from ..errors import BadMemory, MemoryInUse, UnknownMemory
+from ..errors import BadMemory, StateError, UnknownMemory
 from ..events import Memory
 
-Identity = tuple[int, int]
-"""Device and inode of a file."""
+Identity = tuple[int, int, int, int]
+"""Device and inode of a file, its size in bytes, and what it is open for."""
+
+
+FILES_LIMIT: Final = 256
+"""Files of one peer at a time.  A virtual machine has a dozen; each costs descriptors, here and in every
+process that is told of it, of which a process has a thousand by default."""
 
 
 class Held(Struct):
@@ -45,14 +53,16 @@ class PeerMemories:
         """Return the memory of a file, whole, and count it once more; the descriptor stays the caller's.
 
         Raises:
-            BadMemory: It can be none.
+            BadMemory: It can be none, or there are `FILES_LIMIT` already.
         """
         status = os.fstat(fd)
-        identity = status.st_dev, status.st_ino
+        identity = status.st_dev, status.st_ino, status.st_size, fcntl(fd, F_GETFL) & os.O_ACCMODE
         held = self._held.get(identity)
         if held is None:
             if status.st_size < 1:
                 raise BadMemory(self._prefix, status.st_size, "its file is empty")
+            if len(self._held) >= FILES_LIMIT:
+                raise BadMemory(self._prefix, status.st_size, f"its peer has {FILES_LIMIT} files mapped already")
             self._made += 1
             memory = await self._bus.add_memory(f"{self._prefix}{self._made}", status.st_size, fd)
             held = self._held[identity] = Held(memory, 0)
@@ -78,5 +88,5 @@ class PeerMemories:
     def _remove(self, memory: Memory) -> None:
         try:
             self._bus.remove_memory(memory)
-        except (MemoryInUse, UnknownMemory):  # another space leads into it, or the bus is closed
+        except (StateError, UnknownMemory):  # another space leads into it, or the bus is closed
             return

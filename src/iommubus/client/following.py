@@ -27,6 +27,7 @@ from ..bus.translation import StampedTranslation
 from ..bus.uses import Uses
 from ..errors import BusClosed, Disconnected, Fenced, NotInHand, Stopping, TooManyMappings, Unreachable
 from ..events import Event, Map, Memory
+from ..mapping import Mapping
 from ..transport.clock import Clock
 from ..wire.failures import to_error
 from ..wire.messages import Message
@@ -117,6 +118,7 @@ class RemoteSeat:
         self._fences: list[Answer] = []  # that wait for the end of uses
         self._proving = anyio.Lock()
         self._on_ready: anyio.Event | None = None
+        self._more_known = anyio.Event()
 
     # -- registering ---------------------------------------------------------------
 
@@ -144,6 +146,7 @@ class RemoteSeat:
         """Take it that the connection is lost: take everything away that the consumer may hold."""
         self._line, self._away = None, reason
         registration, self._registration = self._registration, None
+        self._tell_translations()
         if registration is None:
             return
         self._replaces = registration.number
@@ -214,6 +217,7 @@ class RemoteSeat:
         """Take it that the bytes of a memory can be looked at, or never will be."""
         self._out.arrivals.known(memory)
         self._look()
+        self._tell_translations()
 
     def take_fence(self, reason: str) -> None:
         """Take it that the daemon trusts it no more."""
@@ -313,9 +317,10 @@ class RemoteSeat:
             answer = cast("Translated", await registration.translate(iova, perm))
         except Disconnected as lost:
             raise Unreachable(iova, lost.reason) from lost
+        mapping = answer.piece.mapping
+        await self._see(mapping, registration)
         if registration is not self._registration or self.state is not State.JOINED:
             raise Unreachable(iova, self._away)
-        mapping = answer.piece.mapping
         self._out.holding.answer(mapping)
         return StampedTranslation(mapping, answer.seq, removals, answer.number)
 
@@ -515,11 +520,24 @@ class RemoteSeat:
         self._cut_off(state)
         self._say_left(clean=False)
 
+    async def _see(self, mapping: Mapping, registration: Registration) -> None:
+        """Wait until the bytes that a mapping leads to can be looked at: their descriptor travels by itself."""
+        while mapping.memory is not None and registration is self._registration and self.state is State.JOINED:
+            if self._place.knows(mapping.memory):
+                return
+            await self._more_known.wait()
+
+    def _tell_translations(self) -> None:
+        """Have those look again who wait for the bytes of a memory."""
+        more, self._more_known = self._more_known, anyio.Event()
+        more.set()
+
     def _cut_off(self, state: State) -> None:
         self.state = state
         self._out.clear()
         self.first_turn.set()
         self._look()
+        self._tell_translations()
 
     def _say_left(self, *, clean: bool) -> None:
         registration = self._registration

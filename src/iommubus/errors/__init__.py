@@ -64,6 +64,7 @@
     * `BridgeError` -- another project's program, or the *kernel*, at the other end of a bridge
         * `PeerCannot`, `PeerBroke`, `PeerLeft`, `PeerRefused`
         * `KernelRefused`
+        * `RingBroken` -- the *guest* has a driver that did
     * `Disconnected`, `Stopping` -- the *daemon* is away, or about to go
     * `ConnectionLost` -- the *client* whom the daemon asked is gone
     * `LeasesUnreadable`, `LeasesUnwritable` -- the *disk* does not give, or
@@ -84,6 +85,7 @@ from .bridges import (
     PeerCannot as PeerCannot,
     PeerLeft as PeerLeft,
     PeerRefused as PeerRefused,
+    RingBroken as RingBroken,
 )
 from .daemon import (
     BadSetting as BadSetting,

@@ -87,3 +87,17 @@ class KernelRefused(BridgeError):
 
     def __str__(self) -> str:
         return f"{self.what}: {said(self.errno)}{f' ({self.hint})' if self.hint else ''}"
+
+
+class RingBroken(BridgeError):
+    """The driver of a guest put into a virtqueue what cannot be; the device leaves it alone until it is set up anew.
+
+    Attributes:
+        ring: Which of the device's.
+    """
+
+    ring: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"ring {self.ring} is broken: {self.reason}"

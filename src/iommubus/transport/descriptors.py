@@ -38,6 +38,13 @@ LIMIT: Final = 1
 TOKEN: Final = 32
 """Bytes of a token: 256 bits, which nobody guesses."""
 
+NUMBER: Final = array("i").itemsize
+"""Bytes of a descriptor."""
+
+CLOSE_ON_EXEC: Final = int(socket.MSG_CMSG_CLOEXEC)
+CUT: Final = int(socket.MSG_CTRUNC)
+"""Flags as numbers: what enumerations do with them takes as long as receiving."""
+
 Message = tuple[bytes, list[int]]
 """A whole frame, and the descriptors that came with it, which belong to who is given them."""
 
@@ -204,19 +211,26 @@ def wrong_size(size: int, count: int) -> str:
     return ""
 
 
-def receive_part(sock: socket.socket, size: int, limit: int) -> tuple[bytes, list[int], bool]:
-    """Receive at most ``size`` bytes, and what descriptors came with the first of them.
+def receive_part(sock: socket.socket, size: int, limit: int, flags: int = 0) -> tuple[bytes, list[int], bool]:
+    """Receive at most ``size`` bytes, and what descriptors came with them.
+
+    Args:
+        sock: A Unix stream socket.
+        size: Most bytes.
+        limit: Most descriptors.
+        flags: Flags of ``recvmsg(2)``.
 
     Returns:
         The bytes, the descriptors, at most ``limit`` of them, and whether some were left out.
     """
-    room = socket.CMSG_SPACE(limit * array("i").itemsize)
-    data, ancillary, flags, _ = sock.recvmsg(size, room, socket.MSG_CMSG_CLOEXEC)
+    data, ancillary, found, _ = sock.recvmsg(size, socket.CMSG_SPACE(limit * NUMBER), flags | CLOSE_ON_EXEC)
+    if not ancillary:
+        return data, [], bool(found & CUT)
     fds = array("i")
     for level, kind, rights in ancillary:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
             fds.frombytes(rights[: len(rights) - len(rights) % fds.itemsize])
-    return data, list(fds), bool(flags & socket.MSG_CTRUNC)
+    return data, list(fds), bool(found & CUT)
 
 
 def close_all(fds: Sequence[int]) -> None:

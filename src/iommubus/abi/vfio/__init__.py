@@ -12,11 +12,14 @@ Source: Linux ``include/uapi/linux/vfio.h``.
 from .changes import maps, perm_of, range_of, unmaps
 from .info import CAP_HEADER, IOVA_RANGE, CapId, capabilities, dma_avail, iova_ranges
 from .structures import (
+    GROUP_STATUS,
     INFO,
     MAP_DMA,
     STRUCTURES,
     UNMAP_DMA,
     Extension,
+    GroupFlags,
+    GroupStatus,
     Info,
     InfoFlags,
     Ioctl,
@@ -30,6 +33,7 @@ from .structures import (
 
 __all__ = [
     "CAP_HEADER",
+    "GROUP_STATUS",
     "INFO",
     "IOVA_RANGE",
     "MAP_DMA",
@@ -37,6 +41,8 @@ __all__ = [
     "UNMAP_DMA",
     "CapId",
     "Extension",
+    "GroupFlags",
+    "GroupStatus",
     "Info",
     "InfoFlags",
     "Ioctl",

@@ -39,6 +39,15 @@ class Extension(IntEnum):
     UNMAP_ALL = 9
 
 
+class GroupFlags(IntFlag):
+    """What is known of a group, ``VFIO_GROUP_FLAGS_*``."""
+
+    VIABLE = 1
+    """All its devices are bound to VFIO's drivers, or to none."""
+
+    CONTAINER_SET = 2
+
+
 class InfoFlags(IntFlag):
     """What `Info` has, ``VFIO_IOMMU_INFO_*``."""
 
@@ -104,6 +113,18 @@ class Info(Struct, frozen=True, gc=False):
     padding: bytes = bytes(4)
 
 
+class GroupStatus(Struct, frozen=True, gc=False):
+    """``struct vfio_group_status``.
+
+    Attributes:
+        argsz: Bytes of it.
+        flags: `GroupFlags`, and what newer kernels add.
+    """
+
+    argsz: int
+    flags: int
+
+
 MAP_DMA: Final = Layout(
     MapDma,
     "vfio_iommu_type1_dma_map",
@@ -122,6 +143,8 @@ UNMAP_DMA: Final = Layout(
     u64("iova"),
     u64("size"),
 )
+
+GROUP_STATUS: Final = Layout(GroupStatus, "vfio_group_status", u32("argsz"), u32("flags"))
 
 INFO: Final = Layout(
     Info,

@@ -13,10 +13,14 @@ from ..payloads import Empty, Opaque
 from .bits import Command, Flags, MapFlags, UnmapFlags
 from .bodies import (
     DATA_LIMIT,
+    DMA_ACCESS,
     DMA_MAP,
     DMA_UNMAP,
+    MAJOR,
+    MINOR,
     VERSION_LIMIT,
     Capabilities,
+    DmaAccess,
     DmaMap,
     DmaUnmap,
     TwinSocket,
@@ -46,9 +50,12 @@ from .messages import (
 
 __all__ = [
     "DATA_LIMIT",
+    "DMA_ACCESS",
     "DMA_MAP",
     "DMA_UNMAP",
     "HEADER",
+    "MAJOR",
+    "MINOR",
     "OVERHEAD",
     "SHAPES",
     "UNLISTED",
@@ -56,6 +63,7 @@ __all__ = [
     "Body",
     "Capabilities",
     "Command",
+    "DmaAccess",
     "DmaMap",
     "DmaUnmap",
     "Empty",

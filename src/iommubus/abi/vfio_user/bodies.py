@@ -18,6 +18,10 @@ from .. import extents
 from ..fields import Bytes, Layout, u16, u32, u64
 from .bits import MapFlags, UnmapFlags
 
+MAJOR: Final = 0
+MINOR: Final = 0
+"""The version of the specification; who speaks it understands every lower minor."""
+
 DATA_LIMIT: Final = 1 << 20
 """Bytes of data in one message, ``max_data_xfer_size`` where nothing else is said."""
 
@@ -86,6 +90,13 @@ class DmaUnmap(Struct, frozen=True, gc=False):
     size: int
 
 
+class DmaAccess(Struct, frozen=True, gc=False):
+    """The bytes of the client's memory that a server reads or writes by a message; what is written follows it."""
+
+    address: int
+    count: int
+
+
 class _VersionData(Struct, frozen=True):
     capabilities: Capabilities = Capabilities()
 
@@ -134,6 +145,16 @@ DMA_UNMAP: Final = Layout(
     u64("size"),
     check=_check_unmap,
 )
+
+
+def _check_access(value: DmaAccess) -> None:
+    extents.sized(DMA_ACCESS.name, "count", value.address, value.count)
+
+
+DMA_ACCESS: Final = Layout(
+    DmaAccess, "VFIO_USER_DMA_READ or DMA_WRITE", u64("address"), u64("count"), check=_check_access
+)
+"""What DMA_READ and DMA_WRITE begin with, and their answers; data follow where there are any."""
 
 _VERSION_HEAD: Final = Layout(_VersionHead, "VFIO_USER_VERSION", u16("major"), u16("minor"))
 

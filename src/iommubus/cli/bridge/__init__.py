@@ -6,7 +6,15 @@ import typer
 
 from ..groups import Commands
 
-KINDS: Final[tuple[str, ...]] = ()
+KINDS: Final[tuple[str, ...]] = (
+    "vhost-user-backend",
+    "vhost-user-frontend",
+    "vhost-user-tap",
+    "vhost",
+    "vfio",
+    "vfio-user-server",
+    "vfio-user-client",
+)
 """The kinds, in the order of their list: sockets of vhost-user, the kernel, sockets of vfio-user."""
 
 

@@ -4,6 +4,7 @@ import signal
 from collections.abc import Awaitable, Callable
 
 import anyio
+from anyio.abc import TaskStatus
 
 from ...bridging.telling import Negotiated, Tell, Told
 from ...bus.abc import EventBus
@@ -29,15 +30,16 @@ def cross(kind: str, place: Where, work: Work, *, as_json: bool) -> None:
             connect(str(place.address), name=name, identity=place.identity, patience=PATIENCE) as bus,
             anyio.create_task_group() as tasks,
         ):
-            tasks.start_soon(_end_at_signal, tasks.cancel_scope)
+            await tasks.start(_end_at_signal, tasks.cancel_scope)
             await work(bus, _print_json if as_json else _print)
             tasks.cancel_scope.cancel()
 
     run(f"bridge {kind}", crossing)
 
 
-async def _end_at_signal(scope: anyio.CancelScope) -> None:
+async def _end_at_signal(scope: anyio.CancelScope, *, task_status: TaskStatus[None]) -> None:
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        task_status.started()
         async for _ in signals:
             scope.cancel()
             return
