@@ -1,12 +1,14 @@
-# The verbs of this project.  Everything is installed into .venv, from lock
-# files; python3 (3.11 or newer) with its venv module is all that is needed.
+# The verbs of this project.  Everything is installed into .venv (what is only
+# measured beside it, into .venv-bench), from lock files; python3 (3.11 or newer)
+# with its venv module is all that is needed.
 
 PYTHON := .venv/bin/python
-PIP := $(PYTHON) -m pip --disable-pip-version-check --quiet install
+BENCH_PYTHON := .venv-bench/bin/python
+INSTALL := -m pip --disable-pip-version-check --quiet install
 READY := .venv/.ready
-BENCH_READY := .venv/.bench-ready
+BENCH_READY := .venv-bench/.ready
 
-.PHONY: demo test field seeds check fix cover mutants image-check bench clean
+.PHONY: demo test field seeds check fix cover mutants image-check bench bench-quick bench-embedded clean
 
 demo: $(READY)  ## two recorded guests' IOMMU events through the bus, in one process and across several, judged as they go
 	.venv/bin/iommubus demo --connect none --connect own
@@ -43,19 +45,27 @@ mutants: $(READY)  ## seeded bugs in the machines: which ones does no test see?
 image-check: $(READY)  ## build the image of the Dockerfile, start it, ping it; as root, installs buildah if it is missing
 	$(PYTHON) tools/image_check.py
 
-bench: $(BENCH_READY)  ## measure, beside other event buses
-	$(PYTHON) -m bench
+bench: $(BENCH_READY)  ## measure the daemon beside NATS, Redis, ZeroMQ, D-Bus, MQTT, zenoh and a bare hub (20 minutes)
+	$(BENCH_PYTHON) -m bench.daemon
+
+bench-quick: $(BENCH_READY)  ## the same in two minutes: rough, and nothing is saved
+	$(BENCH_PYTHON) -m bench.daemon --quick
+
+bench-embedded: $(BENCH_READY)  ## measure the bus in one process, beside other event buses
+	$(BENCH_PYTHON) -m bench.embedded
 
 clean:
-	rm -rf .venv build dist .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-bench build dist .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find src tests tools examples bench -name __pycache__ -prune -exec rm -rf {} +
 
 $(READY): requirements/dev.txt pyproject.toml
 	python3 -m venv .venv
-	$(PIP) --require-hashes --requirement requirements/dev.txt
-	$(PIP) --no-deps --no-build-isolation --editable .
+	$(PYTHON) $(INSTALL) --require-hashes --requirement requirements/dev.txt
+	$(PYTHON) $(INSTALL) --no-deps --no-build-isolation --editable .
 	touch $@
 
-$(BENCH_READY): requirements/bench.txt $(READY)
-	$(PIP) --require-hashes --requirement requirements/bench.txt
+$(BENCH_READY): requirements/bench.txt pyproject.toml
+	python3 -m venv .venv-bench
+	$(BENCH_PYTHON) $(INSTALL) --require-hashes --requirement requirements/bench.txt
+	$(BENCH_PYTHON) $(INSTALL) --no-deps --no-build-isolation --editable .
 	touch $@

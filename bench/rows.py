@@ -1,6 +1,7 @@
 """What a run found: one row a measurement, and what it was measured on."""
 
 import platform
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from os import cpu_count
 from pathlib import Path
@@ -10,9 +11,8 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-RESULTS: Final = Path(__file__).with_name("results.json")
-
-LIBRARIES: Final = ("aioreactive", "anyio", "blinker", "iommubus", "msgspec", "pyee", "uvloop")
+OWN: Final = ("anyio", "iommubus", "msgspec", "uvloop")
+"""What the measured code itself stands on."""
 
 
 class Row(Struct, frozen=True, kw_only=True):
@@ -21,20 +21,21 @@ class Row(Struct, frozen=True, kw_only=True):
     Attributes:
         case: What was done.
         subject: Who did it.
-        value: The median, in ``unit``.
+        value: The median, in ``unit``; `None` if it could not be measured.
         unit: Unit of ``value``.
         subscribers: How many listened, where that matters.
-        batch: Changes published before the subscribers run, where that matters.
-        ratio: Median over the rounds of ``subject / reference``; for speeds,
-            more is better.
+        batch: Changes in one burst, call or message, where that matters.
+        ratio: Median over the rounds of ``subject / reference``; of speeds,
+            more is better, of times less.
         reference: Whom ``ratio`` compares with.
         target: What was aimed at, in words.
         met: Whether that was reached.
+        note: Why it could not be measured.
     """
 
     case: str
     subject: str
-    value: float
+    value: float | None
     unit: str
     subscribers: int | None = None
     batch: int | None = None
@@ -42,6 +43,7 @@ class Row(Struct, frozen=True, kw_only=True):
     reference: str | None = None
     target: str | None = None
     met: bool | None = None
+    note: str | None = None
 
 
 class Results(Struct, frozen=True):
@@ -52,24 +54,30 @@ class Results(Struct, frozen=True):
     rows: list[Row]
 
 
-def collect(rows: list[Row]) -> Results:
-    """Return the rows with the machine and the versions they were measured on."""
+def collect(rows: list[Row], libraries: Iterable[str], programs: dict[str, str] | None = None) -> Results:
+    """Return the rows with what they were measured on.
+
+    Args:
+        rows: The rows.
+        libraries: Distributions whose versions matter.
+        programs: Versions of programs, by name.
+    """
     machine: dict[str, str | int] = {"cpus": cpu_count() or 1, "cpu": cpu_model()}
     versions = {"python": platform.python_version()}
-    for library in LIBRARIES:
+    for library in sorted({*OWN, *libraries}):
         try:
             versions[library] = version(library)
         except PackageNotFoundError:  # the package itself, run from its sources
             continue
-    return Results(machine, versions, rows)
+    return Results(machine, {**versions, **(programs or {})}, rows)
 
 
-def save(results: Results, path: Path = RESULTS) -> None:
+def save(results: Results, path: Path) -> None:
     """Write the results as JSON, one field a line."""
     path.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n")
 
 
-def load(path: Path = RESULTS) -> Results:
+def load(path: Path) -> Results:
     """Read results that were saved."""
     return msgspec.json.decode(path.read_bytes(), type=Results)
 

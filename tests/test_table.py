@@ -43,6 +43,7 @@ class Watched(Table):
     def divided(cls, chunk: int, *groups: Sequence[Mapping], stay: int = STAY) -> Self:
         """Return a table with exactly these chunks, whatever history would lead to them."""
         table = cls(chunk, stay)
+        table._count = sum(map(len, groups))
         table._chunks += [chunk_of(group, table._kinds.each) for group in groups]
         table._lows.extend(group[0].first for group in groups)
         table.check()
@@ -1051,10 +1052,3 @@ def test_a_snapshot_of_nothing_is_empty() -> None:
     pieces, rest = Table().snapshot(5)
 
     assert (list(pieces), rest) == ([], None)
-
-
-def test_a_limit_is_looked_at_without_counting() -> None:
-    table = Table(chunk=4)
-    for number in range(10):
-        assert all(table.fewer_than(limit) == (number < limit) for limit in range(1, 40))
-        table.insert(number * 0x1000, number * 0x1000 + 0xFFF, 0, 3)

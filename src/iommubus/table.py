@@ -81,24 +81,21 @@ class Table:
         kinds: Kinds after which those of no mapping are looked for.
     """
 
-    __slots__ = ("_chunk", "_chunks", "_kinds", "_lows", "_mapping", "_patience", "_sparse", "_unmapping")
+    __slots__ = ("_chunk", "_chunks", "_count", "_kinds", "_lows", "_mapping", "_patience", "_sparse", "_unmapping")
 
     def __init__(self, chunk: int = CHUNK, stay: int = STAY, kinds: int = KINDS) -> None:
         self._chunk = chunk
         self._patience = stay
         self._sparse = chunk // 8  # fewer mappings than this are worth joining with a neighbour
         self._chunks: list[Chunk] = []
+        self._count = 0
         self._lows = array("Q")  # first address of each chunk
         self._kinds = Kinds(kinds)
         self._mapping = Place()
         self._unmapping = Place()  # a guest maps at one end of its addresses and unmaps at the other
 
     def __len__(self) -> int:
-        return sum(map(len, self._chunks))
-
-    def fewer_than(self, limit: int) -> bool:
-        """Say whether there are fewer mappings than so many; unlike `len`, it counts only where that is not obvious."""
-        return len(self._chunks) * self._chunk < limit or len(self) < limit
+        return self._count
 
     def __iter__(self) -> Iterator[Mapping]:
         return chain.from_iterable(self._chunks)
@@ -128,6 +125,7 @@ class Table:
         chunk.lasts.insert(at, last)
         chunk.targets.insert(at, target)
         chunk.attrs.insert(at, attr)
+        self._count += 1
         if not at:
             self._lows[place.index] = first
         if len(firsts) > self._chunk:
@@ -155,6 +153,7 @@ class Table:
             return self._remove_range(first, last)
         attr = chunk.attrs[at]
         removed = Mapping(first, last, chunk.targets[at], PERMS[attr]) if attr < PLAIN else chunk[at]
+        self._count -= 1
         if len(firsts) == 1:
             self._close(chunk)
             return (removed,)
@@ -251,6 +250,7 @@ class Table:
         columns = array("Q", (first,)), array("Q", (last,)), array("Q", (target,)), array("I", (attr,))
         self._chunks.append(Chunk(*columns, self._kinds.each))
         self._lows.append(first)
+        self._count += 1
         return True
 
     def _close(self, chunk: Chunk) -> None:
@@ -330,7 +330,9 @@ class Table:
             return ()
         high = bisect_right(self._chunks[stop].firsts, last)
         self._check_edges(first, last, self._chunks[start], low, self._chunks[stop], high)
-        return Pieces(self._take_out(start, low, stop, high))
+        removed = Pieces(self._take_out(start, low, stop, high))
+        self._count -= len(removed)
+        return removed
 
     def _check_edges(self, first: int, last: int, start: Chunk, low: int, stop: Chunk, high: int) -> None:
         if start.firsts[low] < first:

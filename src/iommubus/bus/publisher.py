@@ -219,10 +219,6 @@ class Publisher(AddressSpace):
         """How many are live."""
         return len(self._table)
 
-    def has_room(self, limit: int) -> bool:
-        """Say whether fewer mappings are live than so many; much quicker than counting them."""
-        return self._table.fewer_than(limit)
-
     # -- inside: checks ------------------------------------------------------------
 
     def _check_thread(self) -> None:

@@ -45,7 +45,7 @@ def apply(space: LocalSpace, event: Event, limit: int) -> None:
     """
     size = event.last - event.first + 1
     if type(event) is Map:
-        if not space.has_room(limit):
+        if space.mappings >= limit:
             raise LimitReached("limits.mappings", limit)
         space.map(event.first, size, event.target, event.perm, memory=event.memory)
     elif type(event) is Unmap:

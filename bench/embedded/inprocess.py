@@ -15,8 +15,8 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Final, NamedTuple
 
+from ..rows import Row, ratio_of
 from .peers import aioreactive_subjects, blinker_signals, callbacks, pyee_emitter, queues, streams
-from .rows import Row, ratio_of
 from .subjects import bus, by_batch, by_event, notifiers
 from .workload import BURST, LIVE, Change, Check, Subject, bursts
 

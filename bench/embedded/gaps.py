@@ -16,7 +16,7 @@ from typing import Final
 from iommubus import Bus, Cap, Map, Subscription
 from iommubus.errors import SubscriptionClosed, SyncFailed
 
-from .rows import Row
+from ..rows import Row
 from .scale import MILLION, filled
 from .workload import PAGE, RW, SPACE
 

@@ -16,7 +16,7 @@ from typing import Final
 
 from iommubus import Bus, Cap
 
-from .rows import Row, ratio_of
+from ..rows import Row, ratio_of
 from .workload import PAGE, RW, SPACE
 
 MILLION: Final = 1_000_000

@@ -1,0 +1,1 @@
+"""The peers: what is particular to each."""
