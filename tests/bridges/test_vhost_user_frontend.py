@@ -1011,8 +1011,8 @@ def test_a_bridge_that_is_killed_counts_until_its_back_end_has_ended(tmp_path: P
         memory = portal.call(bus.add_memory, "ram", SIZE)
         portal.call(lambda: space.map(0x1000, PAGE, 0, Perm.RW, memory=memory))
         words = ("--connect", str(path), "--space", "gpu", "--name", "dpdk", "-a", served.address)
-        words = tuple(command("bridge", "vhost-user-frontend", *words))
-        with subprocess.Popen(words, stdout=subprocess.PIPE, env=environment()) as bridge:
+        line = command("bridge", "vhost-user-frontend", *words)
+        with subprocess.Popen(line, stdout=subprocess.PIPE, env=environment()) as bridge:
             try:
                 assert bridge.stdout is not None
                 assert b"agreed on" in bridge.stdout.readline()

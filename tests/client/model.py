@@ -58,6 +58,9 @@ CAPACITY: Final = 2
 
 PLAIN: Final = Contract()
 
+HOLDER: Final = 4711
+"""Number of the process that keeps what hardware is given."""
+
 PIECE: Final = 2
 """Events in one message."""
 
@@ -383,13 +386,13 @@ class World:
         *,
         stops: Stops = "exit",
         on_fence: OnFence | None = None,
-        holder: int | None = None,
     ) -> None:
         self.space = space
         self.caps = caps
         self.contract = contract
         self.daemon = Daemon(bus)
         self.place = Place()
+        holder = HOLDER if stops == "exit" else None
         terms = Terms("model", caps, ((0, PAGES * PAGE - 1),), CAPACITY, contract, stops, on_fence, holder=holder)
         self.seat = RemoteSeat(terms, ("space",), self.place)
         self.line: Line | None = None

@@ -9,6 +9,7 @@ from typing import Any, Final
 import anyio
 import pytest
 
+from iommubus.bus.abc import Stops
 from iommubus.bus.attachment import State
 from iommubus.bus.bus import Bus
 from iommubus.bus.memory import Backing
@@ -33,7 +34,7 @@ from iommubus.wire.messages.replies import Refused
 from iommubus.wire.messages.subscribing import Ack, Deliver, ReplayFailed, Subscribe
 from iommubus.wire.messages.syncing import MapFailure
 from iommubus.wire.runs import to_runs
-from tests.client.model import PAGE, World
+from tests.client.model import HOLDER, PAGE, World
 
 LEASE: Final = 5.0
 """Seconds after which the lease of these connections has run out."""
@@ -535,14 +536,14 @@ async def test_a_daemon_that_is_about_to_stop_refuses_nobody_for_good() -> None:
 
 
 @pytest.mark.asyncio
-@pytest.mark.parametrize("holder", [None, 4711])
-async def test_who_is_registered_again_names_its_holder_again(holder: int | None) -> None:
-    async with world_of(holder=holder) as world:
+@pytest.mark.parametrize(("stops", "holder"), [("exit", HOLDER), ("lease", 0)])
+async def test_who_is_registered_again_names_its_holder_again(stops: Stops, holder: int) -> None:
+    async with world_of(stops=stops) as world:
         for replaces in 0, 1:
             assert world.line is not None
             (asked,) = world.line.up
             assert isinstance(asked, Subscribe)
-            assert (asked.replaces, asked.holder) == (replaces, holder or 0)
+            assert (asked.replaces, asked.holder) == (replaces, holder)
             consume(world)
             world.lose()
             consume(world)

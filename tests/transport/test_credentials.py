@@ -218,8 +218,12 @@ def test_a_thread_is_no_process() -> None:
 
 def test_a_process_of_which_nothing_can_be_read_is_not_taken_for_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Law 8: where a mounted proc hides others, they still run."""
+
+    def hidden(pid: int) -> None:
+        del pid
+
     before = open_descriptors()
-    monkeypatch.setattr(credentials, "start_of", lambda _: None)
+    monkeypatch.setattr(credentials, "start_of", hidden)
     with pytest.raises(NoCredentials, match="cannot be read"):
         process_said(os.getpid(), os.getpid())
     assert open_descriptors() == before
@@ -241,7 +245,12 @@ def test_a_number_said_in_another_namespace_is_refused() -> None:
 def test_a_kernel_without_namespaces_has_one_number_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
     assert numbers_of(os.getpid()) == (os.getpid(),)
     assert numbers_of(2**40) == ()
-    monkeypatch.setattr(Path, "read_bytes", lambda _: b"Name:\tpython\nPid:\t7\n")
+
+    def status(path: Path) -> bytes:
+        assert path == Path("/proc/7/status")
+        return b"Name:\tpython\nPid:\t7\n"
+
+    monkeypatch.setattr(Path, "read_bytes", status)
     assert numbers_of(7) == (7,)
 
 

@@ -900,7 +900,12 @@ def test_the_record_says_the_holder_and_a_restart_waits_for_it(path: str, monkey
     kept = ExitMember(PEER.pid, 100 * PEER.pid, "2", HOLDER, 100 * HOLDER)
     assert load(path, BOOT).exits == (kept,)
     processes = {pid: FakeProcess(pid) for pid in (PEER.pid, HOLDER)}
-    monkeypatch.setattr("iommubus.service.proof.recovering.process_again", lambda pid, _: processes[pid].another())
+
+    def again(pid: int, start: int) -> Process:
+        assert start == 100 * pid
+        return processes[pid].another()
+
+    monkeypatch.setattr("iommubus.service.proof.recovering.process_again", again)
     record = Record(path, BOOT)
 
     async def after(scene: Scene) -> None:
