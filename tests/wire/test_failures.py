@@ -53,6 +53,7 @@ LOCAL: Final = {
     errors.LeasesUnreadable,
     errors.PeerCannot,
     errors.PeerBroke,
+    errors.RingBroken,
     errors.LeaseRunOut,
     errors.NotInHand,
     errors.MappingFailed,
