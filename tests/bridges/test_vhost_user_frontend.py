@@ -35,7 +35,7 @@ from iommubus.abi.vhost_user import (
     VringState,
     encode,
 )
-from iommubus.bridges.vhost_user_frontend import Ring, VhostUserFrontend, answering, frontend, session
+from iommubus.bridges.vhost_user_frontend import Ring, VhostUserFrontend, answering, frontend, revoking, session
 from iommubus.bridging.telling import Negotiated, Notice, Told
 from iommubus.bus.reports import Missing
 from iommubus.errors import IommubusError, NoCredentials, PeerCannot, PeerLeft, PeerRefused, SyncFailed
@@ -234,6 +234,42 @@ async def test_a_ring_is_served_once_it_is_mapped(tmp_path: Path) -> None:
         (Request.SET_VRING_ENABLE, VringState(0, 1)),
     ]
     assert at.end.of(Request.SET_MEM_TABLE)  # DPDK takes no ring without
+
+
+@pytest.mark.usefixtures("hurried")
+@every_loop
+async def test_no_ring_is_kicked_behind_the_question_that_proves_it_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Law 8: a fence comes while a ring is set up, and while nobody can look after it."""
+    monkeypatch.setattr(revoking, "WINDOW", 1)
+    async with scene(tmp_path, rings=[RING]) as at:
+
+        def fall_silent(message: Message) -> int:
+            at.end.silent = message.request == Request.SET_VRING_ADDR
+            return 0
+
+        at.end.status = fall_silent
+        await at.cached(0x8000)
+        for part in (0x1000, 0x2000, 0x3000):
+            at.map(part)
+        await at.end.until(lambda: at.end.of(Request.SET_VRING_CALL))
+        at.space.unmap(0x8000, PAGE)
+        await at.end.until(lambda: at.end.iotlb_messages(IotlbType.INVALIDATE))
+        at.space.unmap(0x1000, PAGE)
+        at.space.unmap(0x3000, PAGE)
+        await anyio.wait_all_tasks_blocked()
+        at.end.status = lambda _: 0
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(at.space.fence, "bridge")
+            await at.end.until(lambda: at.end.of(Request.GET_VRING_BASE))
+            at.end.answer_late()
+        await at.until(lambda: at.end.connections > 1)
+        requests = [message.request for message in at.end.heard]
+        behind = requests[requests.index(Request.GET_VRING_BASE) :]
+        again = behind.index(Request.GET_FEATURES)  # of the next connection
+        assert Request.SET_VRING_KICK not in behind[:again]
+        assert Request.SET_VRING_ENABLE not in behind[:again]
 
 
 @pytest.mark.usefixtures("hurried")
