@@ -263,9 +263,8 @@ class Session:
             while not await self._is_there(part, events, lending):  # noqa: ASYNC110 - nobody is told of MAPs here
                 await anyio.sleep(LOOK)
         base = await self._used(ring, events) if ring.base is None else ring.base
-        if self._stopping.begun:
+        if not self._stopping.give(ring.index):
             return
-        self._stopping.give(ring.index)
         for request, body, fds in steps(ring, base):
             if self._stopping.begun:  # behind GET_VRING_BASE, which proves that it has stopped, a kick would start it
                 return

@@ -49,9 +49,11 @@ class Stopping:
         self._answered = anyio.Event()
         self._unseen = False
 
-    def give(self, ring: int) -> None:
-        """Note a ring before the back end is told of it."""
-        self.bases[ring] = None
+    def give(self, ring: int) -> bool:
+        """Note a ring before the back end is told of it, and say whether it may be."""
+        if not self.begun:
+            self.bases[ring] = None
+        return not self.begun
 
     async def prove(self) -> None:
         """Stop the back end, and wait until it has.
