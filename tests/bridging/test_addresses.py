@@ -98,3 +98,20 @@ def mode_of(address: int) -> bytes:
         if first <= address < last:
             return line
     raise AssertionError(hex(address))
+
+
+@every_loop
+async def test_what_cannot_be_mapped_any_more_is_bad_memory(tmp_path: Path) -> None:
+    path = tmp_path / "ram"
+    path.write_bytes(bytes(2 * PAGE))
+    async with Bus() as bus:
+        space = await bus.create_space("space")
+        fd = os.open(path, os.O_RDONLY)
+        rom = await bus.add_memory("rom", 2 * PAGE, fd)
+        os.close(fd)
+        space.map(0, PAGE, 0, Perm.R, memory=rom)
+        async with bus.subscribe("space", Cap.IOTLB) as events:
+            events.backing(rom)  # it is mapped for Python, and not yet for the kernel
+            os.truncate(path, PAGE)
+            with pytest.raises(BadMemory, match="mmap length is greater"):
+                Addresses(events).of(Mapping(0, PAGE - 1, 0, Perm.R, rom))

@@ -1,13 +1,16 @@
 """A file that a peer sends many times is one memory, for as long as anything refers to it."""
 
 import os
+from itertools import count
 
 import pytest
 
 from iommubus import Bus, Cap, Perm
 from iommubus.bridging import memories as module
 from iommubus.bridging.memories import PeerMemories
-from iommubus.errors import BadMemory, UnknownMemory
+from iommubus.errors import BadMemory, BusClosed, Disconnected, Stopping, UnknownMemory
+from iommubus.events import Memory
+from iommubus.testing.passing import PassingBus
 from tests.loops import every_loop
 
 SIZE = 0x4000
@@ -128,3 +131,59 @@ async def test_where_the_bus_is_closed_already_they_are_only_forgotten() -> None
         os.close(fd)
     memories.clear()
     assert len(memories) == 0
+
+
+@every_loop
+async def test_one_peer_after_another_shares_the_numbers() -> None:
+    """What another space still leads into keeps its name, and the next peer's files have others."""
+    async with Bus() as bus:
+        numbers = count(1)
+        space = await bus.create_space("other", offers=Cap.IOTLB)
+        for number in (1, 2):
+            memories, fd = PeerMemories(bus, "ram", numbers), memfd()
+            memory = await memories.take(fd)
+            os.close(fd)
+            assert memory.name == f"ram{number}"
+            space.map(number * SIZE, SIZE, 0, Perm.R, memory=memory)
+            memories.clear()
+
+
+class Away(PassingBus):
+    """A bus to which no memory can be added for some attempts.
+
+    Args:
+        inner: The bus.
+        errors: What those attempts raise.
+    """
+
+    def __init__(self, inner: Bus, *errors: Exception) -> None:
+        super().__init__(inner)
+        self.errors = list(errors)
+
+    async def add_memory(self, name: str, size: int, fd: int | None = None) -> Memory:
+        if self.errors:
+            raise self.errors.pop(0)
+        return await super().add_memory(name, size, fd)
+
+
+@every_loop
+async def test_a_file_is_added_once_the_daemon_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "AGAIN", 0)
+    async with Bus() as bus:
+        away = Away(bus, Disconnected("unix:/nowhere", "it went away"), Stopping("soon"), Disconnected("", ""))
+        memories, fd = PeerMemories(away, "ram"), memfd()
+        memory = await memories.take(fd)
+        os.close(fd)
+
+        assert len(bus.memory_view(memory)) == SIZE
+        assert (len(memories), away.errors) == (1, [])
+
+
+@every_loop
+async def test_a_bus_that_is_closed_is_not_waited_for() -> None:
+    async with Bus() as bus:
+        memories, fd = PeerMemories(Away(bus, BusClosed()), "ram"), memfd()
+        with pytest.raises(BusClosed):
+            await memories.take(fd)
+        os.close(fd)
+        assert len(memories) == 0

@@ -167,6 +167,44 @@ async def test_a_descriptor_that_will_not_do_is_refused() -> None:
 
 
 @every_loop
+async def test_a_descriptor_that_cannot_be_mapped_is_refused() -> None:
+    """An attribute of the kernel is a regular file with a size, and ``O_PATH`` hides that nothing can be read."""
+    attribute = os.open("/sys/kernel/uevent_seqnum", os.O_RDONLY)
+    with tempfile.NamedTemporaryFile() as file:
+        file.truncate(SIZE)
+        path_only = os.open(file.name, os.O_PATH)
+        async with Bus() as bus:
+            inside = descriptors()
+            for of, reason in ((attribute, "No such device"), (path_only, "Bad file descriptor")):
+                with pytest.raises(BadMemory, match=reason):
+                    await bus.add_memory("ram", PAGE, of)
+            assert descriptors() == inside
+    os.close(attribute)
+    os.close(path_only)
+
+
+@every_loop
+async def test_a_file_that_cannot_be_mapped_any_more_is_bad_memory() -> None:
+    """Whoever has a descriptor of it may have made it shorter meanwhile."""
+    async with Bus() as bus:
+        with file_of(SIZE) as fd:
+            ram = await bus.add_memory("ram", SIZE, fd)
+            os.ftruncate(fd, 1)
+        with pytest.raises(BadMemory, match="mmap length is greater"):
+            bus.memory_view(ram)
+
+
+def test_a_descriptor_that_was_adopted_and_cannot_be_mapped_is_bad_memory() -> None:
+    memories = Memories()
+    attribute = os.open("/sys/kernel/uevent_seqnum", os.O_RDONLY)
+    ram = memories.announce("ram", PAGE)
+    memories.adopt(ram, attribute)
+    with pytest.raises(BadMemory, match="No such device"):
+        memories.view(ram)
+    memories.close()
+
+
+@every_loop
 async def test_a_name_is_taken_until_its_memory_is_removed() -> None:
     """Its next memory is the next generation, whatever others there were."""
     async with Bus() as bus:

@@ -13,6 +13,7 @@ from mmap import ACCESS_READ, mmap
 from typing import Any, Final, cast
 
 from ..bus.abc import Subscription
+from ..bus.memory import UNMAPPABLE
 from ..caps import Perm
 from ..errors import BadMemory, NoBacking
 from ..events import Map, Memory
@@ -48,7 +49,8 @@ class Addresses:
         Raises:
             NoBacking: It leads to a bare address.
             UnknownMemory: Its memory was removed, and the UNMAP is on its way.
-            BadMemory: Its bytes are not in this process, or may only be read and the mapping allows more.
+            BadMemory: Its bytes are not in this process, or may only be read and the mapping allows more;
+                or its file cannot be mapped (any more).
         """
         memory = mapping.memory
         if memory is None:
@@ -74,6 +76,8 @@ class Addresses:
             return mmap(fd, memory.size, access=ACCESS_READ)
         except PermissionError:  # older kernels take it for a wish to write
             return None
+        except UNMAPPABLE as failure:
+            raise BadMemory(memory.name, memory.size, str(failure)) from failure
         finally:
             os.close(fd)
 

@@ -7,13 +7,16 @@ another way, is another memory.
 """
 
 import os
+from collections.abc import Iterator
 from fcntl import F_GETFL, fcntl
+from itertools import count
 from typing import Final
 
+import anyio
 from msgspec import Struct
 
 from ..bus.abc import EventBus
-from ..errors import BadMemory, StateError, UnknownMemory
+from ..errors import BadMemory, Disconnected, StateError, Stopping, UnknownMemory
 from ..events import Memory
 
 Identity = tuple[int, int, int, int]
@@ -23,6 +26,10 @@ Identity = tuple[int, int, int, int]
 FILES_LIMIT: Final = 256
 """Files of one peer at a time.  A virtual machine has a dozen; each costs descriptors, here and in every
 process that is told of it, of which a process has a thousand by default."""
+
+AGAIN: Final = 0.2
+"""Seconds after which a file is added again while the daemon is away: a daemon that is started again takes about one,
+and a peer stands still meanwhile."""
 
 
 class Held(Struct):
@@ -38,13 +45,15 @@ class PeerMemories:
     Args:
         bus: The bus that they are added to.
         prefix: What their names begin with; a number follows.
+        numbers: Gives those numbers.  Whoever has one peer after another with the same prefix gives all of them
+            the same: a memory of the last one stays for as long as another space leads into it.
     """
 
-    def __init__(self, bus: EventBus, prefix: str) -> None:
+    def __init__(self, bus: EventBus, prefix: str, numbers: Iterator[int] | None = None) -> None:
         self._bus = bus
         self._prefix = prefix
         self._held: dict[Identity, Held] = {}
-        self._made = 0
+        self._numbers = count(1) if numbers is None else numbers
 
     def __len__(self) -> int:
         return len(self._held)
@@ -52,8 +61,11 @@ class PeerMemories:
     async def take(self, fd: int) -> Memory:
         """Return the memory of a file, whole, and count it once more; the descriptor stays the caller's.
 
+        It waits for a daemon that is away, and for nothing else: that is no fault of the peer.
+
         Raises:
             BadMemory: It can be none, or there are `FILES_LIMIT` already.
+            IommubusError: What else `EventBus.add_memory` raises.
         """
         status = os.fstat(fd)
         identity = status.st_dev, status.st_ino, status.st_size, fcntl(fd, F_GETFL) & os.O_ACCMODE
@@ -63,8 +75,7 @@ class PeerMemories:
                 raise BadMemory(self._prefix, status.st_size, "its file is empty")
             if len(self._held) >= FILES_LIMIT:
                 raise BadMemory(self._prefix, status.st_size, f"its peer has {FILES_LIMIT} files mapped already")
-            self._made += 1
-            memory = await self._bus.add_memory(f"{self._prefix}{self._made}", status.st_size, fd)
+            memory = await self._add(status.st_size, fd)
             held = self._held[identity] = Held(memory, 0)
         held.count += 1
         return held.memory
@@ -84,6 +95,14 @@ class PeerMemories:
         """Remove all of them: the peer is gone, and everything was unmapped."""
         while self._held:
             self._remove(self._held.popitem()[1].memory)
+
+    async def _add(self, size: int, fd: int) -> Memory:
+        while True:
+            try:
+                # Each time by another name: a daemon that was lost before it answered may have the last one still.
+                return await self._bus.add_memory(f"{self._prefix}{next(self._numbers)}", size, fd)
+            except (Disconnected, Stopping):
+                await anyio.sleep(AGAIN)
 
     def _remove(self, memory: Memory) -> None:
         try:

@@ -10,12 +10,16 @@ Source: ``memfd_create(2)``, ``fcntl(2)`` under "File Sealing", ``mmap(2)``.
 import os
 from contextlib import suppress
 from fcntl import F_ADD_SEALS, F_GETFL, F_SEAL_GROW, F_SEAL_SEAL, F_SEAL_SHRINK, fcntl
-from mmap import ACCESS_COPY, mmap
+from mmap import ACCESS_COPY, ACCESS_READ, mmap
 from operator import index
 from stat import S_ISREG
+from typing import Final
 
 from ..errors import BadMemory, MemoryNameTaken, PastMemory, UnknownMemory
 from ..events import Memory
+
+UNMAPPABLE: Final = (OSError, ValueError)
+"""What ``mmap`` raises of a file; the second of one that is too short, as whoever else has it may have made it."""
 
 
 class Backing:
@@ -37,7 +41,7 @@ class Backing:
         """Return the whole of it, read-only if it cannot be written.
 
         Raises:
-            BadMemory: Its descriptor has not come, and may never.
+            BadMemory: Its descriptor has not come, and may never; or it cannot be mapped (any more).
         """
         if self._view is None:
             self._view = self._map()
@@ -57,12 +61,15 @@ class Backing:
             os.close(self.fd)
 
     def _map(self) -> memoryview:
-        fd = self._file()
-        with suppress(PermissionError):  # opened for reading, or sealed against writing
-            return memoryview(mmap(fd, self.memory.size))
-        # A private mapping that nobody writes shows the file as a shared one does.
-        # It counts as writable, which a ctypes array over it asks for; its views are not.
-        return memoryview(mmap(fd, self.memory.size, access=ACCESS_COPY)).toreadonly()
+        fd, size = self._file(), self.memory.size
+        try:
+            with suppress(PermissionError):  # opened for reading, or sealed against writing
+                return memoryview(mmap(fd, size))
+            # A private mapping that nobody writes shows the file as a shared one does.
+            # It counts as writable, which a ctypes array over it asks for; its views are not.
+            return memoryview(mmap(fd, size, access=ACCESS_COPY)).toreadonly()
+        except UNMAPPABLE as failure:
+            raise BadMemory(self.memory.name, size, str(failure)) from failure
 
     def _file(self) -> int:
         if self.fd is None:
@@ -207,7 +214,7 @@ def duplicate(name: str, size: int, fd: int) -> int:
     """Return a descriptor of the same file, if it can be mapped to its last byte.
 
     Raises:
-        BadMemory: It is no regular file, smaller, or open for writing alone.
+        BadMemory: It is no regular file, smaller, open for writing alone, or cannot be mapped.
     """
     status = os.fstat(fd)
     if not S_ISREG(status.st_mode):
@@ -216,4 +223,16 @@ def duplicate(name: str, size: int, fd: int) -> int:
         raise BadMemory(name, size, f"its file has {status.st_size:#x}")
     if fcntl(fd, F_GETFL) & os.O_ACCMODE == os.O_WRONLY:
         raise BadMemory(name, size, "its descriptor cannot be read")
+    try:
+        try_to_map(fd, size)
+    except UNMAPPABLE as failure:
+        raise BadMemory(name, size, str(failure)) from failure
     return os.dup(fd)
+
+
+def try_to_map(fd: int, size: int) -> None:
+    """Map a file, and let go of it: an attribute of the kernel is a regular file as well; raises `UNMAPPABLE`."""
+    try:
+        mmap(fd, size, access=ACCESS_READ).close()
+    except PermissionError:  # older kernels take it for a wish to write, where a file is sealed against that
+        mmap(fd, size, access=ACCESS_COPY).close()

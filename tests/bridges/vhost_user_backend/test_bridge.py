@@ -469,6 +469,28 @@ async def test_the_space_stays_while_front_ends_come_and_go(tmp_path: Path) -> N
 
 
 @every_loop
+async def test_memory_that_another_space_leads_into_is_in_nobodys_way(tmp_path: Path) -> None:
+    """It stays when its front end goes, and the next one's has another name."""
+    async with (
+        stage(tmp_path) as here,
+        here.bus.subscribe("vm", Cap.UNMAP) as events,
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(follow, events, list[tuple[int, int]]())
+        other, names = await here.bus.create_space("other", offers=Cap.IOTLB), list[str]()
+        for turn in range(2):
+            async with guest(here.path) as qemu:
+                await qemu.begin()
+                qemu.map(0x5000, 0)
+                memory = (await events.translate(0x5000)).mapping.memory
+                assert memory is not None
+                other.map(turn * PAGE, PAGE, 0, Perm.R, memory=memory)
+                names.append(memory.name)
+        assert names == ["vm.ram1", "vm.ram2"]
+        tasks.cancel_scope.cancel()
+
+
+@every_loop
 async def test_the_next_front_end_waits_until_nobody_uses_what_the_last_one_had(tmp_path: Path) -> None:
     async with stage(tmp_path) as here, here.bus.subscribe("vm", Cap.UNMAP, ack="manual") as events:
         async with guest(here.path) as first:

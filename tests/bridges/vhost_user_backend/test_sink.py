@@ -18,7 +18,7 @@ from iommubus.bridging.vring import Ring, Vring
 from iommubus.caps import Perm
 from iommubus.errors import Fenced
 from tests.bridges.vhost_user_backend.stage import run_in
-from tests.guests import PAGE, Driver, Guest, guest
+from tests.guests import PAGE, PAGES, Driver, Guest, guest
 from tests.loops import every_loop
 from tests.peers import open_descriptors
 
@@ -268,3 +268,14 @@ async def test_the_next_front_end_goes_on_where_the_last_one_was(tmp_path: Path)
             driver.put(PAGE + 2, "<H", 2)
             os.eventfd_write(driver.kick_fd, 1)
             await card.until(lambda card: card.sink.statistics().packets == 2)
+
+
+@every_loop
+async def test_a_ring_in_a_file_that_became_shorter_is_left_alone(tmp_path: Path) -> None:
+    async with Card(tmp_path) as card, guest(card.path) as qemu:
+        await qemu.begin()
+        os.ftruncate(qemu.fd, (PAGES - 1) * PAGE)  # before anybody has looked at it
+        driver = await transmit(qemu)
+        await card.until(lambda card: card.sink.statistics().broken == 1)
+        assert "ring 1 is left alone from now on" in card.lines[-1]
+        assert await driver.stop() == 0

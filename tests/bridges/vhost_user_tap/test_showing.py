@@ -9,12 +9,11 @@ import pytest
 
 from iommubus import Bus, Cap, Perm
 from iommubus.abi.vhost_user import MemRegion, Region
-from iommubus.bridges.vhost_user_tap import showing
 from iommubus.bridges.vhost_user_tap.reading import Dropped, Emptied, Entry, Plugged, Table, Unplugged
 from iommubus.bridges.vhost_user_tap.showing import Shown
 from iommubus.bridging.memories import PeerMemories
 from iommubus.bus.abc import AddressSpace
-from iommubus.errors import BusClosed, Disconnected, UnknownMemory
+from iommubus.errors import BusClosed, UnknownMemory
 from iommubus.events import Memory
 from iommubus.ranges import LAST, IovaRange
 from tests.loops import every_loop
@@ -223,42 +222,17 @@ async def test_all_entries_go_at_once() -> None:
         assert (await work.seen())[1:] == ["UNMAP 0x0..0xffffffffffffffff"]
 
 
-class Away(PeerMemories):
-    """Memories of a bus whose daemon is away for some attempts.
+class Closed(PeerMemories):
+    """Memories of a bus that is closed."""
 
-    Args:
-        bus: The bus.
-        error: What the last attempt of those raises.
-        times: How many fail.
-    """
-
-    def __init__(self, bus: Bus, error: Exception, times: int) -> None:
-        super().__init__(bus, "ram")
-        self._error = error
-        self.left = times
-
-    async def take(self, fd: int) -> Memory:
-        self.left -= 1
-        if self.left >= 0:
-            raise self._error
-        return await super().take(fd)
-
-
-@every_loop
-async def test_memory_is_added_once_the_daemon_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(showing, "AGAIN", 0)
-    async with bench() as work:
-        away = Away(work.bus, Disconnected("unix:/nowhere", "it went away"), 3)
-        shown = Shown(await work.bus.create_space("other", offers=Cap.ALL), away, lambda _, text: pytest.fail(text))
-        await shown.show(Table((WHOLE,)), [memfd()])
-
-        assert (away.left, len(away)) == (-1, 1)
+    async def take(self, fd: int) -> Memory:  # noqa: ARG002 - it is not looked at
+        raise BusClosed
 
 
 @every_loop
 async def test_a_bus_that_is_closed_is_the_end() -> None:
     async with bench() as work:
-        away = Away(work.bus, BusClosed(), 1)
-        shown = Shown(await work.bus.create_space("other", offers=Cap.ALL), away, lambda _, text: pytest.fail(text))
+        space = await work.bus.create_space("other", offers=Cap.ALL)
+        shown = Shown(space, Closed(work.bus, "ram"), lambda _, text: pytest.fail(text))
         with pytest.raises(BusClosed):
             await shown.show(Table((WHOLE,)), [memfd()])

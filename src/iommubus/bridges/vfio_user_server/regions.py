@@ -24,7 +24,7 @@ from typing import Final
 from ...abi.vfio_user import DmaMap, DmaUnmap, UnmapFlags, perm_of, range_of
 from ...bridging.memories import PeerMemories
 from ...bus.abc import AddressSpace
-from ...errors import BadMemory, Disconnected, IommubusError, LimitReached, MappingError, Overlap, RuleMissing
+from ...errors import BadMemory, IommubusError, LimitReached, MappingError, Overlap, RuleMissing
 from ...events import Memory
 from ...mapping import Mapping
 from ...ranges import IovaRange
@@ -35,7 +35,6 @@ ERRNOS: Final[tuple[tuple[type[IommubusError], int], ...]] = (
     (BadMemory, EINVAL),
     (LimitReached, ENOSPC),
     (RuleMissing, EIO),
-    (Disconnected, EIO),
 )
 """What a client is told of the errors of a MAP; any other one is no fault of the client, and ends the bridge."""
 
@@ -66,6 +65,8 @@ class Regions:
     async def map(self, body: DmaMap, fds: Sequence[int]) -> int:
         """Map a region.
 
+        It waits where its file is added, for the daemon if that is away, and nowhere else.
+
         Args:
             body: What the client said.
             fds: The descriptor that came with it, if one did; it stays the caller's.
@@ -75,7 +76,7 @@ class Regions:
         """
         try:
             memory = await self._memories.take(fds[0]) if fds else None
-        except (MappingError, BadMemory, LimitReached, RuleMissing, Disconnected) as error:
+        except (MappingError, BadMemory, LimitReached, RuleMissing) as error:
             return errno_of(error)
         errno = self._map(_mapping(body, memory))
         if errno is not None and memory is not None:

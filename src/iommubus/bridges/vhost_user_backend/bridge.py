@@ -11,6 +11,7 @@ Source: QEMU ``docs/interop/vhost-user.rst``.
 
 import socket
 from collections import Counter
+from itertools import count
 from typing import Final, NamedTuple
 
 import anyio
@@ -110,7 +111,7 @@ class VhostUserBackend:
         )
         self._barrier = barrier = Barrier(space, deadline=self._deadline, tell=self._tell)
         around = Surroundings(
-            self._bus, space, GRANULE, barrier, self._deadline, self._device, self._tell, self._counts
+            self._bus, space, GRANULE, barrier, self._deadline, self._device, self._tell, self._counts, count(1)
         )
         try:
             with listen_at(UnixAddress(self._listen)) as listener:

@@ -51,7 +51,7 @@ class Handling:
         self._line = line
         self._asking = asking
         self._around = around
-        self._memory = GuestMemory(around.bus, f"{around.space.name}.ram")
+        self._memory = GuestMemory(around.bus, f"{around.space.name}.ram", around.numbers)
         self._serving = Serving(around.device, line.start)
         self._protocol = 0
         self._told: Negotiated | None = None

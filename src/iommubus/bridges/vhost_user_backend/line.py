@@ -2,7 +2,7 @@
 
 import socket
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 
 import anyio
 from anyio.abc import TaskGroup
@@ -31,6 +31,7 @@ class Surroundings(Struct, frozen=True):
         device: What serves rings.
         tell: Is told what happens.
         counts: What happened, by name.
+        numbers: What their memories are numbered by.
     """
 
     bus: EventBus
@@ -41,6 +42,7 @@ class Surroundings(Struct, frozen=True):
     device: Device
     tell: Tell
     counts: Counter[str]
+    numbers: Iterator[int]
 
 
 class Line:

@@ -1,6 +1,6 @@
 """A front end's memory on the bus: its table, and the memories that its descriptors stand for."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from ...abi.vhost_user import MemRegion, MemTable, Region
 from ...bridging.memories import PeerMemories
@@ -14,17 +14,20 @@ class GuestMemory:
     Args:
         bus: The bus that memories are added to.
         prefix: What their names begin with.
+        numbers: Gives what follows it.
 
     Attributes:
         regions: The table.
     """
 
-    def __init__(self, bus: EventBus, prefix: str) -> None:
-        self._memories = PeerMemories(bus, prefix)
+    def __init__(self, bus: EventBus, prefix: str, numbers: Iterator[int]) -> None:
+        self._memories = PeerMemories(bus, prefix, numbers)
         self.regions = Regions()
 
     async def replace(self, table: MemTable, fds: Sequence[int]) -> list[Backed]:
         """Take a whole table in the place of the one before; where it raises, that one stays.
+
+        It waits for a daemon that is away.
 
         Args:
             table: The table.

@@ -21,7 +21,7 @@ from ...bridging.vring import Vring
 from ...bus.abc import EventBus
 from ...caps import Cap
 from ...consumers.iotlb import Iotlb
-from ...errors import Fenced, LeaseRunOut, NoAnswer, RingBroken, TranslationFault, UnknownMemory, Unreachable
+from ...errors import BadMemory, Fenced, LeaseRunOut, NoAnswer, RingBroken, TranslationFault, UnknownMemory, Unreachable
 from .device import LiveRing
 
 BURST: Final = 64
@@ -147,7 +147,7 @@ class Sink:
                     await anyio.wait_readable(kick)
                     with suppress(BlockingIOError):
                         os.read(kick, 8)
-        except (RingBroken, TranslationFault, UnknownMemory) as wrong:
+        except (RingBroken, TranslationFault, UnknownMemory, BadMemory) as wrong:
             self._broken += 1
             self._tell(Notice(f"ring {served.live.ring.index} is left alone from now on: {wrong}", trouble=True))
         finally:

@@ -2,22 +2,16 @@
 
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Final
-
-import anyio
 
 from ...abi.vhost_user import MemRegion, Region
 from ...bridging.memories import PeerMemories
 from ...bridging.regions import Backed, Regions
 from ...bus.abc import AddressSpace
-from ...errors import BadField, BusClosed, Disconnected, IommubusError, Overlap, SpaceClosed, Straddle
+from ...errors import BadField, BusClosed, IommubusError, Overlap, SpaceClosed, Straddle
 from ...events import Memory
 from ...ranges import IovaRange
 from ...transport.descriptors import close_all
 from .reading import Act, Dropped, Emptied, Entry, Plugged, Table, Unplugged
-
-AGAIN: Final = 0.2
-"""Seconds after which memory is added again while there is no connection to the daemon."""
 
 Trouble = Callable[[str, str], object]
 """Is told what should be looked at: of which kind it is, and what it is."""
@@ -152,16 +146,13 @@ class Shown:
         return [Backed(region, memory) for region, memory in found if memory is not None]
 
     async def _memory(self, fd: int) -> Memory | None:
-        while True:
-            try:
-                return await self._memories.take(fd)
-            except BusClosed:
-                raise
-            except Disconnected:
-                await anyio.sleep(AGAIN)
-            except IommubusError as failure:
-                self._trouble("memory", f"addresses in some memory are shown as they come: {failure}")
-                return None
+        try:
+            return await self._memories.take(fd)
+        except BusClosed:
+            raise
+        except IommubusError as failure:
+            self._trouble("memory", f"addresses in some memory are shown as they come: {failure}")
+            return None
 
 
 def as_region(region: MemRegion) -> Region:
