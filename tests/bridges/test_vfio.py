@@ -645,6 +645,7 @@ def test_steps_end_at_the_first_that_is_refused() -> None:
         setback = container.carry_out([Step(place, (call,)) for place, call in enumerate(calls)])
 
         assert setback is not None
+        assert isinstance(setback.error, KernelRefused)
         assert (setback.place, setback.error.errno) == (1, errno.EEXIST)
         assert [entry.first for entry in kernel.entries] == [0x1000]
 

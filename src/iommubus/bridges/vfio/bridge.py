@@ -20,7 +20,6 @@ from ...ranges import IovaRange
 from .container import Call, Container, Setback, Step
 from .words import negotiated
 
-
 AT_ONCE: Final = 256
 """Events that are made ready for the kernel before it is told of the first: a millisecond's work of the loop, and
 what is made ready again behind each event that is refused, of which a full container refuses every one."""
