@@ -15,6 +15,7 @@ from anyio.abc import TaskStatus
 from iommubus import AddressSpace, Bus, IovaRange, Memory, Perm
 from iommubus.abi.vfio import MAP_DMA, UNMAP_DMA, Ioctl, MapDma, MapFlags, UnmapDma, UnmapFlags
 from iommubus.bridges.vfio import Container, VfioBridge, VfioStatistics, group_of
+from iommubus.bridges.vfio.bridge import AT_ONCE
 from iommubus.bridges.vfio.container import Step
 from iommubus.bridges.vfio.words import Traits, gaps, naming, negotiated
 from iommubus.bridging.telling import Negotiated, Notice, Told
@@ -430,6 +431,53 @@ async def test_what_has_no_bytes_here_is_failed_and_the_rest_is_mapped() -> None
         assert it.kernel.device_reads(0x30000, 9) == b"read only"
 
 
+@every_loop
+async def test_what_has_no_bytes_here_is_failed_once_however_often_the_kernel_refuses_before_it() -> None:
+    """
+    All of it is in one batch, which is gone on with behind each refusal.
+    """
+    kernel = VfioKernel(room=None)
+    async with setting(kernel) as it, anyio.create_task_group() as tasks:
+        kernel.room_at = {0x10000: 0, 0x20000: 0}
+        it.map(0x10000, 1)
+        it.map(0x20000, 2)
+        it.space.map(0x30000, PAGE, 0x8000_0000, Perm.RW)
+        it.map(0x40000, 4)
+        await tasks.start(it.run)
+        with pytest.raises(MappingFailed) as failed:
+            await it.bridge.wait_current()
+
+        failures = cast("list[MapFailure]", list(failed.value.failures))
+        assert [(one.first, type(one.cause)) for one in failures] == [
+            (0x10000, KernelRefused), (0x20000, KernelRefused), (0x30000, NoBacking),
+        ]  # fmt: skip
+        assert [entry.first for entry in kernel.entries] == [0x40000]
+        assert it.bridge.statistics() == VfioStatistics(maps=1, unmaps=0, failed=3)
+        it.scope.cancel()
+
+
+@every_loop
+async def test_a_batch_of_more_than_is_told_at_once_is_done_whole() -> None:
+    """
+    And nothing is told twice, wherever the kernel refuses.
+    """
+    kernel = VfioKernel()
+    refused = [0, AT_ONCE - 1, AT_ONCE, 2 * AT_ONCE + 1]
+    async with setting(kernel) as it, anyio.create_task_group() as tasks:
+        kernel.room_at = {place * PAGE: 0 for place in refused}
+        for place in range(2 * AT_ONCE + 2):
+            it.map(place * PAGE, place % 64)
+        await tasks.start(it.run)
+        with pytest.raises(MappingFailed) as failed:
+            await it.bridge.wait_current()
+
+        failures = cast("list[MapFailure]", list(failed.value.failures))
+        assert [one.first // PAGE for one in failures] == refused
+        assert len(kernel.calls) == 2 * AT_ONCE + 2
+        assert it.bridge.statistics() == VfioStatistics(maps=2 * AT_ONCE - 2, unmaps=0, failed=4)
+        it.scope.cancel()
+
+
 class memfile:  # noqa: N801 - used like a function
     """Gives a descriptor of a file that can only be read."""
 
@@ -597,6 +645,7 @@ def test_steps_end_at_the_first_that_is_refused() -> None:
         setback = container.carry_out([Step(place, (call,)) for place, call in enumerate(calls)])
 
         assert setback is not None
+        assert isinstance(setback.error, KernelRefused)
         assert (setback.place, setback.error.errno) == (1, errno.EEXIST)
         assert [entry.first for entry in kernel.entries] == [0x1000]
 

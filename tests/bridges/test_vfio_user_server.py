@@ -207,19 +207,20 @@ async def test_who_holds_an_unmap_up_is_fenced_at_the_deadline_and_it_is_never_a
             assert (await client.ask(DMA_MAP, mapping(0x4000), [fd])).error == 0
 
 
+async def hold(bus: EventBus, stopped: anyio.Event, *, task_status: TaskStatus[None]) -> None:
+    """Leave at the first event without a word, like a device that is proven stopped only later."""
+    with anyio.CancelScope() as scope:
+        async with bus.subscribe("v", Cap.IOTLB, name="device", stops="exit", on_fence=stopped.wait) as events:
+            task_status.started()
+            async for _ in events:
+                scope.cancel()
+
+
 @every_loop
 async def test_an_unmap_is_not_answered_while_it_is_not_proven_that_a_subscriber_has_stopped(tmp_path: Path) -> None:
     stopped = anyio.Event()
-
-    async def hold(bus: EventBus, *, task_status: TaskStatus[None]) -> None:
-        with anyio.CancelScope() as scope:
-            async with bus.subscribe("v", Cap.IOTLB, name="device", stops="exit", on_fence=stopped.wait) as events:
-                task_status.started()
-                async for _ in events:
-                    scope.cancel()
-
     async with serving(tmp_path, deadline=0.02) as scene:
-        await scene.tasks.start(hold, scene.bus)
+        await scene.tasks.start(hold, scene.bus, stopped)
         with await greeted(scene.path) as client, memfd() as fd:
             await client.ask(DMA_MAP, mapping(0x4000), [fd])
             unmap = client.say(DMA_UNMAP, unmapping(0x4000))
@@ -411,28 +412,6 @@ async def test_when_the_client_is_gone_all_of_it_is_unmapped_and_the_next_one_is
         assert scene.troubles == []
 
 
-@every_loop
-async def test_the_next_client_waits_for_as_long_as_it_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A bridge that is told to end has a time for that; one that goes on has none."""
-    monkeypatch.setattr("iommubus.bridges.vfio_user_server.bridge.LEAVE_TIMEOUT", 0.001)
-    async with serving(tmp_path, deadline=30.0) as scene:
-        follower = Follower(scene.bus)
-        await scene.tasks.start(follower.run)
-        with await greeted(scene.path) as client:
-            await client.ask(DMA_MAP, mapping(0x4000))
-            await follower.has_seen("Map 0x4000")
-            follower.may = anyio.Event()
-        with await connect(scene.path) as after:
-            number = after.say(VERSION, version())
-            await follower.has_seen("Unmap 0x0")
-            await until(lambda: scene.server.statistics().regions == 0)
-            await anyio.sleep(0.02)  # longer than that time; however long it is, nothing comes
-
-            assert await after.nothing_came()
-            follower.may.set()
-            assert (await after.answer_to(number)).flags == REPLY
-
-
 HOSTILE = [
     b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
     message(1, DMA_MAP, mapping(0)),
@@ -593,6 +572,41 @@ async def test_when_it_is_told_to_end_it_waits_for_those_who_use_what_is_mapped(
             assert await client.ended()
             await until(lambda: not bus.spaces())
             await until(lambda: not path.exists())
+        tasks.cancel_scope.cancel()
+
+
+@every_loop
+async def test_when_it_is_told_to_end_the_client_is_kept_until_who_uses_its_pages_is_proven_stopped(
+    tmp_path: Path,
+) -> None:
+    """Its DMA_UNMAP waits meanwhile, and is not answered; who holds it up is fenced, and that is said."""
+    told: list[Told] = []
+    stopped = anyio.Event()
+    bridge = anyio.CancelScope()
+    async with Bus() as bus, anyio.create_task_group() as tasks:
+        server = VfioUserServer(bus, listen=str(tmp_path / "v.sock"), space="v", deadline=0.02, tell=told.append)
+
+        async def run(*, task_status: TaskStatus[None]) -> None:
+            with bridge:
+                await server.run(task_status=task_status)
+
+        await tasks.start(run)
+        await tasks.start(hold, bus, stopped)
+        with await greeted(tmp_path / "v.sock") as client, memfd() as fd:
+            await client.ask(DMA_MAP, mapping(0x4000), [fd])
+            client.say(DMA_UNMAP, unmapping(0x4000))
+            await until(lambda: server.statistics().waiting == 1)
+            told.clear()
+            bridge.cancel()
+            await until(lambda: any("device" in str(one) and "was fenced" in str(one) for one in told))
+            failed = bus.statistics().spaces["v"].failed_syncs
+            await until(lambda: bus.statistics().spaces["v"].failed_syncs >= failed + 2)
+
+            with pytest.raises(BlockingIOError):  # there is no answer, and no end
+                client.sock.recv(1, socket.MSG_PEEK)
+            stopped.set()
+            assert await client.ended()
+            assert [heard.command for heard in client.heard] == [VERSION, DMA_MAP]
         tasks.cancel_scope.cancel()
 
 

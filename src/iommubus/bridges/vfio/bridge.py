@@ -1,8 +1,8 @@
 """A space in a VFIO container: what the guest maps is what its device reaches."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import anyio
 import anyio.to_thread
@@ -17,8 +17,12 @@ from ...caps import Cap
 from ...errors import BadMemory, BusClosed, IommubusError, NoBacking, PeerCannot, UnknownMemory
 from ...events import Event, Map
 from ...ranges import IovaRange
-from .container import Call, Container, Step
+from .container import Call, Container, Setback, Step
 from .words import negotiated
+
+AT_ONCE: Final = 256
+"""Events that are made ready for the kernel before it is told of the first: a millisecond's work of the loop, and
+what is made ready again behind each event that is refused, of which a full container refuses every one."""
 
 
 class VfioStatistics(NamedTuple):
@@ -136,26 +140,35 @@ class VfioBridge:
 
     async def _carry_out(self, events: Subscription, addresses: Addresses, batch: Batch, start: int) -> int:
         """Do what a batch says from one place on, and return the place to go on at."""
-        steps = list(self._steps(events, addresses, batch, start))
+        end = min(start + AT_ONCE, len(batch))
+        steps, unreachable = self._steps(addresses, batch, range(start, end))
         async with self._lane:
-            setback = await anyio.to_thread.run_sync(self._container.carry_out, steps, lambda: not self._stopped)
+            refused = await anyio.to_thread.run_sync(self._container.carry_out, steps, lambda: not self._stopped)
+        setback = refused or unreachable
         done = steps if setback is None else [step for step in steps if step.place < setback.place]
         mapped = sum(isinstance(batch[step.place], Map) for step in done)
         self._counts.maps += mapped
         self._counts.unmaps += len(done) - mapped
         if setback is None:
-            return len(batch)
+            return end
         self._fail(events, batch[setback.place], setback.error)
         return setback.place + 1
 
-    def _steps(self, events: Subscription, addresses: Addresses, batch: Batch, start: int) -> Iterator[Step]:
-        for place in range(start, len(batch)):
+    def _steps(self, addresses: Addresses, batch: Batch, places: range) -> tuple[list[Step], Setback | None]:
+        """Return what to do up to the first event that leads to what is not here, and that one.
+
+        It is failed when those before it are done, and not now: one of them may be refused, and what is behind
+        that one is looked at again.
+        """
+        steps: list[Step] = []
+        for place in places:
             try:
-                yield Step(place, self._calls(addresses, batch[place]))
+                steps.append(Step(place, self._calls(addresses, batch[place])))
             except UnknownMemory:  # its UNMAP is on its way
                 continue
             except (NoBacking, BadMemory) as failure:
-                self._fail(events, batch[place], failure)
+                return steps, Setback(place, failure)
+        return steps, None
 
     def _calls(self, addresses: Addresses, event: Event) -> tuple[Call, ...]:
         where = IovaRange(event.first, event.last)

@@ -24,7 +24,7 @@ from ...abi.vfio import (
     unmaps,
 )
 from ...bridging.kernel import LINUX, Kernel, refused
-from ...errors import KernelRefused, PeerCannot
+from ...errors import IommubusError, KernelRefused, PeerCannot
 from ...ranges import LAST, IovaRange
 from .words import ATTACH_HINTS, MAP_HINTS, OPEN_HINTS, UNMAP_HINTS, Traits, naming
 
@@ -59,7 +59,7 @@ class Setback(Struct, frozen=True):
     """
 
     place: int
-    error: KernelRefused
+    error: IommubusError
 
 
 class Container:

@@ -8,11 +8,7 @@
 * `bridge`: the bridge
 """
 
-from .bridge import (
-    LEAVE_TIMEOUT as LEAVE_TIMEOUT,
-    ServerStatistics as ServerStatistics,
-    VfioUserServer as VfioUserServer,
-)
+from .bridge import ServerStatistics as ServerStatistics, VfioUserServer as VfioUserServer
 from .device import Done as Done, Handler as Handler
 from .regions import ERRNOS as ERRNOS
 from .terms import GRANULE as GRANULE, MAPS_LIMIT as MAPS_LIMIT

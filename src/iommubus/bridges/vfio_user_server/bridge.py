@@ -17,7 +17,7 @@ from ...bridging.memories import PeerMemories
 from ...bridging.messages import MessageSocket
 from ...bridging.telling import Notice, Tell, log
 from ...bus.abc import SYNC_TIMEOUT, AddressSpace, EventBus
-from ...errors import PeerLeft, StateError
+from ...errors import PeerLeft, SpaceClosed, StateError
 from ...ranges import LAST
 from ...transport.address import UnixAddress
 from ...transport.credentials import peer_of
@@ -26,11 +26,6 @@ from .device import Commands, Handler
 from .regions import Regions
 from .session import OUTGOING, Counts, Session
 from .terms import DESCRIPTORS, GRANULE, MAPS_LIMIT, Offer
-
-LEAVE_TIMEOUT: Final = 5.0
-"""Seconds that a bridge which is told to end waits for those who still use what its client had mapped, before it
-closes the connection: as long as a `sync`."""
-
 
 NUMBERS: Final = count(1)
 """Clients of this process, in the names of memories: no two of a bus are called the same."""
@@ -118,7 +113,8 @@ class VfioUserServer:
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Serve clients, one after the other, until it is cancelled.
 
-        It has started when it listens.
+        It has started when it listens.  Cancelled, it keeps the connection of its client until nobody uses
+        what was mapped there, however long that takes.
 
         Raises:
             ListenError: There is no place for the socket.
@@ -135,7 +131,7 @@ class VfioUserServer:
                 while True:
                     await self._serve(space, await accept(listener.sock))
             finally:
-                with suppress(StateError), anyio.move_on_after(LEAVE_TIMEOUT, shield=True):
+                with suppress(StateError), anyio.CancelScope(shield=True):
                     await space.close()
 
     def statistics(self) -> ServerStatistics:
@@ -163,7 +159,7 @@ class VfioUserServer:
                 sock, splitter(), descriptor_limit=DESCRIPTORS, peer=peer, outgoing_limit=OUTGOING
             ) as connection:
                 await self._talk_to_the_end(space, connection, memories, peer)
-                await sync_or_fence(space, deadline=self._deadline, tell=self._tell)
+                await sync_or_fence(space, deadline=self._deadline, tell=self._tell)  # at once; or the bus is closed
         finally:
             memories.clear()
 
@@ -188,10 +184,14 @@ class VfioUserServer:
         await session.run(self._regions)
 
     async def _forget(self, space: AddressSpace) -> None:
-        """Unmap all that the client had; also where the bridge is told to end, which then waits for a while."""
+        """Unmap all that the client had, and wait until nobody uses it, however long that takes.
+
+        Also where the bridge is told to end: a client whose connection ends goes on, and uses its pages again.
+        """
         if self._barrier is not None:
             self._syncs += self._barrier.syncs
         self._session = self._barrier = self._regions = None
-        with suppress(StateError), anyio.move_on_after(LEAVE_TIMEOUT, shield=True):
-            space.unmap_all()
+        with suppress(StateError), anyio.CancelScope(shield=True):
+            with suppress(SpaceClosed):  # that takes everything away, too
+                space.unmap_all()
             await sync_or_fence(space, deadline=self._deadline, tell=self._tell)
