@@ -577,14 +577,16 @@ if child:
     sys.stdin.read()
     os._exit(0)
 """
-FORKED: Final = SERVER.replace('print("listens", flush=True)\n', FORKING) + "signal.pause()\n"
+FORKED: Final = (
+    SERVER.replace('print("listens", flush=True)\n', FORKING).removesuffix("sys.stdin.read()\n") + "signal.pause()"
+)
 """A server that serves in another process than listens, which ends when its input does."""
 
 
 @contextmanager
 def forked_server(path: Path) -> Generator[tuple["subprocess.Popen[str]", int]]:
     """Give the process that listens, and the number of the one that serves."""
-    words = [sys.executable, "-c", FORKED.replace("sys.stdin.read()\nsignal", "signal"), str(path), "and hang up"]
+    words = [sys.executable, "-c", FORKED, str(path), "and hang up"]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as listener:
         assert listener.stdout is not None
         child = int(listener.stdout.readline())
