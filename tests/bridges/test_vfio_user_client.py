@@ -2,11 +2,12 @@
 
 import errno
 import os
+import signal
 import struct
 import subprocess
 import sys
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -20,8 +21,18 @@ from iommubus.bridges.vfio_user_client import VfioUserClient
 from iommubus.bridging.telling import Negotiated, Notice, Told
 from iommubus.bus.abc import AddressSpace, EventBus
 from iommubus.bus.reports import MapFailure, Missing
-from iommubus.errors import Fenced, GranuleRefused, NoBacking, PeerCannot, PeerRefused, SyncFailed, TooManyMappings
+from iommubus.errors import (
+    Fenced,
+    GranuleRefused,
+    NoBacking,
+    PeerCannot,
+    PeerLeft,
+    PeerRefused,
+    SyncFailed,
+    TooManyMappings,
+)
 from iommubus.events import Memory
+from iommubus.transport import credentials
 from tests.bridges.vfio_user_peers import (
     DMA_MAP,
     DMA_READ,
@@ -558,6 +569,63 @@ async def test_a_server_that_is_lost_is_proven_stopped_by_the_end_of_its_process
             assert scene.client.statistics()[:2] == (2, 1)
 
 
+FORKING: Final = """
+import os, signal
+child = os.fork()
+if child:
+    print(child, flush=True)
+    sys.stdin.read()
+    os._exit(0)
+"""
+FORKED: Final = (
+    SERVER.replace('print("listens", flush=True)\n', FORKING).removesuffix("sys.stdin.read()\n") + "signal.pause()"
+)
+"""A server that serves in another process than listens, which ends when its input does."""
+
+
+@contextmanager
+def forked_server(path: Path) -> Generator[tuple["subprocess.Popen[str]", int]]:
+    """Give the process that listens, and the number of the one that serves."""
+    words = [sys.executable, "-c", FORKED, str(path), "and hang up"]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as listener:
+        assert listener.stdout is not None
+        child = int(listener.stdout.readline())
+        try:
+            yield listener, child
+        finally:
+            with suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+            listener.kill()
+
+
+@pytest.mark.parametrize("first", [True, False])
+@every_loop
+async def test_the_process_that_serves_is_the_proof_and_not_the_one_that_listens(path: Path, first: bool) -> None:
+    """Law 8: the one that listens, and may have ended before, never held anything."""
+    async with following_forked(path, first) as (scene, listener, child):
+        await scene.heard_of(f"process {child} may still hold 1 mappings")
+        assert listener.stdin is not None
+        listener.stdin.close()
+        await anyio.to_thread.run_sync(listener.wait)
+        with pytest.raises(SyncFailed):
+            await scene.space.sync(0.05)
+        os.kill(child, signal.SIGKILL)
+        await scene.space.sync(30)
+
+
+@asynccontextmanager
+async def following_forked(path: Path, first: bool) -> AsyncGenerator[tuple[Scene, "subprocess.Popen[str]", int]]:
+    """Give a client of a server that forks; the process that listens has ended ``first``, or not."""
+    with forked_server(path) as (listener, child):
+        if first:
+            assert listener.stdin is not None
+            listener.stdin.close()
+            await anyio.to_thread.run_sync(listener.wait)
+        async with following(path) as scene:
+            scene.space.map(0x4000, PAGE, 0, Perm.RW, memory=scene.memory)
+            yield scene, listener, child
+
+
 @every_loop
 async def test_a_server_that_is_killed_is_proven_stopped(path: Path) -> None:
     async with following(path) as scene, server_process(path) as process:
@@ -598,13 +666,11 @@ def test_a_bridge_that_is_killed_counts_until_its_server_has_ended(tmp_path: Pat
 @every_loop
 async def test_what_cannot_be_seen_of_a_server_is_said(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And when it is lost while it holds something, the bridge gives up: nothing will ever show that it is stopped."""
-    from iommubus.bridges.vfio_user_client import bridge  # noqa: PLC0415
-    from iommubus.errors import NoCredentials, PeerLeft  # noqa: PLC0415
 
-    def unseen(*_: object) -> None:
-        raise NoCredentials("its process is in another pid namespace")
+    async def unseen(_: object) -> int:
+        return 0
 
-    monkeypatch.setattr(bridge, "process_of", unseen)
+    monkeypatch.setattr(credentials, "sender_pid", unseen)
     with Listening(path) as server:
         async with following(path) as scene:
             scene.space.map(0x4000, PAGE, 0, Perm.RW, memory=scene.memory)

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, NoReturn, cast
+from typing import Any, Final, cast
 
 import anyio
 import pytest
@@ -38,7 +38,8 @@ from iommubus.abi.vhost_user import (
 from iommubus.bridges.vhost_user_frontend import Ring, VhostUserFrontend, answering, frontend, revoking, session
 from iommubus.bridging.telling import Negotiated, Notice, Told
 from iommubus.bus.reports import Missing
-from iommubus.errors import IommubusError, NoCredentials, PeerCannot, PeerLeft, PeerRefused, SyncFailed
+from iommubus.errors import IommubusError, PeerCannot, PeerLeft, PeerRefused, SyncFailed
+from iommubus.transport import credentials
 from tests.bridges.vhost_user_backends import OFFERED, PATIENCE, PROTOCOL, BackEnd, Backend
 from tests.daemons import bus_at, command, daemon, environment, said_by_failure, wait_failure, wait_synced
 from tests.loops import every_loop
@@ -879,19 +880,20 @@ async def test_an_access_that_failed_is_said_once_and_counted(tmp_path: Path) ->
     assert len([notice for notice in at.notices() if "0x4000" in notice]) == 1
 
 
-def unseen(*_: object) -> NoReturn:
-    raise NoCredentials("a test says so")
+async def unseen(_: object) -> int:
+    """Stand for a kernel that names a process of a pid namespace that cannot be seen from here."""
+    return 0
 
 
 @pytest.mark.usefixtures("impatient")
 @every_loop
 async def test_a_back_end_that_cannot_be_seen_is_said_and_its_loss_ends_the_bridge(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(frontend, "process_of", unseen)
+        patch.setattr(credentials, "sender_pid", unseen)
         async with scene(tmp_path) as at:
             await at.cached(0x1000)
             (said,) = [each for each in at.told if isinstance(each, Negotiated)]
-            assert said.lacks[-1].what == "SO_PEERCRED"
+            assert said.lacks[-1].what == "SCM_CREDENTIALS"
             at.end.hang_up()
             await at.over.wait()
             failure = at.failures.pop()
@@ -976,9 +978,12 @@ async def told_by(end: Backend, order: str = "") -> str:
     return await anyio.to_thread.run_sync(end.do, order)
 
 
+@pytest.mark.parametrize("flags", [(), ("--handed",)])
 @pytest.mark.usefixtures("hurried")
 @every_loop
-async def test_a_back_end_that_is_killed_is_proven_stopped_by_that_and_the_next_one_is_served(tmp_path: Path) -> None:
+async def test_a_back_end_that_is_killed_is_proven_stopped_by_that_and_the_next_one_is_served(
+    tmp_path: Path, flags: tuple[str, ...]
+) -> None:
     path = tmp_path / "vu.sock"
     told: list[Told] = []
     async with Bus() as bus, anyio.create_task_group() as tasks:
@@ -987,7 +992,7 @@ async def test_a_back_end_that_is_killed_is_proven_stopped_by_that_and_the_next_
         bus.memory_view(memory)[:4] = b"\x01\x02\x03\x04"
         for number in (1, 2):
             space.map(0x1000, PAGE, 0, Perm.RW, memory=memory)
-            with Backend(path) as end:
+            with Backend(path, *flags) as end:
                 assert await told_by(end) == "ready"
                 if number == 1:
                     await tasks.start(VhostUserFrontend(bus, connect=path, space="gpu", tell=told.append).run)
@@ -1038,10 +1043,11 @@ def test_a_space_of_a_daemon_drives_it_just_as_well(tmp_path: Path) -> None:
         assert portal.call(space.sync).outcomes == ()
 
 
-def test_a_bridge_that_is_killed_counts_until_its_back_end_has_ended(tmp_path: Path) -> None:
+@pytest.mark.parametrize("flags", [(), ("--handed",)])
+def test_a_bridge_that_is_killed_counts_until_its_back_end_has_ended(tmp_path: Path, flags: tuple[str, ...]) -> None:
     """Law 8: the back end can read the page after its front end is gone, and nobody has told it to stop."""
     path = tmp_path / "vu.sock"
-    with Backend(path) as end, daemon(tmp_path) as served, bus_at(served.address, "producer") as (portal, bus):
+    with Backend(path, *flags) as end, daemon(tmp_path) as served, bus_at(served.address, "producer") as (portal, bus):
         assert end.hear() == "ready"
         space = portal.call(bus.create_space, "gpu")
         memory = portal.call(bus.add_memory, "ram", SIZE)

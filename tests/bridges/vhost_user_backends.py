@@ -109,7 +109,7 @@ class BackEnd:
         with socket.socket(socket.AF_UNIX) as listening:
             self.path.unlink(missing_ok=True)
             listening.bind(str(self.path))
-            listening.listen()
+            self.listen(listening)
             listening.setblocking(False)
             task_status.started()
             while True:
@@ -118,6 +118,10 @@ class BackEnd:
                 self.connections += 1
                 with ExitStack() as opened:
                     await self._serve(sock, opened)
+
+    def listen(self, sock: socket.socket) -> None:
+        """Listen."""
+        sock.listen()
 
     async def until(self, condition: Callable[[], object]) -> None:
         """Wait until something is so."""
@@ -350,6 +354,17 @@ class BackEnd:
         self._news.set()
 
 
+class Handed(BackEnd):
+    """One whose socket another process listened on, which has ended since."""
+
+    def listen(self, sock: socket.socket) -> None:
+        other = os.fork()
+        if not other:
+            sock.listen()
+            os._exit(0)
+        os.waitpid(other, 0)
+
+
 class Device(Struct):
     """What runs in a process of its own: a back end that misses where it is told to."""
 
@@ -357,9 +372,10 @@ class Device(Struct):
 
     @classmethod
     def at(cls, path: str, *flags: str) -> Self:
-        """Make one that listens at a path; a plain one knows no IOMMU."""
+        """Make one that listens at a path; a plain one knows no IOMMU, and another listens for one that is handed."""
         offered = OFFERED & ~int(Features.ACCESS_PLATFORM) if "--plain" in flags else OFFERED
-        return cls(BackEnd(Path(path), offered=offered))
+        kind = Handed if "--handed" in flags else BackEnd
+        return cls(kind(Path(path), offered=offered))
 
     async def run(self) -> None:
         """Serve, and do what is said: ``miss IOVA`` waits for the address, ``wait IOVA`` until it is gone."""

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from threading import get_native_id
 
@@ -17,8 +18,10 @@ from iommubus.errors import NoCredentials, PeerGone
 from iommubus.transport import credentials
 from iommubus.transport.credentials import (
     Peer,
+    ask_for_sender,
     boot_id,
     has_ended,
+    hung_up,
     names_in,
     numbers_of,
     peer_groups,
@@ -26,6 +29,7 @@ from iommubus.transport.credentials import (
     process_again,
     process_of,
     process_said,
+    sender_of,
     start_of,
     ticks_now,
 )
@@ -328,3 +332,98 @@ def test_a_boot_has_a_name() -> None:
 )
 def test_the_names_of_a_certificate(certificate: dict[str, object] | None, names: tuple[str, ...]) -> None:
     assert names_in(certificate) == names
+
+
+# -- who sends ---------------------------------------------------------------
+
+
+@contextmanager
+def served(listening: socket.socket, *, hangs_up: bool = False) -> Generator[tuple[int, socket.socket]]:
+    """Give a process that serves where this one listens, and a connection that it has taken."""
+    child = os.fork()
+    if not child:
+        taken, _ = listening.accept()
+        with open(os.devnull) as sent:  # noqa: PTH123 - no path is wanted
+            socket.send_fds(taken, [b"word"], [sent.fileno()])
+        if hangs_up:
+            taken.close()
+        while True:
+            signal.pause()
+    try:
+        with socket.socket(socket.AF_UNIX) as sock:
+            ask_for_sender(sock)
+            sock.connect(listening.getsockname())
+            sock.setblocking(False)
+            yield child, sock
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+@every_loop
+async def test_who_sends_is_watched_and_not_who_listens(listening: socket.socket) -> None:
+    with served(listening) as (child, sock):
+        before = len(open_descriptors())
+        with await sender_of(sock) as process:
+            assert peer_of(sock).pid == os.getpid()
+            assert (process.pid, process.start) == (child, start_of(child))
+            assert len(open_descriptors()) <= before + 2  # the pidfd, and what a loop opens once
+            assert not process.ended
+            os.kill(child, signal.SIGKILL)
+            await process.wait_exit()
+        data, fds, flags, _ = socket.recv_fds(sock, 16, 1)
+        assert (data, len(fds), flags & socket.MSG_CTRUNC) == (b"word", 1, 0)
+        os.close(fds[0])
+
+
+@every_loop
+async def test_who_listens_may_be_who_sends(listening: socket.socket) -> None:
+    with socket.socket(socket.AF_UNIX) as sock:
+        ask_for_sender(sock)
+        sock.connect(listening.getsockname())
+        sock.setblocking(False)
+        taken, _ = listening.accept()
+        with taken:
+            taken.send(b"word")
+            with await sender_of(sock) as process:
+                assert process.pid == os.getpid()
+
+
+@every_loop
+async def test_who_sent_and_hung_up_may_have_ended_before_its_number_was_looked_at(listening: socket.socket) -> None:
+    with served(listening, hangs_up=True) as (child, sock):
+        while not hung_up(sock):  # noqa: ASYNC110 - nothing tells of it
+            await anyio.sleep(0.001)
+        with pytest.raises(PeerGone) as gone:
+            await sender_of(sock)
+        assert gone.value.pid == child
+
+
+@every_loop
+async def test_a_sender_that_has_ended_is_not_watched(listening: socket.socket) -> None:
+    with socket.socket(socket.AF_UNIX) as sock:
+        ask_for_sender(sock)
+        sock.connect(listening.getsockname())
+        sock.setblocking(False)
+        taken, _ = listening.accept()
+        with taken:
+            child = os.fork()
+            if not child:
+                taken.send(b"word")
+                os._exit(0)
+            await anyio.to_thread.run_sync(os.waitpid, child, 0)
+            before = open_descriptors()
+            with pytest.raises(PeerGone):
+                await sender_of(sock)
+            assert open_descriptors() == before
+
+
+@every_loop
+async def test_without_a_word_there_is_no_sender(listening: socket.socket) -> None:
+    with socket.socket(socket.AF_UNIX) as sock:
+        ask_for_sender(sock)
+        sock.connect(listening.getsockname())
+        sock.setblocking(False)
+        listening.accept()[0].close()
+        with pytest.raises(NoCredentials):
+            await sender_of(sock)

@@ -7,7 +7,10 @@ process started says whether it is still the same one.
 
 Times of processes are in clock ticks since boot, as ``/proc/PID/stat`` has them.
 
-Source: ``unix(7)`` under SO_PEERCRED, ``include/uapi/asm-generic/socket.h`` for
+Who connected, or listens, need not be who serves: a server may fork once it listens,
+or be handed a listening socket.  Who served is said by what it sent (`sender_of`).
+
+Source: ``unix(7)`` under SO_PEERCRED and SCM_CREDENTIALS, ``include/uapi/asm-generic/socket.h`` for
 SO_PEERGROUPS (Linux 4.13) and SO_PEERPIDFD (6.5), ``pidfd_open(2)`` (5.3),
 ``proc_pid_stat(5)``.
 """
@@ -207,6 +210,55 @@ def process_of(sock: socket.socket, accepted: int) -> Process:
     return process
 
 
+def ask_for_sender(sock: socket.socket) -> None:
+    """Have the kernel note who sends what a Unix socket receives, for `sender_of`; before it connects."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+
+
+async def sender_of(sock: socket.socket) -> Process:
+    """Wait until something can be received, and return the process that sent it, which stays to be received.
+
+    A kernel says of who listened, by the connection alone, whoever has taken it up since.
+
+    Args:
+        sock: The connection, without blocking, of which `ask_for_sender` was asked.
+            Nothing was received from it; what is received later comes without names.
+
+    Raises:
+        NoCredentials: It cannot be seen from here, or nothing will come.
+        PeerGone: It has ended.
+        OSError: The connection broke, or there is no room for another descriptor.
+    """
+    pid = await sender_pid(sock)
+    now = ticks_now()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 0)
+    if not pid:
+        raise NoCredentials("nothing came, or from a process in a pid namespace that cannot be seen from here")
+    if pid == peer_of(sock).pid:
+        return process_of(sock, now)
+    process = process_numbered(pid)
+    if process is None:
+        raise PeerGone(pid)
+    if process.start > now or hung_up(sock):
+        process.close()
+        raise PeerGone(pid)
+    return process
+
+
+async def sender_pid(sock: socket.socket) -> int:
+    """Wait until something can be received, and return the number of who sent it; 0 if nobody can be seen."""
+    while True:
+        try:  # room for the name alone: descriptors that came with it are not opened here
+            _, ancillary, _, _ = sock.recvmsg(1, socket.CMSG_SPACE(UCRED.size), socket.MSG_PEEK)
+        except BlockingIOError:
+            await anyio.wait_readable(sock)
+            continue
+        for level, kind, data in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS):
+                return int(UCRED.unpack(data)[0])
+        return 0
+
+
 def process_said(pid: int, teller: int) -> Process | None:
     """Return the process of which another process said the number; `None` if it has ended.
 
@@ -221,6 +273,16 @@ def process_said(pid: int, teller: int) -> Process | None:
     """
     if numbers_of(teller) != (teller,):
         raise NoCredentials(f"process {teller}, which said the number {pid}, may count in another pid namespace")
+    return process_numbered(pid)
+
+
+def process_numbered(pid: int) -> Process | None:
+    """Return the process that has this number now; `None` if it has ended.
+
+    Raises:
+        NoCredentials: It cannot be seen from here.
+        OSError: There is no room for another descriptor.
+    """
     try:
         fd = opened(pid)
     except PeerGone:

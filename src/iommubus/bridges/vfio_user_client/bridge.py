@@ -11,12 +11,12 @@ from msgspec import Struct
 from ...abi.vfio_user import DATA_LIMIT, OVERHEAD, splitter
 from ...bridging.faults import PEER_FAULTS, first_fault
 from ...bridging.messages import MessageSocket
-from ...bridging.telling import Lack, Notice, Tell, log
+from ...bridging.telling import Notice, Tell, log
 from ...bus.abc import EventBus, Subscription
 from ...caps import Cap
-from ...errors import BridgeError, Fenced, MappingFailed, PeerCannot, PeerError, PeerLeft, StateError
+from ...errors import BridgeError, Fenced, MappingFailed, PeerCannot, PeerLeft, StateError
 from ...events import Event, Map
-from ...transport.credentials import Process, process_of, ticks_now
+from ...transport.credentials import ask_for_sender
 from .applying import Applying
 from .calls import WINDOW
 from .link import STOP_TIMEOUT, Link
@@ -150,6 +150,7 @@ class VfioUserClient:
             sock = socket.socket(socket.AF_UNIX)
             sock.setblocking(False)
             try:
+                ask_for_sender(sock)
                 sock.connect(self._path)
             except OSError as failure:
                 sock.close()
@@ -160,19 +161,18 @@ class VfioUserClient:
 
     async def _serve(self, sock: socket.socket, task_status: TaskStatus[None]) -> bool:
         """Use a connection to its end, wait until the server holds nothing, and say whether all is over."""
-        process, lacks = _look_at(sock)
-        peer = f"the vfio-user server at {self._path}, process {process.pid if process else 'unseen'}"
+        peer = f"the vfio-user server at {self._path}"
         with MessageSocket(sock, splitter(), descriptor_limit=SEEN, peer=peer, outgoing_limit=OUTGOING) as connection:
-            self._link = link = Link(connection, process, peer, self._window)
+            self._link = link = Link(connection, peer, self._window)
             try:
-                over = await self._use(link, lacks, task_status)
+                over = await self._use(link, task_status)
             finally:
                 if not len(link.held):  # else whoever wants a proof has to see its process
                     link.close()
         await self._settle(link)
         return over
 
-    async def _use(self, link: Link, lacks: tuple[Lack, ...], task_status: TaskStatus[None]) -> bool:
+    async def _use(self, link: Link, task_status: TaskStatus[None]) -> bool:
         """Use a connection to its end, and say whether all is over.
 
         Raises:
@@ -181,7 +181,7 @@ class VfioUserClient:
         fault: BaseException | None = None
         over = False
         try:
-            terms = await self._greet(link, lacks)
+            terms = await self._greet(link)
             async with anyio.create_task_group() as tasks:
                 await tasks.start(link.keep)
                 try:
@@ -198,9 +198,9 @@ class VfioUserClient:
             await anyio.sleep(RETRY)
         return over
 
-    async def _greet(self, link: Link, lacks: tuple[Lack, ...]) -> Terms:
+    async def _greet(self, link: Link) -> Terms:
         with anyio.move_on_after(GREETING_TIMEOUT):
-            terms = await link.greet(self._max_maps, lacks)
+            terms = await link.greet(self._max_maps)
             self._said = ""
             self._counts.connections += 1
             self._tell(terms.negotiated)
@@ -297,12 +297,3 @@ class VfioUserClient:
         if notice.text != self._said:
             self._said = notice.text
             self._tell(notice)
-
-
-def _look_at(sock: socket.socket) -> tuple[Process | None, tuple[Lack, ...]]:
-    """Return the process of a server, or why it cannot be seen."""
-    try:
-        return process_of(sock, ticks_now()), ()
-    except PeerError as failure:
-        why = f"{failure}; when the connection breaks, nothing will show what the server still holds"
-        return None, (Lack("view of its process", why),)

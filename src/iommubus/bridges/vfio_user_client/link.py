@@ -32,12 +32,12 @@ from ...abi.vfio_user import (
 )
 from ...bridging.messages import MessageSocket
 from ...bridging.telling import Lack
-from ...errors import BridgeError, PeerBroke, PeerLeft, PeerRefused, span
+from ...errors import BridgeError, NoCredentials, PeerBroke, PeerGone, PeerLeft, PeerRefused, span
 from ...events import Map, Unmap
 from ...mapping import Mapping
 from ...ranges import LAST, IovaRange
 from ...table import Table
-from ...transport.credentials import Process
+from ...transport.credentials import Process, sender_of
 from ...transport.descriptors import close_all
 from .access import View, serve
 from .calls import Calls
@@ -55,24 +55,24 @@ class Link:
     """A connection and what went through it.
 
     Args:
-        socket: The connection.
-        process: The server's, to see its end; `None` if it cannot be seen.
+        socket: The connection, of which `ask_for_sender` was asked.
         peer: What errors call the server.
         window: Commands that may wait for an answer.
 
     Attributes:
+        process: The server's, to see its end, as soon as it has answered; `None` if it cannot be seen.
         held: What the server may hold: the pieces that it was given.
         stopping: Whether everything is being taken back.
         accesses: How many DMA_READs and DMA_WRITEs were done.
         refused: How many commands the server refused.
     """
 
-    def __init__(self, socket: MessageSocket, process: Process | None, peer: str, window: int) -> None:
+    def __init__(self, socket: MessageSocket, peer: str, window: int) -> None:
         self.held = Table()
         self.stopping = False
         self.accesses = self.refused = 0
         self.peer = peer
-        self.process = process
+        self.process: Process | None = None
         self.calls = Calls(socket.put, peer, window)
         self._socket = socket
         self._lost: PeerLeft | None = None
@@ -88,13 +88,14 @@ class Link:
 
     # -- the connection ----------------------------------------------------------
 
-    async def greet(self, max_maps: int, lacks: tuple[Lack, ...]) -> Terms:
+    async def greet(self, max_maps: int) -> Terms:
         """Agree with the server upon a version, before `keep`.
 
         Raises:
             PeerCannot, PeerBroke, PeerLeft, AbiError: There is nothing to agree upon.
         """
         self._socket.put(encode(Message(0, Command.VERSION, propose(max_maps))))
+        lacks = await self._look()
         data, fds = await self._socket.receive()
         close_all(fds)
         answer = decode(data)
@@ -210,6 +211,19 @@ class Link:
         return True
 
     # -- inside ----------------------------------------------------------------
+
+    async def _look(self) -> tuple[Lack, ...]:
+        """Learn whose process the first answer comes from, which need not be the one that listens."""
+        lacks: tuple[Lack, ...] = ()
+        try:
+            self.process = await sender_of(self._socket.sock)
+        except NoCredentials as failure:
+            why = f"{failure}; when the connection breaks, nothing will show what the server still holds"
+            lacks = (Lack("view of its process", why),)
+        except (PeerGone, OSError) as failure:
+            raise PeerLeft(self.peer, str(failure)) from failure
+        self.peer += f", process {self.process.pid if self.process else 'unseen'}"
+        return lacks
 
     async def _read(self) -> None:
         while True:

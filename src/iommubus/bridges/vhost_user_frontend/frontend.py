@@ -11,9 +11,9 @@ from msgspec.structs import replace
 
 from ...bridging.telling import Notice, Tell, log
 from ...bus.abc import EventBus
-from ...errors import Fenced, NoCredentials, PeerBroke, PeerGone, PeerLeft
+from ...errors import Fenced, PeerBroke, PeerLeft
 from ...events import Memory
-from ...transport.credentials import Process, process_of, ticks_now
+from ...transport.credentials import ask_for_sender
 from .counts import Counts, FrontendStatistics
 from .rings import Ring
 from .session import Session, Terms
@@ -84,8 +84,8 @@ class VhostUserFrontend:
         started = _once(task_status.started)
         terms, said = self._terms, ""
         while True:
-            sock, process = await self._reach()
-            session = Session(self._bus, terms, sock, process, counts=self._counts, tell=self._tell)
+            sock = await self._reach()
+            session = Session(self._bus, terms, sock, counts=self._counts, tell=self._tell)
             try:
                 await session.run(started)
             except (PeerLeft, PeerBroke, Fenced) as failure:
@@ -105,37 +105,34 @@ class VhostUserFrontend:
 
     # -- inside ----------------------------------------------------------------
 
-    async def _reach(self) -> tuple[socket.socket, Process | None]:
+    async def _reach(self) -> socket.socket:
         """Connect, as soon as somebody listens."""
         said = False
         while True:
             try:
                 return connected(self._path)
-            except (OSError, PeerGone) as failure:
+            except OSError as failure:
                 if not said:
                     said = True
                     self._tell(Notice(f"waits for a back end at {self._path}: {failure}"))
             await anyio.sleep(RETRY)
 
 
-def connected(path: str) -> tuple[socket.socket, Process | None]:
-    """Connect to a Unix socket, and return the process that listens there; `None` if it cannot be seen.
+def connected(path: str) -> socket.socket:
+    """Connect to a Unix socket.
 
     Raises:
         OSError: Nobody takes connections there now.
-        PeerGone: Whoever did has ended.
     """
     sock = socket.socket(socket.AF_UNIX)
     try:
         sock.setblocking(False)
+        ask_for_sender(sock)
         sock.connect(path)
-        try:
-            return sock, process_of(sock, ticks_now())
-        except NoCredentials:
-            return sock, None
     except BaseException:
         sock.close()
         raise
+    return sock
 
 
 def _once(act: Callable[[], object]) -> Callable[[], None]:

@@ -16,14 +16,16 @@ from ...errors import (
     AbiError,
     BadMemory,
     IommubusError,
+    NoCredentials,
     PeerBroke,
+    PeerGone,
     PeerLeft,
     PeerRefused,
     TranslationFault,
     UnknownMemory,
 )
 from ...events import Memory
-from ...transport.credentials import Process
+from ...transport.credentials import Process, sender_of
 from .agreement import Agreement, agree, check_features
 from .answering import IN_FLIGHT, Answering
 from .asking import Asking, Ending
@@ -75,19 +77,15 @@ class Session:
     Args:
         bus: Where the space is.
         terms: What it is for.
-        sock: The connection; this object closes it.
-        process: The back end's; `None` if it cannot be seen.
+        sock: The connection, of which `ask_for_sender` was asked; this object closes it.
         counts: Where everything is counted.
         tell: Told of what happens.
     """
 
-    def __init__(
-        self, bus: EventBus, terms: Terms, sock: socket.socket, process: Process | None, *, counts: Counts, tell: Tell
-    ) -> None:
+    def __init__(self, bus: EventBus, terms: Terms, sock: socket.socket, *, counts: Counts, tell: Tell) -> None:
         self._bus = bus
         self._terms = terms
         self._peer = terms.peer
-        self._process = process
         self._counts = counts
         self._tell = tell
         ours, self._theirs = socket.socketpair()
@@ -96,7 +94,7 @@ class Session:
         self._line = Ending()  # of the connection; nothing can be asked afterwards
         self._asking = Asking(self._main, self._peer, self._line)
         self._over = Ending()  # of the work, which may leave the connection to stop the back end by
-        self._stopping = Stopping(self._asking, self._line, process, self._peer)
+        self._stopping = Stopping(self._asking, self._line, self._peer)
         self._given = False
         self._line.then(self._hang_up)
 
@@ -125,8 +123,9 @@ class Session:
         try:
             failure = await self._run(started)
         finally:
-            if self._process is not None and self.settled:  # else whoever asks for the proof still needs it
-                self._process.close()
+            process = self._stopping.process
+            if process is not None and self.settled:  # else whoever asks for the proof still needs it
+                process.close()
         if failure is not None:
             raise failure
 
@@ -135,7 +134,7 @@ class Session:
     async def _run(self, started: Callable[[], object]) -> IommubusError | None:
         """Serve the back end, and return what ended that: out of the group it would come in a group."""
         failure: IommubusError | None = None
-        lines = {work: anyio.CancelScope(shield=True) for work in (self._asking.read, self._main.pump, self._back.pump)}
+        lines = {work: anyio.CancelScope(shield=True) for work in (self._read, self._main.pump, self._back.pump)}
         with self._main, self._back, self._theirs:
             async with anyio.create_task_group() as tasks:
                 for work, scope in lines.items():
@@ -148,6 +147,20 @@ class Session:
                     for scope in lines.values():
                         scope.cancel()
         return failure
+
+    async def _read(self) -> None:
+        """Take answers, and learn with the first who gives them."""
+        self._stopping.process = await self._look()
+        await self._asking.read()
+
+    async def _look(self) -> Process | None:
+        """Return the back end's process, which need not be the one that listens; `None` if it cannot be seen."""
+        try:
+            return await sender_of(self._main.sock)
+        except NoCredentials:
+            return None
+        except (PeerGone, OSError) as failure:
+            raise PeerLeft(self._peer, str(failure)) from failure
 
     async def _hold(self, work: Work, scope: anyio.CancelScope) -> None:
         """Keep the connection at work, also when the bridge is cancelled: the back end is still to be stopped."""
@@ -176,7 +189,7 @@ class Session:
         with anyio.move_on_after(GREETING):
             agreement = await self._negotiate()
             self._counts.connections += 1
-            unseen = () if self._process is not None else (Lack("SO_PEERCRED", UNSEEN),)
+            unseen = () if self._stopping.process is not None else (Lack("SCM_CREDENTIALS", UNSEEN),)
             self._tell(Negotiated(self._peer, agreement.names, (*agreement.lacks, *unseen)))
             return agreement
         raise PeerLeft(self._peer, f"it has agreed to nothing for {GREETING:g} s")
@@ -202,13 +215,14 @@ class Session:
 
     async def _serve(self, agreement: Agreement, started: Callable[[], object]) -> None:
         slots = await self._asking.number(Request.GET_MAX_MEM_SLOTS) if agreement.slots else 0
+        process = self._stopping.process
         subscription = self._bus.subscribe(
             self._terms.space,
             Cap.UNMAP,
             ack="manual",
             stops="exit",
             on_fence=self._stopping.prove,
-            holder=None if self._process is None else self._process.pid,
+            holder=None if process is None else process.pid,
             name=self._terms.name,
         )
         cancelled: BaseException | None = None

@@ -28,21 +28,21 @@ class Stopping:
     Args:
         asking: The main channel.
         ending: How that ends.
-        process: The back end's process; `None` if it cannot be seen.
         peer: What errors call the back end.
 
     Attributes:
+        process: The back end's process, as soon as it has answered; `None` if it cannot be seen.
         begun: Whether it is being stopped: nothing more may be given to it.
         proven: Whether it has stopped.
         bases: Where it left each ring that it was told of; `None` as long as it has not said so.
     """
 
-    def __init__(self, asking: Asking, ending: Ending, process: Process | None, peer: str) -> None:
+    def __init__(self, asking: Asking, ending: Ending, peer: str) -> None:
+        self.process: Process | None = None
         self.begun = False
         self.proven = False
         self._asking = asking
         self._ending = ending
-        self._process = process
         self._peer = peer
         self.bases: dict[int, int | None] = {}
         self._left = 0
@@ -101,11 +101,11 @@ class Stopping:
         scope.cancel()
 
     async def _by_end(self, scope: anyio.CancelScope) -> None:
-        if self._process is None:
+        if self.process is None:
             await self._ending.wait()
             self._unseen = True
         else:
-            with self._process.another() as process:  # others may wait for it at the same time
+            with self.process.another() as process:  # others may wait for it at the same time
                 await process.wait_exit()
             self.proven = True
         scope.cancel()
