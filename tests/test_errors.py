@@ -576,6 +576,13 @@ def test_every_error_has_an_example() -> None:
     assert set(error_classes()) == shown | FAMILIES.keys() | {NotifierFailed, ConformanceFailed}
 
 
+def test_leaves_are_found_however_deep_they_are() -> None:
+    one, other = PeerLeft("the server", "it closed the connection"), BadLength("a message", 1, 2, 2)
+
+    assert errors.leaves(one) == [one]
+    assert errors.leaves(BaseExceptionGroup("", [BaseExceptionGroup("", [other]), one])) == [other, one]
+
+
 def test_families_stay_apart() -> None:
     """An error is of one family only, so that `except` tells whose fault it was."""
     families = FAMILIES.keys() - {IommubusError}

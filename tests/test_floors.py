@@ -53,7 +53,7 @@ INSIDE: Final[dict[str, list[str]]] = {
     "consumers": ["pins", "views", "mirror", "iotlb"],
     "transport": ["clock", "tasks", "address", "lock", "credentials", "descriptors", "listeners", "activation", "tls"],
     "bridging": [
-        "telling", "faults", "accepting", "messages", "replies", "barrier", "memories", "addresses", "kernel",
+        "telling", "faults", "sockets", "messages", "replies", "barrier", "memories", "addresses", "kernel",
         "regions", "dma", "vring",
     ],
     "bridges": [

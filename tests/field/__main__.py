@@ -17,7 +17,7 @@ from typing import Final
 
 import anyio
 
-from iommubus.cli.running import leaves
+from iommubus.errors import leaves
 from tests.field.debian import NotRoot
 from tests.field.parts import Failed, Report, Row, Skip, table
 

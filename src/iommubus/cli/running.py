@@ -7,11 +7,11 @@ import logging
 import sys
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
-from typing import Final, NoReturn, TypeVar, cast
+from typing import Final, NoReturn, TypeVar
 
 import typer
 
-from ..errors import AddressError, BadSetting, IommubusError, UnknownSetting
+from ..errors import AddressError, BadSetting, IommubusError, UnknownSetting, leaves
 from ..service.seen.logs import one_line
 
 FAILED: Final = 1
@@ -59,14 +59,6 @@ def to_tell(error: BaseException) -> BaseException | None:
     if not all(isinstance(each, TOLD) for each in found):
         return None
     return next((each for each in found if isinstance(each, KeyboardInterrupt)), found[0])
-
-
-def leaves(error: BaseException) -> list[BaseException]:
-    """Return the errors in a group, and in the groups in it."""
-    if not isinstance(error, BaseExceptionGroup):
-        return [error]
-    parts = cast("BaseExceptionGroup[BaseException]", error).exceptions
-    return [leaf for part in parts for leaf in leaves(part)]
 
 
 def end(command: str, error: BaseException) -> NoReturn:

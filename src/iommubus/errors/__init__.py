@@ -76,6 +76,7 @@ Addresses are printed in hexadecimal, ranges with both ends inclusive.
 
 from .base import (
     IommubusError as IommubusError,
+    leaves as leaves,
     span as span,
 )
 from .bridges import (

@@ -1,11 +1,19 @@
 """The base of everything that iommubus raises on purpose."""
 
-from typing import ClassVar, dataclass_transform
+from typing import ClassVar, cast, dataclass_transform
 
 
 def span(first: int, last: int) -> str:
     """Return a range as people read it, both ends inclusive."""
     return f"{first:#x}..{last:#x}"
+
+
+def leaves(error: BaseException) -> list[BaseException]:
+    """Return the errors in a group, and in the groups in it."""
+    if not isinstance(error, BaseExceptionGroup):
+        return [error]
+    parts = cast("BaseExceptionGroup[BaseException]", error).exceptions
+    return [leaf for part in parts for leaf in leaves(part)]
 
 
 @dataclass_transform(eq_default=False)

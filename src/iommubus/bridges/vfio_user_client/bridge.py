@@ -9,14 +9,14 @@ from anyio.abc import TaskGroup, TaskStatus
 from msgspec import Struct
 
 from ...abi.vfio_user import DATA_LIMIT, OVERHEAD, splitter
-from ...bridging.faults import PEER_FAULTS, first_fault
+from ...bridging.faults import PEER_FAULTS
 from ...bridging.messages import MessageSocket
+from ...bridging.sockets import connected
 from ...bridging.telling import Notice, Tell, log
 from ...bus.abc import EventBus, Subscription
 from ...caps import Cap
-from ...errors import BridgeError, Fenced, MappingFailed, PeerCannot, PeerLeft, StateError
+from ...errors import BridgeError, Fenced, MappingFailed, PeerCannot, PeerLeft, StateError, leaves
 from ...events import Event, Map
-from ...transport.credentials import ask_for_sender
 from .applying import Applying
 from .calls import WINDOW
 from .link import STOP_TIMEOUT, Link
@@ -147,17 +147,11 @@ class VfioUserClient:
     async def _connected(self) -> socket.socket:
         """Return a connection to the server, as soon as it is there."""
         while True:
-            sock = socket.socket(socket.AF_UNIX)
-            sock.setblocking(False)
             try:
-                ask_for_sender(sock)
-                sock.connect(self._path)
+                return connected(self._path, sender=True)
             except OSError as failure:
-                sock.close()
                 self._tell_once(Notice(f"nobody answers at {self._path} ({failure.strerror}); it is tried again"))
-                await anyio.sleep(RETRY)
-            else:
-                return sock
+            await anyio.sleep(RETRY)
 
     async def _serve(self, sock: socket.socket, task_status: TaskStatus[None]) -> bool:
         """Use a connection to its end, wait until the server holds nothing, and say whether all is over."""
@@ -190,7 +184,7 @@ class VfioUserClient:
                 finally:
                     link.end()
         except* PEER_FAULTS as group:
-            fault = first_fault(group)
+            fault = leaves(group)[0]
         if isinstance(fault, PeerCannot):
             raise fault
         if fault is not None:

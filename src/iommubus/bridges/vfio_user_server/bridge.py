@@ -10,14 +10,14 @@ import anyio
 from anyio.abc import TaskStatus
 
 from ...abi.vfio_user import splitter
-from ...bridging.accepting import accept
 from ...bridging.barrier import Barrier, sync_or_fence
-from ...bridging.faults import PEER_FAULTS, first_fault
+from ...bridging.faults import PEER_FAULTS
 from ...bridging.memories import PeerMemories
 from ...bridging.messages import MessageSocket
+from ...bridging.sockets import accept
 from ...bridging.telling import Notice, Tell, log
 from ...bus.abc import SYNC_TIMEOUT, AddressSpace, EventBus
-from ...errors import PeerLeft, SpaceClosed, StateError
+from ...errors import PeerLeft, SpaceClosed, StateError, leaves
 from ...ranges import LAST
 from ...transport.address import UnixAddress
 from ...transport.credentials import peer_of
@@ -169,7 +169,7 @@ class VfioUserServer:
         try:
             await self._talk(space, connection, memories, peer)
         except* PEER_FAULTS as group:
-            fault = first_fault(group)
+            fault = leaves(group)[0]
             self._tell(Notice(str(fault), trouble=not isinstance(fault, PeerLeft)))
         finally:
             await self._forget(space)

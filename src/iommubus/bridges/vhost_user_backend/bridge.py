@@ -17,8 +17,8 @@ from typing import Final, NamedTuple
 import anyio
 from anyio.abc import TaskStatus
 
-from ...bridging.accepting import accept
 from ...bridging.barrier import Barrier
+from ...bridging.sockets import accept
 from ...bridging.telling import Notice, Tell, log
 from ...bus.abc import SYNC_TIMEOUT, EventBus
 from ...bus.questions import ANSWER_TIMEOUT

@@ -9,11 +9,11 @@ import anyio
 from anyio.abc import TaskStatus
 from msgspec.structs import replace
 
+from ...bridging.sockets import connected
 from ...bridging.telling import Notice, Tell, log
 from ...bus.abc import EventBus
 from ...errors import Fenced, PeerBroke, PeerLeft
 from ...events import Memory
-from ...transport.credentials import ask_for_sender
 from .counts import Counts, FrontendStatistics
 from .rings import Ring
 from .session import Session, Terms
@@ -110,29 +110,12 @@ class VhostUserFrontend:
         said = False
         while True:
             try:
-                return connected(self._path)
+                return connected(self._path, sender=True)
             except OSError as failure:
                 if not said:
                     said = True
                     self._tell(Notice(f"waits for a back end at {self._path}: {failure}"))
             await anyio.sleep(RETRY)
-
-
-def connected(path: str) -> socket.socket:
-    """Connect to a Unix socket.
-
-    Raises:
-        OSError: Nobody takes connections there now.
-    """
-    sock = socket.socket(socket.AF_UNIX)
-    try:
-        sock.setblocking(False)
-        ask_for_sender(sock)
-        sock.connect(path)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
 
 
 def _once(act: Callable[[], object]) -> Callable[[], None]:

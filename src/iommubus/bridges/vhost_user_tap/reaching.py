@@ -5,6 +5,8 @@ from typing import Final
 
 import anyio
 
+from ...bridging.sockets import connected
+
 ATTEMPT: Final = 0.1
 """Seconds between two attempts to reach a back end that is not there yet."""
 
@@ -21,17 +23,9 @@ async def reach(path: str, patience: float) -> socket.socket:
     """
     end = anyio.current_time() + patience
     while True:
-        sock = socket.socket(socket.AF_UNIX)
         try:
-            sock.setblocking(False)
-            sock.connect(path)
+            return connected(path)
         except OSError:
-            sock.close()
             if anyio.current_time() >= end:
                 raise
-            await anyio.sleep(ATTEMPT)
-        except BaseException:
-            sock.close()
-            raise
-        else:
-            return sock
+        await anyio.sleep(ATTEMPT)

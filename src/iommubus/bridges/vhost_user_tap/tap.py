@@ -17,8 +17,8 @@ import anyio
 from anyio import CapacityLimiter, to_thread
 from anyio.abc import TaskStatus
 
-from ...bridging.accepting import accept
 from ...bridging.memories import PeerMemories
+from ...bridging.sockets import accept
 from ...bridging.telling import Notice, Tell, log
 from ...bus.abc import AddressSpace, EventBus
 from ...bus.soon import soon_in_this_loop

@@ -6,7 +6,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from iommubus.bridging.accepting import accept
+from iommubus.bridging.sockets import accept
 from iommubus.transport.address import UnixAddress
 from iommubus.transport.listeners import listen
 from tests.loops import every_loop
@@ -50,7 +50,7 @@ class Reluctant:
 async def test_one_that_is_gone_or_finds_no_room_is_passed_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("iommubus.bridging.accepting.AGAIN", 0.001)
+    monkeypatch.setattr("iommubus.bridging.sockets.AGAIN", 0.001)
     with listen(UnixAddress(str(tmp_path / "sock"))) as listener, socket.socket(socket.AF_UNIX) as client:
         client.connect(str(tmp_path / "sock"))
         failures = BlockingIOError(), OSError(24, "too many open files"), ConnectionAbortedError(103, "aborted")
