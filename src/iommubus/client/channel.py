@@ -559,8 +559,10 @@ class Channel(asyncio.Protocol):
 
     def _flush(self) -> None:
         """Let the sources speak, and write what was said."""
-        self._flushing = False
-        self._run_sources()
+        try:
+            self._run_sources()
+        finally:
+            self._flushing = False
         self._write()
         if self._sources and not self._paused:  # they have still more
             self._flush_once()

@@ -590,7 +590,7 @@ class Session(asyncio.Protocol):
             self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
-        self._scheduled = False
+        """Write what was said in this turn; what the sources say now leaves with it."""
         if self._over:
             return
         if self._waiting > OUTGOING:
@@ -608,7 +608,13 @@ class Session(asyncio.Protocol):
         if self._out:
             for companion in self._companions:
                 companion.flush()
+        self._scheduled = False
+        if self._waiting > OUTGOING:
+            self._give_up()
+            return
         self._write()
+        if self._sources and not self._stopped:
+            self._schedule()
 
     def _write(self) -> None:
         transport = self._transport
