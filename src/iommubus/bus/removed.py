@@ -4,7 +4,7 @@ Each subscription is held to the kinds that it is told of: who hears of device
 invalidations alone does not keep an UNMAP from being forgotten.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from ..caps import Cap
 from ..events import DevIotlbUnmap, Event
@@ -40,14 +40,15 @@ class Removed:
         """Whether it is worth asking who has let go."""
         return len(self.fresh) >= TRIM_EVERY
 
-    def remember(self, event: Event, pieces: Sequence[Mapping]) -> None:
-        """Keep what an event took away."""
-        if isinstance(event, DevIotlbUnmap):
-            self._invalidated.add_range(event.seq, event.first, event.last)
-        elif pieces:
-            self.fresh.append((event.seq, pieces))
-        else:
-            self._unmapped.add_range(event.seq, event.first, event.last)
+    def remember_all(self, removals: Iterable[tuple[Event, Sequence[Mapping]]]) -> None:
+        """Keep what events took away."""
+        for event, pieces in removals:
+            if pieces:
+                self.fresh.append((event.seq, pieces))
+            elif isinstance(event, DevIotlbUnmap):
+                self._invalidated.add_range(event.seq, event.first, event.last)
+            else:
+                self._unmapped.add_range(event.seq, event.first, event.last)
 
     def trim(self, seq: int) -> None:
         """Forget what was removed up to number ``seq``: nobody uses it any more."""

@@ -44,7 +44,7 @@ class LocalSpace(Publisher):
     async def drain(self) -> None:
         self._check_thread()
         await checkpoint()
-        while any(attachment.member.crowded for attachment in self.routes.present):
+        while self.routes.crowded:
             if self._room is None:
                 self._room = anyio.Event()
             await self._room.wait()
@@ -85,7 +85,7 @@ class LocalSpace(Publisher):
             NotifierFailed: Some raised; it is done.
         """
         try:
-            self._publish(self._stage((IovaRange(0, self.shape.last),)))
+            self._change((IovaRange(0, self.shape.last),))
         finally:
             for attachment in self.routes.present:
                 if not attachment.member.caps & Cap.UNMAP:
