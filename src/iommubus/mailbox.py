@@ -316,6 +316,14 @@ class Mailbox:
 
     def _put_slow(self, event: Event) -> None:
         first, last = event.first, event.last
+        dirty = self._dirty
+        if (
+            dirty.covers(first, last)
+            and type(event) is not DevIotlbUnmap
+            and not self._parked
+            and len(dirty) <= self._limit
+        ):
+            return  # it is absorbed, and nothing changes
         self._make_way(first, last)
         if type(event) is DevIotlbUnmap:
             self._soil(event)  # behind every UNMAP that waits
