@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import cast
 
 import pytest
@@ -48,8 +49,7 @@ def filled(*mappings: Mapping) -> Table:
 
 def stage(table: Table | None, changes: Sequence[Change], *, split: bool = False, seq: int = 10) -> Staging:
     staging = Staging("s", seq, table, SHAPE, split=split, check_memory=check_memory)
-    for change in changes:
-        staging.add(change)
+    staging.add_all(changes)
     return staging
 
 
@@ -140,7 +140,7 @@ def test_a_change_of_another_type_raises_and_leaves_the_table(change: object) ->
     table = filled(mapping(0, 1))
 
     with pytest.raises(TypeError):
-        Staging("s", 10, table, SHAPE, split=False, check_memory=check_memory).add(change)
+        Staging("s", 10, table, SHAPE, split=False, check_memory=check_memory).add_all([change])
 
     assert list(table) == [mapping(0, 1)]
 
@@ -176,7 +176,7 @@ def test_ranges_are_checked_against_the_granule() -> None:
     staging = Staging("s", 0, Table(), Shape(granule=4, last=15), split=False, check_memory=check_memory)
 
     with pytest.raises(Misaligned):
-        staging.add(IovaRange(2, 5))
+        staging.add_all([IovaRange(2, 5)])
 
 
 @pytest.mark.parametrize("split", [False, True])
@@ -193,11 +193,8 @@ def test_undo_puts_back_exactly_what_was(split: bool) -> None:
     for changes in itertools.product(alphabet, repeat=3):
         table = filled(*start)
         staging = Staging("s", 0, table, SHAPE, split=split, check_memory=check_memory)
-        for change in changes:
-            try:
-                staging.add(change)
-            except MappingError:
-                break
+        with suppress(MappingError):
+            staging.add_all(changes)
         staging.undo()
 
         assert list(table) == start, changes
