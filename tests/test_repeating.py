@@ -47,13 +47,14 @@ def test_events_are_passed_on_as_they_are_where_their_numbers_go_on() -> None:
     """
     Nothing is made anew for who has the same number here and there.
     """
-    table, events = Table(), [map_(11, 0, 3), unmap(12, 0, 3), map_(13, 4, 7, 4, RAM)]
+    table = Table()
+    events: list[Event] = [map_(11, 0, 3), unmap(12, 0, 3), map_(13, 4, 7, 4, RAM)]
     plain = repeating(table)
 
     assert plain.run(iter(events), 9) == (3, None)
 
     assert all(one is other for one, other in zip(plain.events, events, strict=True))
-    assert [list(removed) for removed in plain.removed] == [[], [Mapping(0, 3, 0, Perm.RW)], []]
+    assert [(seq, list(removed)) for seq, removed in plain.removed] == [(12, [Mapping(0, 3, 0, Perm.RW)])]
     assert list(table) == [Mapping(4, 7, 4, Perm.RW, RAM)]
 
 

@@ -33,7 +33,7 @@ class Repeating:
 
     Attributes:
         events: What is in the table and has to be published.
-        removed: For each of them, what it removed from the table.
+        removed: For each UNMAP of them, its number and what it removed from the table.
     """
 
     __slots__ = ("_check_memory", "_map_last", "_mask", "_seq", "_space", "_table", "_unmap_last", "events", "removed")
@@ -49,7 +49,7 @@ class Repeating:
         check_memory: CheckMemory,
     ) -> None:
         self.events: list[Event] = []
-        self.removed: list[Sequence[Mapping]] = []
+        self.removed: list[tuple[int, Sequence[Mapping]]] = []
         self._space = space
         self._seq = seq
         self._table = table
@@ -90,7 +90,6 @@ class Repeating:
                     if insert(first, last, target, perm, memory):
                         room -= 1
                         seq += 1
-                        note(())
                         keep(event if event.seq == seq else Map(space, seq, first, last, target, perm, memory))
                 elif (
                     type(event) is not Unmap or not 0 <= first <= last <= self._unmap_last or (first | last + 1) & mask
@@ -99,7 +98,7 @@ class Repeating:
                 elif removed := remove(first, last):
                     room += 1
                     seq += 1
-                    note(removed)
+                    note((seq, removed))
                     keep(event if event.seq == seq else Unmap(space, seq, first, last))
                 count += 1
             return count, None

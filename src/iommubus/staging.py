@@ -33,7 +33,7 @@ class Staging:
 
     Attributes:
         events: What is to be published.
-        removed: For each of them, what it removed from the table.
+        removed: For each UNMAP of them, its number and what it removed from the table, if there is one.
     """
 
     __slots__ = ("_check_memory", "_seq", "_shape", "_space", "_split", "_table", "events", "removed")
@@ -49,7 +49,7 @@ class Staging:
         check_memory: CheckMemory,
     ) -> None:
         self.events: list[Event] = []
-        self.removed: list[Sequence[Mapping]] = []
+        self.removed: list[tuple[int, Sequence[Mapping]]] = []
         self._space = space
         self._seq = seq
         self._table = table
@@ -85,13 +85,15 @@ class Staging:
 
     def undo(self) -> None:
         """Put the table back as it was before all changes."""
-        if self._table is None:
+        table, removed = self._table, dict(self.removed)
+        if table is None:
             return
-        for event, removed in zip(reversed(self.events), reversed(self.removed), strict=True):
+        put_back(table, removed.get(self._next, ()))  # an interrupt came before its event
+        for event in reversed(self.events):
             if isinstance(event, Map):
-                self._table.remove(event.first, event.last)
-            for piece in removed:
-                self._table.insert(piece.first, piece.last, piece.target, piece.perm, piece.memory)
+                table.remove(event.first, event.last)
+            else:
+                put_back(table, removed[event.seq])
 
     # -- inside ----------------------------------------------------------------
 
@@ -114,7 +116,6 @@ class Staging:
                 ):
                     self.add(change)
                 elif insert(first, last, target, perm):
-                    note(())
                     keep(Map(space, seq + len(self.events), first, last, target, perm))
             elif (
                 type(change) is not IovaRange
@@ -124,7 +125,7 @@ class Staging:
             ):
                 self.add(change)
             elif removed := remove(first, last):
-                note(removed)
+                note((seq + len(self.events), removed))
                 keep(Unmap(space, seq + len(self.events), first, last))
 
     def _map(self, mapping: Mapping) -> None:
@@ -147,12 +148,18 @@ class Staging:
 
     def _stage_map(self, mapping: Mapping) -> None:
         self.events.append(mapping.event(self._space, self._next))
-        self.removed.append(())
 
     def _stage_unmap(self, first: int, last: int, removed: Sequence[Mapping]) -> None:
+        if self._table is not None:
+            self.removed.append((self._next, removed))
         self.events.append(Unmap(self._space, self._next, first, last))
-        self.removed.append(removed)
 
     @property
     def _next(self) -> int:
         return self._seq + len(self.events) + 1
+
+
+def put_back(table: Table, pieces: Iterable[Mapping]) -> None:
+    """Put back what was removed from a table."""
+    for piece in pieces:
+        table.insert(piece.first, piece.last, piece.target, piece.perm, piece.memory)

@@ -214,7 +214,7 @@ class Publisher(AddressSpace):
         last = iova + size - 1
         if self._table.walk(iova, last, 1):
             self._lines.warn("mapped", self.name, f"device TLB invalidated at {iova:#x}, which is still mapped")
-        self._publish([DevIotlbUnmap(self.name, self.seq + 1, iova, last)], [()])
+        self._publish([DevIotlbUnmap(self.name, self.seq + 1, iova, last)], [])
 
     def register(self, notifier: Notifier) -> Registration:
         """Have a notifier called inside every later change; embedded only.
@@ -269,7 +269,7 @@ class Publisher(AddressSpace):
 
     # -- inside: staging and publishing ----------------------------------------------
 
-    def _change(self, changes: Iterable[Mapping | IovaRange]) -> list[Sequence[Mapping]]:
+    def _change(self, changes: Iterable[Mapping | IovaRange]) -> list[tuple[int, Sequence[Mapping]]]:
         """Make changes in the table, all or none, and publish them; return what they removed."""
         table = None if self.pull else self._table
         check_memory = self._memories.check
@@ -287,9 +287,9 @@ class Publisher(AddressSpace):
         self._check_range(iova, size)
         last = iova + size - 1
         removed = self._change((IovaRange(iova, last),))
-        return [piece.clip(iova, last) for pieces in removed for piece in pieces]
+        return [piece.clip(iova, last) for _, pieces in removed for piece in pieces]
 
-    def _publish(self, events: list[Event], removed: list[Sequence[Mapping]]) -> None:
+    def _publish(self, events: list[Event], removed: list[tuple[int, Sequence[Mapping]]]) -> None:
         """Put events that are in the table into the mailboxes, then run the notifiers.
 
         In that order for all of them: a notifier may publish too, and nobody
@@ -297,13 +297,13 @@ class Publisher(AddressSpace):
 
         Args:
             events: MAPs and UNMAPs, or one device invalidation.
-            removed: For each of them, what it removed from the table.
+            removed: For each UNMAP of them, its number and what it removed from the table; nothing in a pull space.
         """
         if events:
             self.seq = events[-1].seq
             self._note(events, removed)
             self.routes.spread(events)
-            if sum(map(len, removed)) >= TRIM_EVERY:
+            if sum([len(pieces) for _, pieces in removed]) >= TRIM_EVERY:
                 self._trim()
         try:
             if self.routes.called:
@@ -311,20 +311,20 @@ class Publisher(AddressSpace):
         finally:
             self._buried.abandon()
 
-    def _note(self, events: list[Event], removed: list[Sequence[Mapping]]) -> None:
-        """Remember what events removed."""
-        removals = [(event, pieces) for event, pieces in zip(events, removed, strict=True) if type(event) is not Map]
-        if not removals:
-            return
-        self.questions.outdate()
+    def _note(self, events: list[Event], removed: list[tuple[int, Sequence[Mapping]]]) -> None:
+        """Remember what events took away."""
+        ranges = [] if removed else [event for event in events if type(event) is not Map]
+        if ranges:
+            self.questions.outdate()
         if type(events[0]) is DevIotlbUnmap:
             self._invalidated += 1
         else:
-            self._unmapped += len(removals)
-        if self.routes.counted:
+            self._unmapped += len(removed) + len(ranges)
+        if self.routes.counted and (removed or ranges):
             if self._removed.full:
                 self._trim()  # before: nobody was told of these yet, and so nobody seems to use them
-            self._removed.remember_all(removals)
+            self._removed.fresh += removed
+            self._removed.remember(ranges)
 
     def _calls_for(self, event: Event) -> Sequence[Call]:
         if isinstance(event, Map):
