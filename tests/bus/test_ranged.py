@@ -54,7 +54,7 @@ def test_everybody_is_told_what_cropping_would_leave(count: int, limit: int, mon
     """
     monkeypatch.setattr(ranged, "CELL_LIMIT", limit)
     addresses = [*range(8), LAST - 1, LAST]
-    events = [
+    events: list[Event] = [
         Map("s", 1, first, last, 0x100, Perm.RW)
         for first, last in itertools.combinations_with_replacement(addresses, 2)
     ]
