@@ -14,8 +14,8 @@ SOURCE: Final = Path(__file__).parents[1] / "src" / "iommubus"
 FLOORS: Final[list[list[str]]] = [
     ["errors", "caps", "ranges", "events"],
     [
-        "shape", "rangeset", "mapping", "kinds", "chunks", "table", "contract", "staging", "feed", "parked", "mailbox",
-        "ledger", "completion", "wire", "abi",
+        "shape", "rangeset", "mapping", "kinds", "chunks", "table", "contract", "staging", "repeating", "feed",
+        "parked", "mailbox", "ledger", "completion", "wire", "abi",
     ],
     ["bus", "consumers", "iommubus"],
     ["transport", "bridging", "bridges"],
@@ -46,8 +46,8 @@ INSIDE: Final[dict[str, list[str]]] = {
     "abi.qemu_trace": ["records", "families", "trace"],
     "bus": [
         "reports", "abc", "logs", "memory", "notifier", "translation", "failures", "soon", "buried", "uses", "given",
-        "hand", "attachment", "whereabouts", "seat", "member", "subscription", "observer", "routes", "questions",
-        "removed", "publisher", "sync", "space", "endpoint", "threads", "bus",
+        "hand", "attachment", "whereabouts", "seat", "member", "subscription", "observer", "ranged", "routes",
+        "questions", "removed", "publisher", "sync", "space", "endpoint", "threads", "bus",
     ],
     "bus.abc": ["terms", "consumer", "producer", "bus"],
     "consumers": ["pins", "views", "mirror", "iotlb"],

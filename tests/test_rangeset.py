@@ -1,5 +1,6 @@
 """Sets of marked ranges, driven through every reachable state beside a dict of addresses."""
 
+import random
 from collections.abc import Iterator
 from itertools import pairwise
 
@@ -250,3 +251,36 @@ def test_one_range_has_no_gap() -> None:
     ranges.close_gaps(0)
 
     assert list(ranges) == [(5, 9, True)]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_many_ranges_at_once_are_the_same_as_one_after_the_other(seed: int) -> None:
+    """
+    However they overlap and touch, marks included.
+    """
+    numbers = random.Random(seed)  # noqa: S311 - it is no secret
+    one_by_one, at_once = RangeSet(), RangeSet()
+    for mark in (False, True, False):
+        edges = [sorted(numbers.choices([*range(60), LAST - 1, LAST], k=2)) for _ in range(numbers.randrange(12))]
+        for first, last in edges:
+            one_by_one.add(first, min(last, first + 3), mark=mark)
+        at_once.add_all([(first, min(last, first + 3)) for first, last in edges], mark=mark)
+
+        assert list(at_once) == list(one_by_one)
+
+
+def test_gaps_are_closed_in_one_go_and_marks_stay() -> None:
+    """
+    The smallest first, the lower of equal ones, and whoever was marked makes the whole so.
+    """
+    ranges = RangeSet()
+    for first, mark in ((0, False), (3, True), (5, False), (9, False), (12, False), (14, True), (40, False)):
+        ranges.add(first, first, mark=mark)
+
+    ranges.close_gaps(4)
+
+    assert list(ranges) == [(0, 5, True), (9, 9, False), (12, 14, True), (40, 40, False)]
+    ranges.close_gaps(4)
+    assert len(ranges) == 4
+    ranges.close_gaps(0)
+    assert list(ranges) == [(0, 40, True)]

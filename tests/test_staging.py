@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import cast
 
 import pytest
@@ -48,8 +49,7 @@ def filled(*mappings: Mapping) -> Table:
 
 def stage(table: Table | None, changes: Sequence[Change], *, split: bool = False, seq: int = 10) -> Staging:
     staging = Staging("s", seq, table, SHAPE, split=split, check_memory=check_memory)
-    for change in changes:
-        staging.add(change)
+    staging.add_all(changes)
     return staging
 
 
@@ -62,8 +62,8 @@ def test_a_change_is_made_at_once_and_told_of_by_a_numbered_event() -> None:
     staging = stage(table, [IovaRange(0, 2), mapping(1, 3, 0x200)])
 
     assert list(table) == [mapping(1, 3, 0x200)]
-    assert [step.event for step in staging.staged] == [Unmap("s", 11, 0, 2), Map("s", 12, 1, 3, 0x200, Perm.RW)]
-    assert [list(step.removed) for step in staging.staged] == [[mapping(0, 1)], []]
+    assert staging.events == [Unmap("s", 11, 0, 2), Map("s", 12, 1, 3, 0x200, Perm.RW)]
+    assert [(seq, list(removed)) for seq, removed in staging.removed] == [(11, [mapping(0, 1)])]
 
 
 def test_what_changes_nothing_is_not_published() -> None:
@@ -74,7 +74,7 @@ def test_what_changes_nothing_is_not_published() -> None:
 
     staging = stage(table, [mapping(0, 1), IovaRange(4, 5), mapping(4, 5)])
 
-    assert [step.event for step in staging.staged] == [Map("s", 11, 4, 5, 0x100, Perm.RW)]
+    assert staging.events == [Map("s", 11, 4, 5, 0x100, Perm.RW)]
 
 
 def test_a_pull_space_tells_of_every_unmap_and_of_no_map() -> None:
@@ -83,7 +83,7 @@ def test_a_pull_space_tells_of_every_unmap_and_of_no_map() -> None:
     """
     staging = stage(None, [IovaRange(2, 3), IovaRange(2, 3)])
 
-    assert [step.event for step in staging.staged] == [Unmap("s", 11, 2, 3), Unmap("s", 12, 2, 3)]
+    assert staging.events == [Unmap("s", 11, 2, 3), Unmap("s", 12, 2, 3)]
     with pytest.raises(NotOffered):
         staging.add(mapping(0, 0))
     staging.undo()
@@ -97,13 +97,14 @@ def test_splitting_removes_whole_mappings_and_maps_what_survives() -> None:
 
     staging = stage(table, [IovaRange(1, 4)], split=True)
 
-    assert [step.event for step in staging.staged] == [
+    assert staging.events == [
         Unmap("s", 11, 0, 5),
         Map("s", 12, 0, 0, 0x100, Perm.RW),
         Map("s", 13, 5, 5, 0x202, Perm.RW),
     ]
-    assert list(staging.staged[0].removed) == [mapping(0, 2, 0x100), mapping(3, 5, 0x200)]
-    assert stage(table, [IovaRange(2, 3)], split=True).staged == []
+    ((_, removed),) = staging.removed
+    assert list(removed) == [mapping(0, 2, 0x100), mapping(3, 5, 0x200)]
+    assert stage(table, [IovaRange(2, 3)], split=True).events == []
 
 
 @pytest.mark.parametrize(
@@ -140,7 +141,7 @@ def test_a_change_of_another_type_raises_and_leaves_the_table(change: object) ->
     table = filled(mapping(0, 1))
 
     with pytest.raises(TypeError):
-        Staging("s", 10, table, SHAPE, split=False, check_memory=check_memory).add(change)
+        Staging("s", 10, table, SHAPE, split=False, check_memory=check_memory).add_all([change])
 
     assert list(table) == [mapping(0, 1)]
 
@@ -152,10 +153,11 @@ def test_a_mapping_is_told_of_with_its_memory(split: bool) -> None:
     """
     staging = stage(filled(), [mapping(0, 3, 0x100, RAM), IovaRange(0, 1 if split else 3)], split=split)
 
-    events = [step.event for step in staging.staged]
+    events = staging.events
     rest = [Map("s", 13, 2, 3, 0x102, Perm.RW, RAM)] if split else []
     assert events == [Map("s", 11, 0, 3, 0x100, Perm.RW, RAM), Unmap("s", 12, 0, 3), *rest]
-    assert list(staging.staged[1].removed) == [mapping(0, 3, 0x100, RAM)]
+    ((_, removed),) = staging.removed
+    assert list(removed) == [mapping(0, 3, 0x100, RAM)]
 
 
 def test_a_plain_number_is_told_of_as_the_permission_that_it_means() -> None:
@@ -164,9 +166,9 @@ def test_a_plain_number_is_told_of_as_the_permission_that_it_means() -> None:
     """
     staging = stage(filled(), [Mapping(0, 1, 0x100, cast("Perm", 2))])
 
-    (step,) = staging.staged
-    assert isinstance(step.event, Map)
-    assert step.event.perm is Perm.W
+    (event,) = staging.events
+    assert isinstance(event, Map)
+    assert event.perm is Perm.W
 
 
 def test_ranges_are_checked_against_the_granule() -> None:
@@ -176,7 +178,7 @@ def test_ranges_are_checked_against_the_granule() -> None:
     staging = Staging("s", 0, Table(), Shape(granule=4, last=15), split=False, check_memory=check_memory)
 
     with pytest.raises(Misaligned):
-        staging.add(IovaRange(2, 5))
+        staging.add_all([IovaRange(2, 5)])
 
 
 @pytest.mark.parametrize("split", [False, True])
@@ -193,11 +195,8 @@ def test_undo_puts_back_exactly_what_was(split: bool) -> None:
     for changes in itertools.product(alphabet, repeat=3):
         table = filled(*start)
         staging = Staging("s", 0, table, SHAPE, split=split, check_memory=check_memory)
-        for change in changes:
-            try:
-                staging.add(change)
-            except MappingError:
-                break
+        with suppress(MappingError):
+            staging.add_all(changes)
         staging.undo()
 
         assert list(table) == start, changes

@@ -56,17 +56,25 @@ class Feed:
         if len(events) > self._limit:
             self._attend()
 
+    def extend(self, events: list[Event]) -> None:
+        """Take several events that lie in the ranges."""
+        self._events += events  # all of them, before anybody leaves
+        if len(self._events) > self._limit and events:
+            self._attend()
+
     def offer(self, event: Event) -> None:
         """Take the parts of an event that lie in the ranges."""
-        parts = [part for first, last in self._ranges if (part := crop(event, first, last)) is not None]
-        self._events += parts  # all of them, before anybody leaves
-        if parts and len(self._events) > self._limit:
-            self._attend()
+        self.extend([part for first, last in self._ranges if (part := crop(event, first, last)) is not None])
 
     @property
     def end(self) -> int:
         """Number that the next event will have."""
         return self._start + len(self._events)
+
+    @property
+    def behind(self) -> int:
+        """How many events may wait for one of those who follow it, at most."""
+        return len(self._events)
 
     @property
     def followed(self) -> bool:

@@ -107,7 +107,7 @@ class Ledger:
         limit: Most pieces remembered by `trim`.
     """
 
-    __slots__ = ("_copy", "_count", "_kept", "_limit", "_merged", "_merged_seq", "fresh")
+    __slots__ = ("_copy", "_count", "_kept", "_limit", "_loose", "_merged", "_merged_seq", "fresh")
 
     def __init__(self, limit: int = PIECE_LIMIT) -> None:
         self.fresh: list[tuple[int, Sequence[Mapping]]] = []
@@ -115,17 +115,18 @@ class Ledger:
         self._kept: deque[tuple[int, Sequence[Mapping]]] = deque()
         self._count = 0  # pieces in what is kept
         self._merged = RangeSet()
-        self._merged_seq = 0  # number of the last removal in it
+        self._loose: list[tuple[int, int]] = []  # to be merged, many at a time
+        self._merged_seq = 0  # number of the last removal in both
         self._copy: tuple[Sequence[int], Sequence[Sequence[Mapping]]] = ((), ())  # of all, for a failing sync
 
     def __len__(self) -> int:
-        return self._count + sum(len(pieces) for _, pieces in self.fresh)
+        return self._count + sum([len(pieces) for _, pieces in self.fresh])
 
     def add_range(self, seq: int, first: int, last: int) -> None:
         """Remember that something was removed there, of which no more is known."""
-        self._merged.add(first, last, mark=False)
-        if len(self._merged) > RANGE_LIMIT:
-            self._merged.close_gaps(RANGE_LIMIT // 2)
+        self._loose.append((first, last))
+        if len(self._loose) >= RANGE_LIMIT:
+            self._merge()
         self._merged_seq = max(self._merged_seq, seq)
 
     def trim(self, seq: int) -> None:
@@ -146,15 +147,24 @@ class Ledger:
             self.add_range(number, pieces[0].first, pieces[-1].last)  # one, however many they are
         if self._merged_seq <= seq:
             self._merged.clear()
+            self._loose.clear()
 
     def since(self, seq: int, parts: Sequence[tuple[int, int]]) -> OldPieces:
         """Return what was removed after number ``seq`` inside the ranges ``parts``."""
         numbers, entries = self._copied()
         merged: list[tuple[int, int]] = []
         if self._merged_seq > seq:
+            self._merge()
             for first, last, _ in self._merged:
                 merged += [(max(first, low), min(last, high)) for low, high in parts if first <= high and last >= low]
         return OldPieces(entries, parts, merged, start=bisect_right(numbers, seq))
+
+    def _merge(self) -> None:
+        """Put the loose ranges to the others: each by itself would cost more than all the rest of an UNMAP."""
+        self._merged.add_all(self._loose, mark=False)
+        self._loose.clear()
+        if len(self._merged) > RANGE_LIMIT:
+            self._merged.close_gaps(RANGE_LIMIT // 2)
 
     def _copied(self) -> tuple[Sequence[int], Sequence[Sequence[Mapping]]]:
         """Return the numbers of all removals and their pieces: one copy for a thousand subscribers that are missing."""

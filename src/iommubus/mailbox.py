@@ -150,6 +150,16 @@ class Mailbox:
         if self._expected:
             self.wake()
 
+    def extend(self, events: list[Event]) -> None:
+        """Take several events, as `put` takes each."""
+        if self._slow or len(self._fifo) + len(events) > self.capacity:
+            for event in events:
+                self.put(event)
+            return
+        self._fifo += events
+        if self._expected:
+            self.wake()
+
     def follow(self, feed: Feed) -> None:
         """Share a feed instead of being put into; the mailbox must be `quiet`."""
         self._feed = feed
@@ -161,8 +171,7 @@ class Mailbox:
         """Leave the feed, in which more events than the capacity wait."""
         waiting = self._unfollow()
         self._fifo = waiting[: self.capacity]
-        for event in waiting[self.capacity :]:
-            self.put(event)
+        self.extend(waiting[self.capacity :])
 
     def unshare(self) -> None:
         """Leave the feed that is followed, if one is."""
@@ -307,6 +316,14 @@ class Mailbox:
 
     def _put_slow(self, event: Event) -> None:
         first, last = event.first, event.last
+        dirty = self._dirty
+        if (
+            dirty.covers(first, last)
+            and type(event) is not DevIotlbUnmap
+            and not self._parked
+            and len(dirty) <= self._limit
+        ):
+            return  # it is absorbed, and nothing changes
         self._make_way(first, last)
         if type(event) is DevIotlbUnmap:
             self._soil(event)  # behind every UNMAP that waits

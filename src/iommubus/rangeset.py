@@ -7,7 +7,9 @@ into.  Both ends are inclusive.
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import compress
+from operator import not_, sub
 
 
 class RangeSet:
@@ -57,6 +59,22 @@ class RangeSet:
         self._marks[start:stop] = bytes((mark,))
         return first, last
 
+    def add_all(self, ranges: Iterable[tuple[int, int]], *, mark: bool) -> None:
+        """Add many ranges, as `add` adds each: it pays where there are about as many as are there already."""
+        firsts, lasts, marks = array("Q"), array("Q"), bytearray()
+        end = -2  # of what was put together last
+        for first, last, marked in sorted([*self, *((first, last, mark) for first, last in ranges)]):
+            if first > end + 1:
+                firsts.append(first)
+                lasts.append(last)
+                marks.append(marked)
+                end = last
+                continue
+            marks[-1] |= marked
+            if last > end:
+                lasts[-1] = end = last
+        self._firsts, self._lasts, self._marks = firsts, lasts, marks
+
     def discard(self, first: int, last: int) -> None:
         """Remove ``first..last``; what reaches out of it stays, marks and all."""
         start = bisect_left(self._lasts, first)
@@ -103,9 +121,19 @@ class RangeSet:
         What lies in a bridged gap counts as part of the range from then on, so
         this is for cachers, who must bear invalidations larger than needed.
         """
-        surplus = max(len(self) - count, 0)
-        gaps = sorted(range(1, len(self)), key=lambda at: self._firsts[at] - self._lasts[at - 1])
-        for at in sorted(gaps[:surplus], reverse=True):
-            self._marks[at - 1] |= self._marks[at]
-            self._lasts[at - 1] = self._lasts[at]
-            del self._firsts[at], self._lasts[at], self._marks[at]
+        surplus = len(self) - count
+        if surplus <= 0:
+            return
+        firsts, lasts, marks = self._firsts, self._lasts, self._marks
+        gaps = list(map(sub, firsts[1:], lasts))
+        joined = bytearray(len(firsts) + 1)  # with the range before
+        for at in sorted(range(len(gaps)), key=gaps.__getitem__)[:surplus]:
+            joined[at + 1] = True
+        self._marks = bytearray()
+        for mark, join in zip(marks, joined, strict=False):
+            if join:
+                self._marks[-1] |= mark
+            else:
+                self._marks.append(mark)
+        self._firsts = array("Q", compress(firsts, map(not_, joined)))
+        self._lasts = array("Q", compress(lasts, map(not_, joined[1:])))

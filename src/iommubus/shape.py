@@ -6,6 +6,8 @@ Source: virtio-iommu ``page_size_mask``, ``input_range`` and
 ``VIRTIO_IOMMU_RESV_MEM_T_*``; ``struct iommu_ioas_iova_ranges``.
 """
 
+from typing import Final
+
 from msgspec import Struct
 
 from .caps import Perm
@@ -20,6 +22,9 @@ from .errors import (
     RangeWraps,
 )
 from .ranges import LAST, IovaRange
+
+HALF: Final = 2**63
+"""A target up to here cannot wrap, if the mapping is no larger than this."""
 
 
 class Shape(Struct, frozen=True):
@@ -46,6 +51,13 @@ class Shape(Struct, frozen=True):
         for window in self.reserved:
             if window.last > self.last:
                 raise BadShape(self.granule, self.last, f"the reserved range {window} ends behind it")
+
+    @property
+    def plain_last(self) -> int:
+        """The address up to which no mapping can touch a reserved range, nor targets up to `HALF` wrap."""
+        if not self.reserved:
+            return min(self.last, HALF - 1)
+        return min(self.last, min(window.first for window in self.reserved) - 1, HALF - 1)
 
     def check_range(self, iova: int, size: int) -> None:
         """Check a range that is to be unmapped or invalidated.

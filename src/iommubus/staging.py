@@ -4,9 +4,8 @@ The changes are made in the table as they are staged; the events that tell of
 them wait until all went well.  If one cannot be made, `undo` puts the table back.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from .caps import Perm
@@ -14,23 +13,11 @@ from .errors import NotOffered
 from .events import Event, Map, Memory, Unmap
 from .mapping import PERMS, Mapping
 from .ranges import IovaRange
-from .shape import Shape
+from .shape import HALF, Shape
 from .table import Table
 
 CheckMemory = Callable[[Memory, int, int], None]
 """Raises unless a target and a size lie in a memory that there is."""
-
-
-class Staged(Struct, frozen=True, gc=False):
-    """An event whose change is made and not published yet.
-
-    Attributes:
-        event: What is to be published.
-        removed: What it removed from the table.
-    """
-
-    event: Event
-    removed: Sequence[Mapping]
 
 
 class Staging:
@@ -43,9 +30,13 @@ class Staging:
         shape: What addresses it accepts.
         split: Whether an UNMAP may cut mappings.
         check_memory: Checks what a mapping leads into.
+
+    Attributes:
+        events: What is to be published.
+        removed: For each UNMAP of them, its number and what it removed from the table, if there is one.
     """
 
-    __slots__ = ("_check_memory", "_seq", "_shape", "_space", "_split", "_table", "staged")
+    __slots__ = ("_check_memory", "_seq", "_shape", "_space", "_split", "_table", "events", "removed")
 
     def __init__(
         self,
@@ -57,13 +48,22 @@ class Staging:
         split: bool,
         check_memory: CheckMemory,
     ) -> None:
-        self.staged: list[Staged] = []
+        self.events: list[Event] = []
+        self.removed: list[tuple[int, Sequence[Mapping]]] = []
         self._space = space
         self._seq = seq
         self._table = table
         self._shape = shape
         self._split = split
         self._check_memory = check_memory
+
+    def add_all(self, changes: Iterable[object]) -> None:
+        """Make changes one after the other, as `add` does; if one raises, those before it stay made."""
+        if self._table is not None and not self._split:
+            self._add_plain(self._table, changes)
+            return
+        for change in changes:
+            self.add(change)
 
     def add(self, change: object) -> None:
         """Map a `Mapping`, or unmap an `IovaRange`.
@@ -85,15 +85,48 @@ class Staging:
 
     def undo(self) -> None:
         """Put the table back as it was before all changes."""
-        if self._table is None:
+        table, removed = self._table, dict(self.removed)
+        if table is None:
             return
-        for step in reversed(self.staged):
-            if isinstance(step.event, Map):
-                self._table.remove(step.event.first, step.event.last)
-            for piece in step.removed:
-                self._table.insert(piece.first, piece.last, piece.target, piece.perm, piece.memory)
+        put_back(table, removed.get(self._next, ()))  # an interrupt came before its event
+        for event in reversed(self.events):
+            if isinstance(event, Map):
+                table.remove(event.first, event.last)
+            else:
+                put_back(table, removed[event.seq])
 
     # -- inside ----------------------------------------------------------------
+
+    def _add_plain(self, table: Table, changes: Iterable[object]) -> None:
+        """Do `add_all`; what needs no more than comparisons is written out: nearly all changes are such."""
+        insert, remove, keep, note = table.insert, table.remove, self.events.append, self.removed.append
+        map_last, unmap_last, mask = self._shape.plain_last, self._shape.last, self._shape.granule - 1
+        space, seq = self._space, self._seq + 1
+        read, write, both = Perm.R, Perm.W, Perm.RW
+        for change in changes:
+            if type(change) is Mapping:
+                first, last, target, perm = change.first, change.last, change.target, change.perm
+                if (
+                    type(first | last | target) is not int
+                    or not 0 <= first <= last <= map_last
+                    or (first | last + 1 | target) & mask
+                    or not 0 <= target <= HALF
+                    or not (perm is both or perm is read or perm is write)
+                    or change.memory is not None
+                ):
+                    self.add(change)
+                elif insert(first, last, target, perm):
+                    keep(Map(space, seq + len(self.events), first, last, target, perm))
+            elif (
+                type(change) is not IovaRange
+                or type((first := change.first) | (last := change.last)) is not int
+                or last > unmap_last
+                or (first | last + 1) & mask
+            ):
+                self.add(change)
+            elif removed := remove(first, last):
+                note((seq + len(self.events), removed))
+                keep(Unmap(space, seq + len(self.events), first, last))
 
     def _map(self, mapping: Mapping) -> None:
         if self._table is None:
@@ -114,11 +147,19 @@ class Staging:
             self._stage_unmap(first, last, removed)
 
     def _stage_map(self, mapping: Mapping) -> None:
-        self.staged.append(Staged(mapping.event(self._space, self._next), ()))
+        self.events.append(mapping.event(self._space, self._next))
 
     def _stage_unmap(self, first: int, last: int, removed: Sequence[Mapping]) -> None:
-        self.staged.append(Staged(Unmap(self._space, self._next, first, last), removed))
+        if self._table is not None:
+            self.removed.append((self._next, removed))
+        self.events.append(Unmap(self._space, self._next, first, last))
 
     @property
     def _next(self) -> int:
-        return self._seq + len(self.staged) + 1
+        return self._seq + len(self.events) + 1
+
+
+def put_back(table: Table, pieces: Iterable[Mapping]) -> None:
+    """Put back what was removed from a table."""
+    for piece in pieces:
+        table.insert(piece.first, piece.last, piece.target, piece.perm, piece.memory)

@@ -235,16 +235,24 @@ class Attachment:
         return member.completion.expect_number(max(self.left_by, again), changed)
 
     @property
+    def idle(self) -> bool:
+        """Whether nothing of what was removed is in use by it; it stays so until it is told of more."""
+        member = self.member
+        done = member.completion
+        return (
+            self.held_back is None
+            and done.removing <= done.acked
+            and not member.mailbox.owes_removal
+            and member.state is State.JOINED
+            and self.left_by is None
+        )
+
+    @property
     def covered(self) -> int:
         """Number in the space up to which no removal is in use by it."""
         if self.held_back is not None:
             return self.held_back
-        member = self.member
-        done = member.completion
-        idle = done.removing <= done.acked and not member.mailbox.owes_removal
-        if idle and member.state is State.JOINED and not self.left:
-            return self.home.seq
-        return self.coverage.covered
+        return self.home.seq if self.idle else self.coverage.covered
 
     def hold_back(self) -> None:
         """Count what is not acknowledged yet, and what is removed from now on, as in use, until it is released."""

@@ -427,7 +427,8 @@ class Member:
             self._on_ready()
 
     def _overrun(self) -> None:
-        self.lose("it left more ranges dirty than its limit")
+        if not self.fenced:  # else it is going to be abandoned once all of a hand-over was published
+            self.lose("it left more ranges dirty than its limit")
 
     def _distrust(self, reason: str) -> None:
         """Fence it, and have each `sync` wait until it is proven stopped."""

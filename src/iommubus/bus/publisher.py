@@ -5,7 +5,7 @@ it into the mailboxes, run the notifiers.  The table has changed before anybody 
 told.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from threading import get_ident
 from typing import Final
 
@@ -17,8 +17,9 @@ from ..events import DevIotlbUnmap, Event, Map, Memory, Unmap
 from ..ledger import TRIM_EVERY
 from ..mapping import PERMS, Mapping
 from ..ranges import IovaRange
-from ..shape import Shape
-from ..staging import Staged, Staging
+from ..repeating import Repeating
+from ..shape import HALF, Shape
+from ..staging import Staging
 from ..table import Table
 from .abc import AddressSpace, DemandChanged, Straddling, Translate
 from .buried import Buried
@@ -28,9 +29,6 @@ from .notifier import Call, Notice, Notifier, Registration
 from .questions import Questions
 from .removed import Removed
 from .routes import Routes
-
-HALF: Final = 2**63
-"""A target up to here cannot wrap, if the mapping is no larger than this."""
 
 PERMISSIONS: Final[dict[int, Perm]] = {int(perm): perm for perm in (Perm.R, Perm.W, Perm.RW)}
 """What a mapping may allow."""
@@ -104,8 +102,7 @@ class Publisher(AddressSpace):
         self._invalidated = 0
         # Up to here a MAP, and an UNMAP, is plain: it needs no look at the shape,
         # and is one event.  Everything else takes the way through the checks.
-        low_reserved = min((window.first for window in shape.reserved), default=HALF)
-        self._plain_map_last = -1 if self.pull else min(shape.last, low_reserved - 1, HALF - 1)
+        self._plain_map_last = -1 if self.pull else shape.plain_last
         self._plain_unmap_last = -1 if self.pull or self._split else shape.last
         self._mask = shape.granule - 1
 
@@ -180,7 +177,35 @@ class Publisher(AddressSpace):
         self._check_thread()
         made = tuple(changes)  # first: an iterable may publish itself, or close the space
         self.check_open()
-        self._publish(self._stage(made))
+        self._change(made)
+
+    def repeat(
+        self, events: Iterator[Event], limit: int, check_memory: Callable[[Memory], None]
+    ) -> tuple[int, Event | None]:
+        """Make events of another table of this space happen, as long as they are plain.
+
+        Args:
+            events: What is to happen; all that is returned is taken from it.
+            limit: Most mappings that there may be.
+            check_memory: Raises if a mapping must not lead into a memory.
+
+        Returns:
+            How many happened, and the first that did not: it changed nothing, and is
+            to be made by `map`, `unmap` or `invalidate_device`, or refused.
+        """
+        self.check_open()
+        if self.pull or self.routes.called:  # a notifier is told of each before the next one happens
+            return 0, next(events, None)
+
+        def check(memory: Memory, target: int, size: int) -> None:
+            check_memory(memory)
+            self._memories.check(memory, target, size)
+
+        plain = Repeating(self.name, self.seq, self._table, self.shape, split=self._split, check_memory=check)
+        try:
+            return plain.run(events, limit - len(self._table))
+        finally:
+            self._publish(plain.events, plain.removed)
 
     def invalidate_device(self, iova: int, size: int) -> None:
         self._check_range(iova, size)
@@ -189,7 +214,7 @@ class Publisher(AddressSpace):
         last = iova + size - 1
         if self._table.walk(iova, last, 1):
             self._lines.warn("mapped", self.name, f"device TLB invalidated at {iova:#x}, which is still mapped")
-        self._publish([Staged(DevIotlbUnmap(self.name, self.seq + 1, iova, last), ())])
+        self._publish([DevIotlbUnmap(self.name, self.seq + 1, iova, last)], [])
 
     def register(self, notifier: Notifier) -> Registration:
         """Have a notifier called inside every later change; embedded only.
@@ -244,57 +269,62 @@ class Publisher(AddressSpace):
 
     # -- inside: staging and publishing ----------------------------------------------
 
-    def _stage(self, changes: Iterable[Mapping | IovaRange]) -> list[Staged]:
-        """Make the changes in the table, all or none; return what is to be published."""
+    def _change(self, changes: Iterable[Mapping | IovaRange]) -> list[tuple[int, Sequence[Mapping]]]:
+        """Make changes in the table, all or none, and publish them; return what they removed."""
         table = None if self.pull else self._table
         check_memory = self._memories.check
         staging = Staging(self.name, self.seq, table, self.shape, split=self._split, check_memory=check_memory)
         try:
-            for change in changes:
-                staging.add(change)
+            staging.add_all(changes)
         except BaseException:
             staging.undo()
             raise
-        return staging.staged
+        self._publish(staging.events, staging.removed)
+        return staging.removed
 
     def _unmap_staged(self, iova: int, size: int) -> Sequence[Mapping]:
         """Unmap where that may be no event, or several; or say what is wrong with it."""
         self._check_range(iova, size)
         last = iova + size - 1
-        staged = self._stage((IovaRange(iova, last),))
-        self._publish(staged)
-        return [piece.clip(iova, last) for step in staged for piece in step.removed]
+        removed = self._change((IovaRange(iova, last),))
+        return [piece.clip(iova, last) for _, pieces in removed for piece in pieces]
 
-    def _publish(self, staged: list[Staged]) -> None:
+    def _publish(self, events: list[Event], removed: list[tuple[int, Sequence[Mapping]]]) -> None:
         """Put events that are in the table into the mailboxes, then run the notifiers.
 
         In that order for all of them: a notifier may publish too, and nobody
         may see what it says before what it was told.
+
+        Args:
+            events: MAPs and UNMAPs, or one device invalidation.
+            removed: For each UNMAP of them, its number and what it removed from the table; nothing in a pull space.
         """
-        for step in staged:
-            self.seq = step.event.seq
-            self._send(step.event, step.removed)
+        if events:
+            self.seq = events[-1].seq
+            self._note(events, removed)
+            self.routes.spread(events)
+            if sum([len(pieces) for _, pieces in removed]) >= TRIM_EVERY:
+                self._trim()
         try:
-            self._notice.tell_all([(step.event, self._calls_for(step.event)) for step in staged])
+            if self.routes.called:
+                self._notice.tell_all([(event, self._calls_for(event)) for event in events])
         finally:
             self._buried.abandon()
 
-    def _send(self, event: Event, removed: Sequence[Mapping]) -> None:
-        puts = self.routes.maps
-        if isinstance(event, Unmap):
-            puts = self.routes.unmaps
-            self._unmapped += 1
-        elif isinstance(event, DevIotlbUnmap):
-            puts = self.routes.devices
-            self._invalidated += 1
-        if not isinstance(event, Map):
+    def _note(self, events: list[Event], removed: list[tuple[int, Sequence[Mapping]]]) -> None:
+        """Remember what events took away."""
+        ranges = [] if removed else [event for event in events if type(event) is not Map]
+        if ranges:
             self.questions.outdate()
-            if self.routes.counted:
-                if self._removed.full:
-                    self._trim()  # before: nobody was told of this one yet, and so nobody seems to use it
-                self._removed.remember(event, removed)
-        for put in puts:
-            put(event)
+        if type(events[0]) is DevIotlbUnmap:
+            self._invalidated += 1
+        else:
+            self._unmapped += len(removed) + len(ranges)
+        if self.routes.counted and (removed or ranges):
+            if self._removed.full:
+                self._trim()  # before: nobody was told of these yet, and so nobody seems to use them
+            self._removed.fresh += removed
+            self._removed.remember(ranges)
 
     def _calls_for(self, event: Event) -> Sequence[Call]:
         if isinstance(event, Map):
@@ -319,4 +349,4 @@ class Publisher(AddressSpace):
 
     def _trim(self) -> None:
         """Forget what everybody has let go of."""
-        self._removed.trim(min((attachment.covered for attachment in self.routes.counting()), default=self.seq))
+        self._removed.trim(self.routes.covered(self.seq))

@@ -4,12 +4,11 @@ Each subscription is held to the kinds that it is told of: who hears of device
 invalidations alone does not keep an UNMAP from being forgotten.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from ..caps import Cap
 from ..events import DevIotlbUnmap, Event
 from ..ledger import PIECE_LIMIT, TRIM_EVERY, Ledger, OldPieces
-from ..mapping import Mapping
 from ..table import Table
 from .attachment import Attachment
 
@@ -21,7 +20,7 @@ class Removed:
         table: Its table; `None` for a pull space, which keeps none.
 
     Attributes:
-        fresh: Where an UNMAP and its pieces are noted, if `full` is not asked for often.
+        fresh: Where the number of an UNMAP and its pieces are noted; ask for `full` now and then.
     """
 
     __slots__ = ("_invalidated", "_table", "_unmapped", "fresh")
@@ -40,14 +39,11 @@ class Removed:
         """Whether it is worth asking who has let go."""
         return len(self.fresh) >= TRIM_EVERY
 
-    def remember(self, event: Event, pieces: Sequence[Mapping]) -> None:
-        """Keep what an event took away."""
-        if isinstance(event, DevIotlbUnmap):
-            self._invalidated.add_range(event.seq, event.first, event.last)
-        elif pieces:
-            self.fresh.append((event.seq, pieces))
-        else:
-            self._unmapped.add_range(event.seq, event.first, event.last)
+    def remember(self, events: Iterable[Event]) -> None:
+        """Keep what events took away of which nothing but the range is known."""
+        for event in events:
+            ledger = self._invalidated if isinstance(event, DevIotlbUnmap) else self._unmapped
+            ledger.add_range(event.seq, event.first, event.last)
 
     def trim(self, seq: int) -> None:
         """Forget what was removed up to number ``seq``: nobody uses it any more."""

@@ -5,19 +5,22 @@ something is published.
 """
 
 from collections.abc import Callable
-from functools import reduce
+from functools import cache, reduce
 from typing import Final
+
+from msgspec import Struct
 
 from ..caps import Cap
 from ..errors import CapabilityRefused, DemandRefused, SubscribeError
-from ..events import Event
+from ..events import DevIotlbUnmap, Event, Unmap
 from ..feed import Feed
 from .abc import DemandChanged
 from .attachment import Attachment
 from .logs import Lines
 from .notifier import Call, Registration
+from .ranged import Part, Put, Ranged
 
-Put = Callable[[Event], None]
+Extend = Callable[[list[Event]], None]
 
 REASONS: Final = {
     Cap.MAP: "it is a pull space and keeps no table; ask for UNMAP, and translate",
@@ -25,6 +28,37 @@ REASONS: Final = {
     Cap.DEVIOTLB_UNMAP: "its producer publishes no device invalidations",
 }
 """Why a space does not deliver a kind."""
+
+
+class Group(Struct, eq=False):
+    """The subscriptions of one feed.
+
+    Attributes:
+        feed: What they follow.
+        members: Who they are.
+        capacity: Most events that may wait for whoever has least room.
+        settled: End of the feed when all of them were idle, if they were since anybody came or went.
+    """
+
+    feed: Feed
+    members: list[Attachment]
+    capacity: int
+    settled: int = -1
+
+    def covered(self, seq: int) -> int:
+        """Return the number up to which no removal is in use by them."""
+        end = self.feed.end
+        if end == self.settled:
+            return seq
+        if all(one.idle for one in self.members):
+            self.settled = end
+            return seq
+        return min(one.covered for one in self.members)
+
+    @property
+    def crowded(self) -> bool:
+        """Whether a producer that paces itself should wait for one of them."""
+        return 2 * self.feed.behind > self.capacity and any(one.member.crowded for one in self.members)
 
 
 class Routes:
@@ -49,6 +83,13 @@ class Routes:
         self.map_calls: tuple[Call, ...] = ()
         self.unmap_calls: tuple[Call, ...] = ()
         self.device_calls: tuple[Call, ...] = ()
+        self.called = False  # there are notifiers
+        self._lists: tuple[Extend, ...] = ()  # of those who get every MAP and UNMAP
+        self._removal_lists: tuple[Extend, ...] = ()  # of those who get every UNMAP, and no MAP
+        self._edges: list[int] | None = []  # of the ranges of those who follow a part; `None` if they have to be found
+        self._parts = dict.fromkeys(Cap, Ranged())  # by kind
+        self._groups: list[Group] = []
+        self._alone: list[Attachment] = []  # who follows no feed
         self._space = space
         self._whole = ((0, last),)
         self._offers = offers
@@ -119,6 +160,33 @@ class Routes:
         """Return everybody a `sync` has to wait for."""
         return (*self.present, *self.lingering)
 
+    def spread(self, events: list[Event]) -> None:
+        """Tell everybody of MAPs and UNMAPs, or of one device invalidation, as `maps` and its like do of each."""
+        if len(events) == 1:
+            self._put(events[0])
+            return
+        for extend in self._lists:
+            extend(events)
+        if self._removal_lists:
+            removals: list[Event] = [event for event in events if type(event) is Unmap]
+            for extend in self._removal_lists:
+                extend(removals)
+        for event in events if self._parts[Cap.UNMAP] else ():  # found anew each time: who falls behind leaves its feed
+            self._parts[Cap.UNMAP if type(event) is Unmap else Cap.MAP].put(event)
+        for put in self._observers:
+            for event in events:
+                put(event)
+
+    def covered(self, seq: int) -> int:
+        """Return the number up to which nobody uses what was removed; ``seq`` is the latest."""
+        covered = [one.covered for one in self._alone] + [one.covered for one in self.lingering]
+        return min([*covered, *(group.covered(seq) for group in self._groups)], default=seq)
+
+    @property
+    def crowded(self) -> bool:
+        """Whether a producer that paces itself should wait for somebody."""
+        return any(one.member.crowded for one in self._alone) or any(group.crowded for group in self._groups)
+
     def share(self, attachment: Attachment) -> None:
         """Feed a subscription together with those who have the same mask and ranges."""
         caps, ranges = attachment.member.caps, attachment.ranges
@@ -138,10 +206,13 @@ class Routes:
     def remake(self) -> None:
         """Make the tuples anew: somebody came, went, or changed its way."""
         self.counted = bool(self.present or self.lingering)
-        self._feeds = {key: feed for key, feed in self._feeds.items() if feed.followed}
+        self._group()
+        self._partition()
+        self._lists, self._removal_lists = self._extends(maps=True), self._extends(maps=False)
         self.maps = self._puts(Cap.MAP)
         self.unmaps = self._puts(Cap.UNMAP)
         self.devices = self._puts(Cap.DEVIOTLB_UNMAP)
+        self.called = bool(self._notifiers)
         self.map_calls = self._calls(Cap.MAP)
         self.unmap_calls = self._calls(Cap.UNMAP)
         self.device_calls = self._calls(Cap.DEVIOTLB_UNMAP)
@@ -149,6 +220,7 @@ class Routes:
     # -- inside ----------------------------------------------------------------
 
     def _remove(self, attachment: Attachment) -> None:
+        self._edges = None
         if attachment in self.present:
             attachment.member.mailbox.unshare()
             self.present.remove(attachment)
@@ -163,6 +235,7 @@ class Routes:
 
     def _enter(self, attachment: Attachment) -> None:
         self.present.append(attachment)
+        self._edges = None
         self.remake()
 
     def _admit(self, caps: Cap) -> None:
@@ -188,18 +261,76 @@ class Routes:
             self.demand = old
             raise DemandRefused(self._space, int(old), int(wanted), str(refusal)) from refusal
 
-    def _puts(self, kind: Cap) -> tuple[Put, ...]:
+    def _put(self, event: Event) -> None:
+        """Tell everybody of an event."""
+        puts = self.maps
+        if isinstance(event, Unmap):
+            puts = self.unmaps
+        elif isinstance(event, DevIotlbUnmap):
+            puts = self.devices
+        for put in puts:
+            put(event)
+
+    def _group(self) -> None:
+        """Sort who is present by what feeds them."""
+        self._feeds = {key: feed for key, feed in self._feeds.items() if feed.followed}
+        groups = {key: Group(feed, [], 0) for key, feed in self._feeds.items()}
+        self._alone = []
+        for attachment in self.present:
+            group = groups.get((attachment.member.caps, attachment.ranges))
+            if group is not None and attachment.member.mailbox.shared:
+                group.members.append(attachment)
+            else:
+                self._alone.append(attachment)
+        self._groups = [group for group in groups.values() if group.members]
+        for group in self._groups:
+            group.capacity = min(one.member.mailbox.capacity for one in group.members)
+
+    def _partition(self) -> None:
+        """Have those found by address who follow parts of the space."""
+        if self._edges is None:
+            parts = {attachment.ranges for attachment in self.present} - {self._whole}
+            self._edges = sorted({edge for part in parts for low, high in part for edge in (low, high + 1)})
+        for kind in Cap:
+            shared = [
+                Part(ranges, feed.put, feed.offer)
+                for (caps, ranges), feed in self._feeds.items()
+                if ranges != self._whole and gets(caps, kind)
+            ]
+            alone = [Part(one.ranges, one.member.mailbox.put, one.offer) for one in self._unfed(kind, whole=False)]
+            self._parts[kind] = Ranged(self._edges, (*shared, *alone))
+
+    def _unfed(self, kind: Cap, *, whole: bool) -> list[Attachment]:
+        """Return who gets a kind, of the whole space or of a part, and has to be put into alone."""
+        return [
+            one
+            for one in self._alone
+            if gets(one.member.caps, kind)
+            and (one.ranges == self._whole) is whole
+            and not one.member.mailbox.shared  # it went elsewhere while the producer was asked
+        ]
+
+    def _extends(self, *, maps: bool) -> tuple[Extend, ...]:
+        """Return what takes MAPs and UNMAPs of the whole space, or what takes UNMAPs without MAPs."""
         shared = [
-            feed.put if ranges == self._whole else feed.offer
+            feed.extend
             for (caps, ranges), feed in self._feeds.items()
-            if caps & kind
+            if ranges == self._whole and gets(caps, Cap.UNMAP) and gets(caps, Cap.MAP) is maps
         ]
         alone = [
-            attachment.member.mailbox.put if attachment.ranges == self._whole else attachment.offer
-            for attachment in self.present
-            if attachment.member.caps & kind and not attachment.member.mailbox.shared
+            one.member.mailbox.extend
+            for one in self._unfed(Cap.UNMAP, whole=True)
+            if gets(one.member.caps, Cap.MAP) is maps
         ]
-        return (*shared, *alone, *self._observers)
+        return (*shared, *alone)
+
+    def _puts(self, kind: Cap) -> tuple[Put, ...]:
+        shared = [
+            feed.put for (caps, ranges), feed in self._feeds.items() if ranges == self._whole and gets(caps, kind)
+        ]
+        alone = [one.member.mailbox.put for one in self._unfed(kind, whole=True)]
+        parts = [self._parts[kind].put] if self._parts[kind] else []
+        return (*shared, *alone, *parts, *self._observers)
 
     def _calls(self, kind: Cap) -> tuple[Call, ...]:
         return tuple(self._call(entry) for entry in self._notifiers if entry.notifier.caps & kind)
@@ -208,3 +339,9 @@ class Routes:
         notifier = entry.notifier
         whole = notifier.first == 0 and notifier.last >= self._whole[0][1]
         return entry, notifier.notify if whole else notifier.offer
+
+
+@cache
+def gets(caps: Cap, kind: Cap) -> bool:
+    """Say whether who has a mask gets a kind; the operators of a flag are slow."""
+    return bool(caps & kind)

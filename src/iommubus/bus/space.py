@@ -85,7 +85,7 @@ class LocalSpace(Publisher):
             NotifierFailed: Some raised; it is done.
         """
         try:
-            self._publish(self._stage((IovaRange(0, self.shape.last),)))
+            self._change((IovaRange(0, self.shape.last),))
         finally:
             for attachment in self.routes.present:
                 if not attachment.member.caps & Cap.UNMAP:
@@ -95,7 +95,7 @@ class LocalSpace(Publisher):
     @property
     def crowded(self) -> bool:
         """Whether some mailbox is more than half full."""
-        return any(attachment.member.crowded for attachment in self.routes.present)
+        return self.routes.crowded
 
     def statistics(self) -> SpaceStatistics:
         maps = self.seq - self._unmapped - self._invalidated

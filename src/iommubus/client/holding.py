@@ -44,9 +44,10 @@ class Holding:
             events: The hand-over; not empty.
             number: Its number.
         """
-        maps = [event for event in events if type(event) is Map]
-        if maps:
-            self._widen(min(event.first for event in maps), max(event.last for event in maps))
+        low, high = self._lowest, self._highest
+        wider = [event for event in events if (event.last > high or event.first < low) and type(event) is Map]
+        if wider:
+            self._widen(min(event.first for event in wider), max(event.last for event in wider))
         self._words = events[-1].space, events[-1].seq
         return (events, []) if self._fitting is None else self._fitting.fit(events, number)
 

@@ -1,14 +1,14 @@
 """What a producer says on its connection: spaces, endpoints, and the changes of its tables."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from logging import getLogger
 from typing import Final
 
 from anyio.lowlevel import checkpoint
 
 from ...errors import BadMessage, LimitReached, MappingError, NotProducer, SpaceClosed
-from ...events import Map
+from ...events import Event, Map, Memory
 from ...wire.failures import to_failure
 from ...wire.messages import Message
 from ...wire.messages.publishing import BeginResume, EndResume, Publish, Published, PublishFailed
@@ -131,13 +131,10 @@ class Publishing:
         if held.named is not None and not (held.resuming or held.sweeping):
             raise BadMessage("Publish", "space", message.space, "what it resumes with is said after BeginResume")
         self._check_number(held, message)
-        make = apply if held.named is None else held.named.apply
-        limit = self._daemon.config.limits.mappings
-        for event in from_rows(message.space, message.rows, message.memories):
+        events = iter(from_rows(message.space, message.rows, message.memories))
+        while (event := self._repeat(held, events)) is not None:
             try:
-                if type(event) is Map and event.memory is not None:
-                    self._daemon.store.check(event.memory, self._session.peer)
-                make(held.space, event, limit)
+                self._make(held, event)
             except (MappingError, LimitReached, NotProducer) as failure:
                 self._fail(held, message.number, failure)
             held.index += 1
@@ -159,6 +156,25 @@ class Publishing:
         self._timer = None
         if self._taken:
             self._session.flush_soon(self)
+
+    def _repeat(self, held: Held, events: Iterator[Event]) -> Event | None:
+        """Make events happen as they come; return the first of which there is more to say."""
+        if held.named is not None:
+            return next(events, None)
+        limit = self._daemon.config.limits.mappings
+        count, event = held.space.repeat(events, limit, self._check_memory)
+        held.index += count
+        return event
+
+    def _make(self, held: Held, event: Event) -> None:
+        """Make one event happen; raises as `apply`, and `NotProducer`."""
+        if type(event) is Map and event.memory is not None:
+            self._check_memory(event.memory)
+        make = apply if held.named is None else held.named.apply
+        make(held.space, event, self._daemon.config.limits.mappings)
+
+    def _check_memory(self, memory: Memory) -> None:
+        self._daemon.store.check(memory, self._session.peer)
 
     def _fail(self, held: Held, number: int, failure: Exception) -> None:
         self._daemon.counts.map_failures += 1
