@@ -6,19 +6,25 @@ import random
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, count, islice, pairwise, product
-from typing import Self, cast
+from typing import TYPE_CHECKING, Self, cast
 
 import msgspec
 import pytest
 
 from iommubus.caps import Perm
-from iommubus.chunks import Chunk, Pieces
+from iommubus.chunks import Chunk, Cut, Pieces
+from iommubus.compiled import load
 from iommubus.errors import Overlap, Straddle
 from iommubus.events import Map, Memory
-from iommubus.kinds import Kind
+from iommubus.kinds import KINDS, Kind
 from iommubus.mapping import PERMS, Mapping
 from iommubus.ranges import LAST
-from iommubus.table import CHUNK, STAY, Cut, Table
+from iommubus.table import CHUNK, STAY, PureTable, Table
+
+if TYPE_CHECKING:
+    from iommubus.compiled.table import Table as CompiledTable
+else:
+    CompiledTable = getattr(load("table"), "Table", PureTable)  # and where it is not there, no test takes it
 
 Range = tuple[int, int]
 
@@ -36,7 +42,7 @@ RAM = Memory("ram", 1, LAST)
 """What mappings lead into that do not lead to a bare address."""
 
 
-class Watched(Table):
+class WatchedPure(PureTable):
     """A table that shows its inside."""
 
     @classmethod
@@ -93,6 +99,63 @@ class Watched(Table):
             columns = [type(chunk.firsts), type(chunk.lasts), type(chunk.targets), type(chunk.attrs)]
             assert columns in ([list] * 4, [array] * 4)
             assert chunk.kinds is self._kinds.each
+
+
+class WatchedCompiled(CompiledTable):
+    """A compiled table, of which can be seen how it is divided."""
+
+    chunk: int
+
+    def __new__(cls, chunk: int = CHUNK, stay: int = STAY, kinds: int = KINDS) -> Self:
+        table = super().__new__(cls, chunk, stay, kinds)
+        table.chunk = chunk
+        return table
+
+    @classmethod
+    def divided(cls, chunk: int, *groups: Sequence[Mapping], stay: int = STAY) -> Self:
+        """Return a table with exactly these chunks, whatever history would lead to them."""
+        table = cls(chunk, stay)
+        table.__setstate__(groups)
+        return table
+
+    @property
+    def chunk_sizes(self) -> list[int]:
+        """How many mappings each chunk has."""
+        return [len(group) for group in self.__getstate__()]
+
+    @property
+    def layout(self) -> tuple[object, ...]:
+        """The mappings as they are divided into chunks."""
+        return self.__getstate__()
+
+    def copy(self) -> Self:
+        """Return another table in the same state."""
+        again = type(self)(self.chunk)
+        again.__setstate__(self.__getstate__())
+        return again
+
+    def check(self) -> None:
+        """Check what has to hold inside after every step."""
+        mappings = list(self)
+        assert len(self) == len(mappings)
+        assert mappings == list(chain.from_iterable(self.__getstate__()))
+        assert all(0 <= mapping.first <= mapping.last <= LAST for mapping in mappings)
+        assert all(one.last < two.first for one, two in pairwise(mappings))
+        assert all(1 <= size <= self.chunk for size in self.chunk_sizes)
+
+
+Watched = WatchedPure | WatchedCompiled
+Made = type[WatchedPure] | type[WatchedCompiled]
+
+
+@pytest.fixture(params=["pure", "compiled"])
+def made(request: pytest.FixtureRequest) -> Made:
+    """Give the table in Python, and the compiled one where there is one."""
+    if request.param == "pure":
+        return WatchedPure
+    if load("table") is None:
+        pytest.skip("the table was not compiled, or IOMMUBUS_PURE forbids it")
+    return WatchedCompiled
 
 
 class Pages:
