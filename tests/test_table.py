@@ -20,7 +20,7 @@ from iommubus.events import Map, Memory
 from iommubus.kinds import KINDS, Kind
 from iommubus.mapping import PERMS, Mapping
 from iommubus.ranges import LAST
-from iommubus.table import CHUNK, STAY, PureTable, Table
+from iommubus.table import CHUNK, STAY, PureTable
 
 if TYPE_CHECKING:
     from iommubus.compiled.table import Table as CompiledTable
@@ -388,7 +388,7 @@ def m(first: int, last: int) -> Mapping:
 def in_chunks(made: type[W], chunk: int, sizes: Sequence[int], step: int = 1, stay: int = STAY) -> W:
     """Return a table with chunks of these sizes; its mappings are ``step`` apart, with gaps from 4 on."""
     mappings = (m(at * step, at * step + step * 5 // 8) for at in count())
-    return made.divided(chunk, *(list(islice(mappings, size)) for size in sizes), stay=stay)
+    return cast("W", made.divided(chunk, *(list(islice(mappings, size)) for size in sizes), stay=stay))
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 4])

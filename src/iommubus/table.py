@@ -343,6 +343,6 @@ class PureTable:
 
 
 if TYPE_CHECKING:
-    from .compiled.table import Table
+    from .compiled.table import Table as Table  # noqa: PLC0414 -- mypy knows by this that it is for others
 else:
     Table = getattr(load("table"), "Table", PureTable)

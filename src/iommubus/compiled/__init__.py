@@ -6,7 +6,6 @@ environment has none used.
 """
 
 from importlib import import_module
-from importlib.util import find_spec
 from os import environ
 from types import ModuleType
 from typing import Final
