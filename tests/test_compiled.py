@@ -11,16 +11,17 @@ import sysconfig
 import tracemalloc
 from collections.abc import Callable, Sequence
 from itertools import islice, product
+from operator import length_hint
 from pathlib import Path
 from shutil import which
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import pytest
 
 import iommubus.compiled
 from iommubus.caps import Perm
 from iommubus.chunks import Cut
-from iommubus.compiled import PARTS, PURE, load, parts
+from iommubus.compiled import PARTS, PURE, load, parts, summary
 from iommubus.events import Memory
 from iommubus.mapping import Mapping
 from iommubus.ranges import LAST
@@ -29,12 +30,12 @@ from iommubus.table import PureTable, Table
 if TYPE_CHECKING:
     from iommubus.compiled.table import Table as CompiledTable
 else:
-    CompiledTable = getattr(load("table"), "Table", None)
+    CompiledTable = getattr(load("table"), "Table", PureTable)  # and where it is not there, no test takes it
 
 SOURCES: Final = sorted(Path(iommubus.compiled.__file__).parent.glob("*.c"))
 
 compiled_table = pytest.mark.skipif(
-    CompiledTable is None, reason="the table was not compiled, or IOMMUBUS_PURE forbids it"
+    load("table") is None, reason="the table was not compiled, or IOMMUBUS_PURE forbids it"
 )
 
 
@@ -60,8 +61,16 @@ def test_what_is_compiled_is_used_otherwise() -> None:
 
 
 def test_the_table_is_the_compiled_one_if_it_is_there() -> None:
-    assert Table is (CompiledTable or PureTable)
+    assert Table is CompiledTable
+    assert Table.__module__ == ("iommubus.table" if load("table") is None else "iommubus.compiled.table")
     assert parts() == [name for name in PARTS if load(name) is not None]
+
+
+def test_people_are_told_what_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("iommubus.compiled.parts", lambda: ["table", "other"])
+    assert summary() == "compiled: table, other"
+    monkeypatch.setattr("iommubus.compiled.parts", list)
+    assert summary() == "all in Python"
 
 
 def test_a_part_that_was_not_compiled_is_done_without() -> None:
@@ -105,15 +114,30 @@ def outcome(call: Callable[[], object]) -> Said:
 
 def plain(value: Any) -> object:
     """Return pieces as a list, wherever they are."""
-    match value:
-        case None | bool() | Mapping() | list():
-            return value
-        case Cut():
-            return value.first, value.last, list(value.removed), list(value.survivors)
-        case (Sequence() as pieces, rest) if not isinstance(pieces, Mapping):
-            return list(pieces), rest
-        case _:
-            return type(value) is tuple, list(value)
+    if value is None or isinstance(value, bool | Mapping | list):
+        return cast("object", value)
+    if isinstance(value, Cut):
+        return value.first, value.last, list(value.removed), list(value.survivors)
+    pieces = pieces_in(value)
+    return pieces == value, type(value) is tuple, list(pieces), pieces == value or value[1]
+
+
+def pieces_in(value: Any) -> Sequence[Mapping]:
+    """Return the pieces in an answer; of a snapshot the first half of it."""
+    if isinstance(value, Cut):
+        return value.removed
+    if isinstance(value, tuple) and value and not isinstance(value[0], Mapping):
+        return cast("Sequence[Mapping]", value[0])
+    return cast("Sequence[Mapping]", value) if isinstance(value, Sequence) else ()
+
+
+class Divided(PureTable):
+    """A table in Python that shows how it is divided."""
+
+    @property
+    def sizes(self) -> list[int]:
+        """How many mappings each chunk has."""
+        return [len(chunk) for chunk in self._chunks]
 
 
 class Both:
@@ -126,7 +150,7 @@ class Both:
     def __init__(self, seed: int) -> None:
         self.rng = random.Random(seed)  # noqa: S311
         chunk, kinds = self.rng.choice([1, 2, 3, 4, 8, 16, 17, 40, 128]), self.rng.choice([6, 12, 1024])
-        self.pure = PureTable(chunk, FOR_EVER, kinds)
+        self.pure = Divided(chunk, FOR_EVER, kinds)
         self.compiled = CompiledTable(chunk, FOR_EVER, kinds)
         self.generation = 1
         self.base = self.rng.choice([0, 0, LAST - 400, LAST - 4000, 1 << 63, (1 << 63) - 100])
@@ -142,11 +166,9 @@ class Both:
             return held[-1]
 
         assert outcome(lambda: call(self.pure)) == outcome(lambda: call(self.compiled)), (name, args)
-        for pieces in held[1:]:
-            whole = pieces.removed if isinstance(pieces, Cut) else pieces
-            whole = whole[0] if name == "snapshot" and isinstance(whole, tuple) else whole
-            if isinstance(whole, Sequence) and self.rng.random() < 0.2:
-                self.kept.append((whole, list(whole)))
+        if held and self.rng.random() < 0.2:
+            pieces = pieces_in(held[-1])
+            self.kept.append((pieces, list(pieces)))
 
     def range(self) -> tuple[int, int]:
         """Return some range."""
@@ -189,7 +211,7 @@ class Both:
         self.do("leading_to", Memory("ram", max(1, self.generation - self.rng.randrange(5)), LAST))
         assert list(self.pure) == list(self.compiled)
         assert len(self.pure) == len(self.compiled)
-        assert [len(chunk) for chunk in self.pure._chunks] == [len(group) for group in self.compiled.__getstate__()]
+        assert self.pure.sizes == [len(group) for group in self.compiled.__getstate__()]
         assert all(list(pieces) == was and len(pieces) == len(was) for pieces, was in self.kept)
         del self.kept[:-20]
 
@@ -243,7 +265,7 @@ def test_pieces_are_known_as_a_sequence() -> None:
     assert isinstance(pieces, Sequence)
     assert pieces.index(pieces[7]) == 7
     assert pieces.count(pieces[7]) == 1
-    assert iter(pieces).__length_hint__() == 29  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+    assert length_hint(iter(pieces)) == 29
     with pytest.raises(TypeError):
         type(pieces)()
 
@@ -317,16 +339,17 @@ def test_arguments_have_names() -> None:
     assert table.walk(first=0, last=LAST, limit=1) == [Mapping(0, 9, 5, Perm.R)]
     assert table.leading_to(memory=Memory("ram", 1, 99)) == table.lookup(16)
     assert table.remove(last=9, first=0) == (Mapping(0, 9, 5, Perm.R),)
-    for call in (lambda: table.remove(0, 9, first=0), lambda: table.lookup(iva=0), lambda: table.remove(0, first=0)):  # type: ignore[call-arg,misc]  # pyright: ignore[reportCallIssue]
+    remove: Any = table.remove
+    for args, named in (((0, 9), {"first": 0}), ((), {"fist": 0, "last": 9}), ((0,), {"first": 0}), ((), {"last": 9})):
         with pytest.raises(TypeError):
-            call()
+            remove(*args, **named)
     with pytest.raises(ValueError, match="at least one"):
         CompiledTable(0)
 
 
 @compiled_table
 def test_iteration_is_of_one_moment() -> None:
-    """What happens to the table while it is gone through is not seen: it goes through a copy, made when it is needed."""
+    """What happens to the table while it is gone through is not seen: it goes through a copy."""
     table = some(40)
     expected = list(table)
     seen: list[Mapping] = []
@@ -366,7 +389,7 @@ def use(seed: int) -> None:
 
 @compiled_table
 def test_nothing_is_leaked() -> None:
-    """Whatever was done, all memory is given back with the table; and no word that is used is forgotten to be let go."""
+    """Whatever was done, all memory is given back with the table, and every word is let go of."""
     words = (Perm.R, Perm.RW, Mapping, Memory, Cut, None)
     use(1)
     gc.collect()

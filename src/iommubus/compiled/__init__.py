@@ -30,3 +30,8 @@ def load(name: str) -> ModuleType | None:
 def parts() -> list[str]:
     """Return the names of the compiled parts that are used."""
     return [name for name in PARTS if load(name) is not None]
+
+
+def summary() -> str:
+    """Say which compiled parts are used, as people read it."""
+    return f"compiled: {', '.join(parts())}" if parts() else "all in Python"

@@ -27,6 +27,7 @@
 #define STAY 8     /* as in table.py; nothing is thawed here */
 #define KINDS 1024 /* as in kinds.py */
 #define PLAIN 4    /* as in kinds.py: attributes below are permissions, bare of a memory */
+#define FETCH 1024 /* bytes: the first addresses of most chunks */
 #define LEAST 4    /* mappings that a new chunk has room for */
 #define ROW (3 * sizeof(uint64_t) + sizeof(uint32_t))
 
@@ -36,9 +37,9 @@ static PyTypeObject *table_type, *pieces_type, *iterator_type;
 
 /* -- arguments --------------------------------------------------------------- */
 
-/* Put the arguments of a call in the order of their names; what is optional and missing stays NULL. */
+/* Put the arguments of a call, some of them by name, in the order of their names. */
 static int
-gather(PyObject *const *args, Py_ssize_t given, PyObject *words, const char *const *names, Py_ssize_t least,
+gather_named(PyObject *const *args, Py_ssize_t given, PyObject *words, const char *const *names, Py_ssize_t least,
        Py_ssize_t most, PyObject **out)
 {
     Py_ssize_t at, word, worded = words ? PyTuple_GET_SIZE(words) : 0;
@@ -61,6 +62,18 @@ gather(PyObject *const *args, Py_ssize_t given, PyObject *words, const char *con
         PyErr_Format(PyExc_TypeError, "takes from %zd to %zd arguments", least, most);
         return -1;
     }
+    return 0;
+}
+
+/* Put the arguments of a call in the order of their names; what is optional and missing is NULL. */
+static inline int
+gather(PyObject *const *args, Py_ssize_t given, PyObject *words, const char *const *names, Py_ssize_t least,
+       Py_ssize_t most, PyObject **out)
+{
+    if (words || given < least || given > most)
+        return gather_named(args, given, words, names, least, most, out);
+    for (Py_ssize_t at = 0; at < most; at++)
+        out[at] = at < given ? args[at] : NULL;
     return 0;
 }
 
@@ -235,22 +248,21 @@ chunk_copy(Chunk *chunk, Py_ssize_t start, Py_ssize_t stop, Py_ssize_t room)
     return copy;
 }
 
-/* Return how many of the numbers, which are in order, are at most `most`. */
+/* Return how many of the numbers, which are in order, are at most `most`; without a branch that a processor would guess
+ * wrong half of the time. */
 static inline Py_ssize_t
 count_upto(const uint64_t *numbers, Py_ssize_t count, uint64_t most)
 {
-    Py_ssize_t low = 0;
+    const uint64_t *low = numbers;
 
-    while (count > 0) {
+    if (!count)
+        return 0;
+    while (count > 1) {
         Py_ssize_t half = count / 2;
-        if (numbers[low + half] <= most) {
-            low += half + 1;
-            count -= half + 1;
-        }
-        else
-            count = half;
+        low = low[half - 1] <= most ? low + half : low;
+        count -= half;
     }
-    return low;
+    return low - numbers + (*low <= most);
 }
 
 static inline Py_ssize_t
@@ -259,9 +271,16 @@ count_below(const uint64_t *numbers, Py_ssize_t count, uint64_t limit)
     return limit ? count_upto(numbers, count, limit - 1) : 0;
 }
 
-/* Return the mapping of these fields. */
+/* Return a number as Python has it; `same` is one of that value, or NULL. */
+static inline PyObject *
+number_from(uint64_t number, PyObject *same)
+{
+    return same && PyLong_CheckExact(same) ? Py_NewRef(same) : PyLong_FromUnsignedLongLong(number);
+}
+
+/* Return the mapping of these fields; `edges` are its first and its last address, or NULL. */
 static PyObject *
-mapping_of(uint64_t first, uint64_t last, uint64_t target, uint32_t attr, PyObject *kinds)
+mapping_of(uint64_t first, uint64_t last, uint64_t target, uint32_t attr, PyObject *kinds, PyObject *const *edges)
 {
     PyObject *made = NULL, *room[6] = {NULL}, **args = room + 1;
     size_t count = 4;
@@ -274,8 +293,8 @@ mapping_of(uint64_t first, uint64_t last, uint64_t target, uint32_t attr, PyObje
         args[4] = Py_NewRef(PyTuple_GET_ITEM(kind, 1));
         count = 5;
     }
-    args[0] = PyLong_FromUnsignedLongLong(first);
-    args[1] = PyLong_FromUnsignedLongLong(last);
+    args[0] = number_from(first, edges ? edges[0] : NULL);
+    args[1] = number_from(last, edges ? edges[1] : NULL);
     args[2] = PyLong_FromUnsignedLongLong(target);
     if (args[0] && args[1] && args[2])
         made = PyObject_Vectorcall(mapping_type, args, count | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
@@ -290,8 +309,8 @@ mapping_of(uint64_t first, uint64_t last, uint64_t target, uint32_t attr, PyObje
 static PyObject *
 chunk_mapping(Chunk *chunk, Py_ssize_t at)
 {
-    return mapping_of(chunk->firsts[at], lasts_of(chunk)[at], targets_of(chunk)[at], attrs_of(chunk)[at],
-                      chunk->kinds);
+    return mapping_of(chunk->firsts[at], lasts_of(chunk)[at], targets_of(chunk)[at], attrs_of(chunk)[at], chunk->kinds,
+                      NULL);
 }
 
 /* -- pieces ------------------------------------------------------------------ */
@@ -504,17 +523,35 @@ typedef struct {
     uint32_t of_memory[PLAIN];
 } Table;
 
+/* Have the processor fetch what a search of a chunk will look at, all at once: where there are a million mappings none
+ * of it is at hand. */
+static inline void
+chunk_fetch(Chunk *chunk)
+{
+#ifdef __GNUC__
+    for (size_t at = 0; at < FETCH; at += 64)
+        __builtin_prefetch((char *)chunk + at);
+#else
+    (void)chunk;
+#endif
+}
+
 /* Return the chunk that takes what begins at an address, of a table that has one; try first where it was last. */
 static inline Py_ssize_t
 table_find(Table *self, Py_ssize_t hint, uint64_t first)
 {
     Py_ssize_t found;
 
-    if (hint < self->used && (hint == 0 || self->lows[hint] <= first)
-        && (hint + 1 == self->used || first < self->lows[hint + 1]))
-        return hint;
+    if (hint < self->used && (hint == 0 || self->lows[hint] <= first)) {
+        if (hint + 1 == self->used || first < self->lows[hint + 1])
+            return hint;
+        if (hint + 2 == self->used || first < self->lows[hint + 2])
+            return hint + 1;
+    }
     found = count_upto(self->lows, self->used, first);
-    return found ? found - 1 : 0;
+    found -= found > 0;
+    chunk_fetch(self->chunks[found]);
+    return found;
 }
 
 /* Find the first mapping that ends at or behind an address. */
@@ -1123,6 +1160,7 @@ table_method_remove(Table *self, PyObject *const *given, Py_ssize_t count, PyObj
     PyObject *args[2], *removed, *mapping;
     uint64_t first, last, version;
     Py_ssize_t index, at;
+    Chunk *chunk;
 
     if (gather(given, count, words, names, 2, 2, args) < 0 || range_of(args, &first, &last) < 0)
         return NULL;
@@ -1131,7 +1169,8 @@ table_method_remove(Table *self, PyObject *const *given, Py_ssize_t count, PyObj
         return NULL;
     while (table_exact(self, first, last, &index, &at)) {
         version = self->version;
-        mapping = chunk_mapping(self->chunks[index], at);
+        chunk = self->chunks[index];
+        mapping = mapping_of(first, last, targets_of(chunk)[at], attrs_of(chunk)[at], chunk->kinds, args);
         if (mapping && version != self->version) {
             Py_DECREF(mapping);
             continue;
@@ -1199,7 +1238,7 @@ table_replace(Table *self, uint64_t low, uint64_t high, Survivor *survivors, Py_
         uint32_t attr;
         if (table_attr(self, one->perm, one->memory, &attr) == 0
             && table_insert(self, one->first, one->last, one->target, attr) >= 0)
-            mapping = mapping_of(one->first, one->last, one->target, attr, self->kinds);
+            mapping = mapping_of(one->first, one->last, one->target, attr, self->kinds, NULL);
         if (!mapping || PyList_Append(kept, mapping) < 0)
             Py_CLEAR(removed);
         Py_XDECREF(mapping);
@@ -1505,7 +1544,7 @@ table_method_reduce(Table *self, PyObject *Py_UNUSED(ignored))
 
     if (!state)
         return NULL;
-    return Py_BuildValue("O(nin)N", (PyObject *)Py_TYPE(self), self->most, STAY, self->limit, state);
+    return Py_BuildValue("O(nnn)N", (PyObject *)Py_TYPE(self), self->most, (Py_ssize_t)STAY, self->limit, state);
 }
 
 /* -- what Python sees -------------------------------------------------------- */
