@@ -38,7 +38,9 @@ TOOLS: Final = ("buildah", "debootstrap")
 SUITE: Final = "bookworm"
 """The Debian whose ``python3`` has the version of the tag."""
 
-PACKAGES: Final = "ca-certificates,python3,python3-venv"
+PACKAGES: Final = "ca-certificates,libpython3-dev,python3,python3-venv"
+"""What the base has: the headers of Python are in the image of the tag, too."""
+
 IMAGE: Final = "iommubus:check"
 VOLUME: Final = "/run/iommubus"
 
