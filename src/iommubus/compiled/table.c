@@ -141,7 +141,8 @@ typedef struct {
     PyObject *kinds;    /* the list that its attributes are indices of */
     Py_ssize_t count;
     Py_ssize_t room;
-    uint64_t firsts[]; /* and behind them the other columns */
+    uint64_t *firsts;   /* in the columns, behind what was taken out at the front: a guest that unmaps in order does so */
+    uint64_t columns[]; /* of first addresses, last addresses, targets, and attributes */
 } Chunk;
 
 static inline uint64_t *
@@ -159,7 +160,7 @@ targets_of(Chunk *chunk)
 static inline uint32_t *
 attrs_of(Chunk *chunk)
 {
-    return (uint32_t *)(chunk->firsts + 3 * chunk->room);
+    return (uint32_t *)(chunk->columns + 3 * chunk->room) + (chunk->firsts - chunk->columns);
 }
 
 static Chunk *
@@ -175,6 +176,7 @@ chunk_new(Py_ssize_t room, PyObject *kinds)
         chunk->kinds = Py_NewRef(kinds);
         chunk->count = 0;
         chunk->room = room;
+        chunk->firsts = chunk->columns;
     }
     return chunk;
 }
@@ -189,23 +191,50 @@ chunk_drop(Chunk *chunk)
     }
 }
 
+/* Move some mappings to where others are or were. */
+static inline void
+chunk_move(Chunk *chunk, Py_ssize_t from, Py_ssize_t to, Py_ssize_t count)
+{
+    size_t number = (size_t)count;
+
+    memmove(chunk->firsts + to, chunk->firsts + from, number * sizeof(uint64_t));
+    memmove(lasts_of(chunk) + to, lasts_of(chunk) + from, number * sizeof(uint64_t));
+    memmove(targets_of(chunk) + to, targets_of(chunk) + from, number * sizeof(uint64_t));
+    memmove(attrs_of(chunk) + to, attrs_of(chunk) + from, number * sizeof(uint32_t));
+}
+
+/* Have all room behind the last mapping. */
+static void
+chunk_settle(Chunk *chunk)
+{
+    Py_ssize_t before = chunk->firsts - chunk->columns;
+
+    if (before) {
+        chunk_move(chunk, 0, -before, chunk->count);
+        chunk->firsts = chunk->columns;
+    }
+}
+
+/* Insert a mapping, for which there is room. */
 static inline void
 chunk_put(Chunk *chunk, Py_ssize_t at, uint64_t first, uint64_t last, uint64_t target, uint32_t attr)
 {
-    size_t behind = (size_t)(chunk->count - at);
-    uint64_t *firsts = chunk->firsts + at, *lasts = lasts_of(chunk) + at, *targets = targets_of(chunk) + at;
-    uint32_t *attrs = attrs_of(chunk) + at;
+    Py_ssize_t before = chunk->firsts - chunk->columns;
 
-    if (behind) {
-        memmove(firsts + 1, firsts, behind * sizeof(*firsts));
-        memmove(lasts + 1, lasts, behind * sizeof(*lasts));
-        memmove(targets + 1, targets, behind * sizeof(*targets));
-        memmove(attrs + 1, attrs, behind * sizeof(*attrs));
+    if (before && 2 * at < chunk->count) {
+        chunk_move(chunk, 0, -1, at);
+        chunk->firsts--;
     }
-    *firsts = first;
-    *lasts = last;
-    *targets = target;
-    *attrs = attr;
+    else {
+        if (before + chunk->count == chunk->room)
+            chunk_settle(chunk);
+        if (at < chunk->count)
+            chunk_move(chunk, at, at + 1, chunk->count - at);
+    }
+    chunk->firsts[at] = first;
+    lasts_of(chunk)[at] = last;
+    targets_of(chunk)[at] = target;
+    attrs_of(chunk)[at] = attr;
     chunk->count++;
 }
 
@@ -213,14 +242,10 @@ chunk_put(Chunk *chunk, Py_ssize_t at, uint64_t first, uint64_t last, uint64_t t
 static inline void
 chunk_take(Chunk *chunk, Py_ssize_t start, Py_ssize_t stop)
 {
-    size_t behind = (size_t)(chunk->count - stop);
-
-    if (behind) {
-        memmove(chunk->firsts + start, chunk->firsts + stop, behind * sizeof(uint64_t));
-        memmove(lasts_of(chunk) + start, lasts_of(chunk) + stop, behind * sizeof(uint64_t));
-        memmove(targets_of(chunk) + start, targets_of(chunk) + stop, behind * sizeof(uint64_t));
-        memmove(attrs_of(chunk) + start, attrs_of(chunk) + stop, behind * sizeof(uint32_t));
-    }
+    if (!start)
+        chunk->firsts += stop;
+    else if (stop < chunk->count)
+        chunk_move(chunk, stop, start, chunk->count - stop);
     chunk->count -= stop - start;
 }
 
@@ -230,6 +255,7 @@ chunk_append(Chunk *chunk, Chunk *other, Py_ssize_t start, Py_ssize_t stop)
 {
     size_t more = (size_t)(stop - start);
 
+    chunk_settle(chunk);
     memcpy(chunk->firsts + chunk->count, other->firsts + start, more * sizeof(uint64_t));
     memcpy(lasts_of(chunk) + chunk->count, lasts_of(other) + start, more * sizeof(uint64_t));
     memcpy(targets_of(chunk) + chunk->count, targets_of(other) + start, more * sizeof(uint64_t));
