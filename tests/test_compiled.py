@@ -10,7 +10,8 @@ import sys
 import sysconfig
 import tracemalloc
 from collections.abc import Callable, Sequence
-from itertools import islice, product
+from functools import partial
+from itertools import chain, islice, product
 from operator import length_hint
 from pathlib import Path
 from shutil import which
@@ -407,6 +408,52 @@ def test_nothing_is_leaked() -> None:
 
     assert after - before < 20_000
     assert all(now - was < 50 for was, now in zip(counts, counts_after, strict=True))
+
+
+def starved(allocator: Any, call: Callable[[], object], start: int, stop: int) -> BaseException | None:
+    """Call something for which there is no memory from one allocation to another; return what it raises."""
+    allocator.set_nomemory(start, stop)
+    try:
+        try:
+            call()
+        finally:
+            allocator.remove_mem_hooks()
+    except (MemoryError, ValueError) as error:
+        return error
+    return None
+
+
+@compiled_table
+@pytest.mark.parametrize("seed", range(10))
+def test_nothing_changes_for_which_there_is_no_memory(seed: int) -> None:
+    """At whichever allocation it runs out."""
+    allocator = pytest.importorskip("_testcapi", reason="this Python cannot run out of memory on purpose")
+    rng = random.Random(seed)  # noqa: S311
+    table = CompiledTable(rng.choice([1, 2, 4, 8, 32]), kinds=rng.choice([6, 20]))
+    memories = [None, *(Memory("ram", generation, LAST) for generation in range(1, 60))]
+    failed = 0
+    for at in range(400):
+        first = rng.randrange(300)
+        edges = first, first + rng.choice([0, 0, 1, 5, 40])
+        new = (*edges, 5, rng.randrange(1, 4), memories[rng.randrange(at // 8 + 1)])
+        calls: list[Callable[[], object]] = [
+            partial(table.insert, *new),
+            partial(table.remove, *edges),
+            partial(table.snapshot, 20),
+            partial(table.walk, *edges, 9),
+            partial(table.lookup, first),
+            table.__getstate__,
+            partial(list, table),
+        ]
+        before, start = list(table), rng.randrange(9)
+
+        error = starved(allocator, rng.choice([calls[0]] * 6 + calls), start, start + rng.randrange(1, 4))
+
+        failed += isinstance(error, MemoryError)
+        assert error is None or list(table) == before
+        assert list(chain.from_iterable(table.__getstate__())) == list(table)
+        assert len(table) == len(list(table))
+    assert failed > 20
 
 
 @compiled_table
