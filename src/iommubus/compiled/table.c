@@ -238,15 +238,20 @@ chunk_put(Chunk *chunk, Py_ssize_t at, uint64_t first, uint64_t last, uint64_t t
     chunk->count++;
 }
 
-/* Take out the mappings `start` to `stop` (exclusive). */
+/* Take out the mappings `start` to `stop` (exclusive), and move the fewer of the others. */
 static inline void
 chunk_take(Chunk *chunk, Py_ssize_t start, Py_ssize_t stop)
 {
-    if (!start)
-        chunk->firsts += stop;
-    else if (stop < chunk->count)
-        chunk_move(chunk, stop, start, chunk->count - stop);
-    chunk->count -= stop - start;
+    Py_ssize_t gone = stop - start, behind = chunk->count - stop;
+
+    if (start < behind) {
+        if (start)
+            chunk_move(chunk, 0, gone, start);
+        chunk->firsts += gone;
+    }
+    else if (behind)
+        chunk_move(chunk, stop, start, behind);
+    chunk->count -= gone;
 }
 
 /* Append the mappings `start` to `stop` (exclusive) of another chunk, for which there is room. */
