@@ -25,6 +25,7 @@ from ..transport.credentials import Peer, Process
 from ..wire.connection import TRANSITIONS, ServerConnection
 from ..wire.failures import to_error, to_failure
 from ..wire.messages import (
+    WORDS,
     DaemonMessage,
     Message,
     Side,
@@ -41,7 +42,7 @@ from ..wire.messages.replies import Cancel, Done, Refused
 from ..wire.messages.subscribing import DeliverPacked
 from ..wire.messages.values import clip_text
 from ..wire.negotiation import FEATURES, Agreement, negotiate
-from .requests import Asked, Running, Work
+from .requests import Asked, Ending, Running, Work
 from .shared import Shared
 
 FULL: Final = 1 << 20
@@ -98,6 +99,12 @@ THOROUGH: Final = frozenset(
     }
 )
 """Requests that cost `LOOKED_THROUGH`."""
+
+COSTS: Final = {
+    kind: LOOKED_THROUGH if kind in THOROUGH else ASKED if "request" in kind.__struct_fields__ else ROW
+    for kind in WORDS[Side.CLIENT]
+}
+"""What each kind of message costs, but for `Publish`."""
 
 Handler = Callable[[Any], None]
 Make = Callable[[int], Message]
@@ -176,6 +183,7 @@ class Session(asyncio.Protocol):
         self._out: list[bytes] = []
         self._waiting = 0  # bytes in it
         self._sources: dict[Source, None] = {}
+        self._companions: list[Source] = []
         self._scheduled = False
         self._stopped = False  # the transport takes no more for now
         self._behind = False  # messages that have come wait for the next turn
@@ -223,6 +231,10 @@ class Session(asyncio.Protocol):
         if not self._over:
             self._sources[source] = None
             self._schedule()
+
+    def accompany(self, companion: Source) -> None:
+        """Have ``companion.flush()`` called before every write: what is in no hurry leaves with what is."""
+        self._companions.append(companion)
 
     def done(self, request: int) -> None:
         """Answer a request that was done."""
@@ -325,6 +337,14 @@ class Session(asyncio.Protocol):
         """
         self._running.start(request, work, *args)
 
+    def hold(self, request: int, waiting: Ending) -> None:
+        """Count a request that is answered from a callback; it is ended, and raises, as by `spawn`."""
+        self._running.hold(request, waiting)
+
+    def release(self, request: int) -> None:
+        """Count it no longer: it was answered, or is going to be carried out in a task."""
+        self._running.release(request)
+
     def part(self, kind: type[PartT]) -> PartT:
         """Return the part of a kind that handles messages here."""
         return next(part for part in self._parts if isinstance(part, kind))
@@ -407,7 +427,8 @@ class Session(asyncio.Protocol):
             self.close("the daemon failed at a message")
             return
         if not self._behind:
-            self._watch_half()
+            if self._wire.partial:
+                self._watch_half()
         elif self._transport is not None:
             self._transport.pause_reading()  # nothing more is kept here than came at once
             self._loop.call_soon(self._go_on)
@@ -422,7 +443,8 @@ class Session(asyncio.Protocol):
             self._take(message)
             if self._over:
                 return True
-            self._stop_timer("half")
+            if "half" in self._timers:
+                self._stop_timer("half")
             room -= cost(message)
         return False
 
@@ -439,7 +461,8 @@ class Session(asyncio.Protocol):
             self.daemon.lines.warn("handler", str(self.peer), f"nobody handles {type(message).__name__}")
             return
         try:
-            self._check_begins(message)
+            if self.daemon.draining:
+                self._check_begins(message)
             handler(message)
         except ProtocolError:
             raise
@@ -451,7 +474,7 @@ class Session(asyncio.Protocol):
 
     def _check_begins(self, message: Message) -> None:
         """Begin nothing new shortly before the end."""
-        if self.daemon.draining and type(message) in BEGINNINGS:
+        if type(message) in BEGINNINGS:
             raise Stopping(self.daemon.draining)
 
     def _hello(self, hello: Hello) -> None:
@@ -539,7 +562,7 @@ class Session(asyncio.Protocol):
 
     def _watch_half(self) -> None:
         """Give a client a deadline for the rest of a frame of which part has come."""
-        if self._wire.partial and not self._over and "half" not in self._timers:
+        if not self._over and "half" not in self._timers:
             self._timers["half"] = self._loop.call_later(self.daemon.config.deadlines.hello, self._cut)
 
     def _cut(self) -> None:
@@ -567,7 +590,7 @@ class Session(asyncio.Protocol):
             self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
-        self._scheduled = False
+        """Write what was said in this turn; what the sources say now leaves with it."""
         if self._over:
             return
         if self._waiting > OUTGOING:
@@ -582,7 +605,16 @@ class Session(asyncio.Protocol):
                 LOGGER.exception("a stream to %r failed in a way that it should not", self.name)
                 self.close("the daemon failed at a stream")
                 return
+        if self._out:
+            for companion in self._companions:
+                companion.flush()
+        self._scheduled = False
+        if self._waiting > OUTGOING:
+            self._give_up()
+            return
         self._write()
+        if self._sources and not self._stopped:
+            self._schedule()
 
     def _write(self) -> None:
         transport = self._transport
@@ -605,9 +637,7 @@ def cost(message: Message) -> int:
     """Return how much of a turn a message takes up."""
     if type(message) is publishing.Publish:
         return ROW * len(message.rows) + ROW
-    if type(message) in THOROUGH:
-        return LOOKED_THROUGH
-    return ASKED if hasattr(message, "request") else ROW
+    return COSTS[type(message)]
 
 
 def own_socket(transport: asyncio.BaseTransport) -> socket.socket | None:

@@ -196,6 +196,7 @@ async def test_a_sync_waits_for_what_is_of_before_a_restart(monkeypatch: pytest.
 
         monkeypatch.setattr(daemon.proof, "wait_recovered", over.wait)
         monkeypatch.setattr(daemon.proof, "reasons", reasons)
+        monkeypatch.setattr(type(daemon.proof), "recovered", property(lambda _: over.is_set()))
         await talker.say(Sync(60, SOON, ["vtd0"], [SpaceEpoch("old", 7)]))
         refused = await talker.hear(SyncRefused)
         assert [(one.subscriber, one.space, one.reason, one.ranges) for one in refused.missing] == [
@@ -216,9 +217,10 @@ async def test_a_sync_that_nobody_waits_for_is_ended() -> None:
             await anext(subscription.batches())
             await talker.say(publishing("vtd0", epoch, 2, gone(1)), Sync(60, 2**64 - 1, ["vtd0"]), Ping(1))
             await talker.skip_to(Pong)
-            assert len(daemon.tasks) == 1
+            (member,) = (one.member for space in daemon.spaces.open["vtd0"].synced for one in space.counting())
+            assert member.completion.waits
             await talker.say(Cancel(60))
-            await until(lambda: len(daemon.tasks) == 0)
+            await until(lambda: not member.completion.waits)
 
 
 # -- drain and fence -------------------------------------------------------------------
