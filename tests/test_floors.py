@@ -14,8 +14,8 @@ SOURCE: Final = Path(__file__).parents[1] / "src" / "iommubus"
 FLOORS: Final[list[list[str]]] = [
     ["errors", "caps", "ranges", "events"],
     [
-        "shape", "rangeset", "mapping", "kinds", "chunks", "table", "contract", "staging", "repeating", "feed",
-        "parked", "mailbox", "ledger", "completion", "wire", "abi",
+        "shape", "rangeset", "mapping", "kinds", "chunks", "compiled", "table", "contract", "staging", "repeating",
+        "feed", "parked", "mailbox", "ledger", "completion", "wire", "abi",
     ],
     ["bus", "consumers", "iommubus"],
     ["transport", "bridging", "bridges"],
@@ -29,6 +29,7 @@ INSIDE: Final[dict[str, list[str]]] = {
         "base", "mapping", "subscribing", "names", "moments", "outcomes", "device", "foreign", "wire", "trials",
         "hosts", "daemon", "remote", "bridges",
     ],
+    "compiled": ["table"],
     "wire": ["framing", "messages", "failures", "runs", "negotiation", "codec", "connection"],
     "wire.messages": [
         "values", "replies", "greeting", "spaces", "rows", "publishing", "syncing", "subscribing", "watching",
@@ -51,7 +52,9 @@ INSIDE: Final[dict[str, list[str]]] = {
     ],
     "bus.abc": ["terms", "consumer", "producer", "bus"],
     "consumers": ["pins", "views", "mirror", "iotlb"],
-    "transport": ["clock", "deadlines", "tasks", "address", "lock", "credentials", "descriptors", "listeners", "activation", "tls"],
+    "transport": [
+        "clock", "deadlines", "tasks", "address", "lock", "credentials", "descriptors", "listeners", "activation", "tls",
+    ],
     "bridging": [
         "telling", "faults", "sockets", "messages", "replies", "barrier", "memories", "addresses", "kernel",
         "regions", "dma", "vring",

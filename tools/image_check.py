@@ -6,7 +6,7 @@ There need be no Docker engine and no registry: ``buildah`` builds, and a Debian
 that ``debootstrap`` makes stands under the tag that the Dockerfile's FROM names.
 Debian and PyPI are reached as this machine is configured to reach them.
 
-It checks what the Dockerfile promises: that the user is not root, that the
+It checks what the Dockerfile promises: that what is quicker in C is compiled, that the user is not root, that the
 default command serves, that the health check passes while it does and fails when it
 does not, that nothing is written but in the volume (the root file system is
 mounted read-only), and that SIGTERM ends it cleanly.  The last line is ``image ok``.
@@ -38,7 +38,9 @@ TOOLS: Final = ("buildah", "debootstrap")
 SUITE: Final = "bookworm"
 """The Debian whose ``python3`` has the version of the tag."""
 
-PACKAGES: Final = "ca-certificates,python3,python3-venv"
+PACKAGES: Final = "ca-certificates,libpython3-dev,python3,python3-venv"
+"""What the base has: the headers of Python are in the image of the tag, too."""
+
 IMAGE: Final = "iommubus:check"
 VOLUME: Final = "/run/iommubus"
 
@@ -97,6 +99,7 @@ def main() -> None:
         container = store.do("from", "--pull-never", IMAGE)
         root = Path(store.do("mount", container))
         say(f"the image has {megabytes(root)} MB, {megabytes(root) - base} MB above the base")
+        check_compiled(root, config)
         check_running(store, container, root, config)
         store.do("umount", container)
         store.do("rm", container)
@@ -192,6 +195,15 @@ def check_config(config: dict[str, Any]) -> None:
         raise Unfit(f"the user is {user!r}, and not the number of one that is not root")
     if check[0] != "CMD" or command[-1] != "serve":
         raise Unfit("the image does not serve, or its health check is no command")
+
+
+def check_compiled(root: Path, config: dict[str, Any]) -> None:
+    """Check that what is quicker in C was compiled."""
+    program = "/opt/iommubus/bin/iommubus"
+    told = output(["chroot", str(root), "/usr/bin/env", "-i", *config["Env"], program, "--version"]).strip()
+    say(told)
+    if "compiled: " not in told:
+        raise Unfit("nothing in it is compiled")
 
 
 def check_read_only(store: Store, root: Path, config: dict[str, Any]) -> None:
