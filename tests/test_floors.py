@@ -14,8 +14,8 @@ SOURCE: Final = Path(__file__).parents[1] / "src" / "iommubus"
 FLOORS: Final[list[list[str]]] = [
     ["errors", "caps", "ranges", "events"],
     [
-        "shape", "rangeset", "mapping", "kinds", "chunks", "table", "contract", "staging", "feed", "parked", "mailbox",
-        "ledger", "completion", "wire", "abi",
+        "compiled", "shape", "rangeset", "mapping", "kinds", "chunks", "table", "contract", "staging", "feed", "parked",
+        "mailbox", "ledger", "completion", "wire", "abi",
     ],
     ["bus", "consumers", "iommubus"],
     ["transport", "bridging", "bridges"],
@@ -32,7 +32,7 @@ INSIDE: Final[dict[str, list[str]]] = {
     "wire": ["framing", "messages", "failures", "runs", "negotiation", "codec", "connection"],
     "wire.messages": [
         "values", "replies", "greeting", "spaces", "rows", "publishing", "syncing", "subscribing", "watching",
-        "queries",
+        "heard", "queries",
     ],
     "abi": [
         "fields", "payloads", "extents", "splitter",

@@ -16,6 +16,7 @@ from .codec import decode, encode
 from .framing import FRAME_LIMIT, GREETING_LIMIT, FrameReader
 from .messages import WORDS, ClientMessage, DaemonMessage, Message, Side
 from .messages.greeting import Bind, Bound, Bye, Descriptor, Draining, Hello, Welcome
+from .messages.heard import SAID, DeliverHeard, ObservedHeard, PublishHeard
 from .messages.subscribing import Deliver, DeliverPacked
 
 
@@ -51,6 +52,8 @@ class State(Enum):
 
     CLOSED = "closed"
     """Nobody says anything any more."""
+
+    __hash__ = object.__hash__  # as that of `Side`
 
 
 Words = dict[type[Message], State]
@@ -119,7 +122,7 @@ def after(state: State, side: Side, kind: type[Any]) -> State:
         raise OutOfPlace(kind.__name__, side.value, state.value) from None
 
 
-HeardT = TypeVar("HeardT", bound=Message)
+HeardT = TypeVar("HeardT", bound=Message)  # as it is heard
 SaidT = TypeVar("SaidT", bound=Message | DeliverPacked)
 
 
@@ -137,6 +140,7 @@ class Connection(Generic[HeardT, SaidT]):
 
     def __init__(self, side: Side, limit: int = FRAME_LIMIT) -> None:
         self.side = side
+        self._other = side.other
         self._limit = limit
         self.state = State.GREETING
         self._reader = FrameReader(GREETING_LIMIT)
@@ -179,7 +183,8 @@ class Connection(Generic[HeardT, SaidT]):
         """
         state = after(self.state, self.side, type(message))
         data = encode(self.side, message)
-        self._enter(state)
+        if state is not self.state:
+            self._enter(state)
         return data
 
     # -- inside ----------------------------------------------------------------
@@ -188,8 +193,11 @@ class Connection(Generic[HeardT, SaidT]):
         payload = self._reader.next_payload()
         if payload is None:
             return None
-        message = decode(self.side.other, payload)
-        self._enter(after(self.state, self.side.other, type(message)))
+        message = decode(self._other, payload)
+        kind = type(message)
+        state = after(self.state, self._other, SAID.get(kind, kind))
+        if state is not self.state:
+            self._enter(state)
         return cast("HeardT", message)
 
     def _enter(self, state: State) -> None:
@@ -197,14 +205,14 @@ class Connection(Generic[HeardT, SaidT]):
         self._reader.limit = GREETING_LIMIT if state in STRANGERS else self._limit
 
 
-class ClientConnection(Connection[DaemonMessage, ClientMessage]):
+class ClientConnection(Connection[DaemonMessage | DeliverHeard | ObservedHeard, ClientMessage]):
     """The client's end."""
 
     def __init__(self) -> None:
         super().__init__(Side.CLIENT)
 
 
-class ServerConnection(Connection[ClientMessage, DaemonMessage | DeliverPacked]):
+class ServerConnection(Connection[ClientMessage | PublishHeard, DaemonMessage | DeliverPacked]):
     """The daemon's end."""
 
     def __init__(self, limit: int = FRAME_LIMIT) -> None:

@@ -36,8 +36,9 @@ def frame(payload: bytes) -> bytes:
 class FrameReader:
     """Cuts a stream into payloads, however it was sliced on its way.
 
-    Each byte is copied a constant number of times: a `bytearray` gives up bytes
-    at its front without moving the rest.
+    What arrives in whole frames is not gathered first: payloads are cut out of it.  Otherwise
+    each byte is copied a constant number of times: a `bytearray` gives up bytes at
+    its front without moving the rest.
 
     Args:
         limit: Longest payload that is taken, in bytes.
@@ -46,20 +47,29 @@ class FrameReader:
         limit: The same; it may be changed between two payloads.
     """
 
-    __slots__ = ("_buffer", "limit")
+    __slots__ = ("_at", "_data", "limit")
 
     def __init__(self, limit: int = FRAME_LIMIT) -> None:
         self.limit = limit
-        self._buffer = bytearray()
+        self._data: bytes | bytearray = b""
+        self._at = 0  # where in it the next frame begins
 
     @property
     def partial(self) -> bool:
         """Whether bytes are there that make no whole frame yet, or were not asked for."""
-        return bool(self._buffer)
+        return self._at < len(self._data)
 
     def feed(self, data: bytes) -> None:
         """Add what arrived.  Ask for the payloads in it before adding more."""
-        self._buffer += data
+        if self._at == len(self._data):
+            self._data, self._at = data, 0
+            return
+        if not isinstance(self._data, bytearray):
+            self._data = bytearray(memoryview(self._data)[self._at :])
+        elif self._at:
+            del self._data[: self._at]
+        self._at = 0
+        self._data += data
 
     def next_payload(self) -> bytes | None:
         """Remove and return the next payload, or `None` if more bytes are needed.
@@ -68,15 +78,19 @@ class FrameReader:
             FrameTooLarge: It will be longer than the limit.  Where the next one
                 begins is not known then: give up the connection.
         """
-        buffer = self._buffer
-        if len(buffer) < HEADER_SIZE:
+        data, begin = self._data, self._at + HEADER_SIZE
+        length = len(data)
+        if length < begin:
             return None
-        size = int.from_bytes(buffer[:HEADER_SIZE], "little")
+        size = int.from_bytes(data[self._at : begin], "little")
         if size > self.limit:
             raise FrameTooLarge(size, self.limit)
-        end = HEADER_SIZE + size
-        if len(buffer) < end:
+        end = begin + size
+        if length < end:
             return None
-        payload = bytes(buffer[HEADER_SIZE:end])
-        del buffer[:end]
+        payload = bytes(memoryview(data)[begin:end]) if isinstance(data, bytearray) else data[begin:end]
+        if end == length:
+            self._data, self._at = b"", 0
+        else:
+            self._at = end
         return payload
