@@ -11,16 +11,14 @@ from iommubus.service.daemon import Daemon
 from iommubus.service.settings.config import Config
 from iommubus.transport.credentials import Peer
 from iommubus.wire.connection import ClientConnection
-from iommubus.wire.messages import ClientMessage, DaemonMessage
+from iommubus.wire.messages import ClientMessage, DaemonHeard
 from iommubus.wire.messages.greeting import Bye, Feature, Hello, Welcome
-from iommubus.wire.messages.heard import DeliverHeard, ObservedHeard
 from iommubus.wire.messages.publishing import Publish
 from iommubus.wire.messages.rows import MapRow, Row, UnmapRow
 from iommubus.wire.messages.spaces import CreateSpace, SpaceCreated
 from tests.wire.packed import packed
 
-Told = DaemonMessage | DeliverHeard | ObservedHeard
-Heard = TypeVar("Heard", bound=Told)
+Heard = TypeVar("Heard", bound=DaemonHeard)
 
 OWN: Final = Peer(pid=os.getpid(), uid=os.getuid(), gids=(os.getgid(),))
 """Who may do everything."""
@@ -41,7 +39,7 @@ class Talker:
         self.sock = sock
         self.wire = ClientConnection()
         self.welcome: Welcome | None = None
-        self.heard: list[Told] = []
+        self.heard: list[DaemonHeard] = []
         self._requests = 0
 
     @property
@@ -58,7 +56,7 @@ class Talker:
         """Write bytes as they are."""
         await asyncio.get_running_loop().sock_sendall(self.sock, data)
 
-    async def next(self) -> Told:
+    async def next(self) -> DaemonHeard:
         """Return the next message; EOFError at the end of the connection."""
         while (message := self.wire.next_message()) is None:
             data = await asyncio.get_running_loop().sock_recv(self.sock, 1 << 16)
@@ -81,7 +79,7 @@ class Talker:
 
     async def ended(self) -> Bye | None:
         """Read to the end of the connection, and return the daemon's last words, if there were any."""
-        last: Told | None = None
+        last: DaemonHeard | None = None
         try:
             while True:
                 last = await self.next()

@@ -15,8 +15,8 @@ from iommubus.cli.tail import Lines, filter_text, json_lines, write
 from iommubus.events import DevIotlbUnmap, Lost, Map, Memory, Observed, Unmap
 from iommubus.wire.messages import ClientMessage, DaemonMessage
 from iommubus.wire.messages.greeting import Bye, Hello
-from iommubus.wire.messages.heard import ObservedHeard
-from iommubus.wire.messages.watching import Observe, Observing
+from iommubus.wire.messages.watching import Observe, Observed as ObservedWords, Observing
+from iommubus.wire.runs import to_watched
 from tests.cli.commands import iommubus
 from tests.daemons import PATIENCE, WELCOME, bus_at, command, environment, scripted
 
@@ -87,7 +87,7 @@ class Script:
                 return [WELCOME]
             case Observe(request=request):
                 self.asked.append(message)
-                return [Observing(request, 5), ObservedHeard(5, self._events), *self._end]
+                return [Observing(request, 5), ObservedWords(5, to_watched(self._events)), *self._end]
             case _:
                 return []
 
@@ -98,7 +98,7 @@ def tail(script: Script, directory: Path, *words: str) -> Any:
 
 
 def test_the_filter_is_the_daemons(tmp_path: Path) -> None:
-    script = Script(EVENTS[:1], ObservedHeard(5, [], end=True))
+    script = Script(EVENTS[:1], ObservedWords(5, [], end=True))
 
     done = tail(script, tmp_path, "vtd*", "nvme", "--kinds", "map,unmap")
 
@@ -124,7 +124,7 @@ def test_what_is_too_much_is_counted_and_so_is_what_the_daemon_lost(
     monkeypatch.setattr("iommubus.cli.tail.KEPT", 2)
     events: list[Observed] = [Unmap("vtd0", seq, 0, 0) for seq in range(1, 5)]
 
-    done = tail(Script([*events, Lost("vtd0", 14, 10)], ObservedHeard(5, [], end=True)), tmp_path, "--json")
+    done = tail(Script([*events, Lost("vtd0", 14, 10)], ObservedWords(5, [], end=True)), tmp_path, "--json")
 
     assert list(map(json.loads, done.stdout.splitlines()))[2:] == [
         {"kind": "lost", "space": "vtd0", "seq": 14, "count": 12}

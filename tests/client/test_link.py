@@ -19,7 +19,7 @@ from iommubus.service.daemon import Daemon
 from iommubus.service.settings.config import Limits
 from iommubus.wire.messages import Message
 from iommubus.wire.messages.heard import PublishHeard
-from iommubus.wire.messages.publishing import BeginResume, EndResume
+from iommubus.wire.messages.publishing import BeginResume, EndResume, Publish
 from iommubus.wire.messages.syncing import Sync
 from tests.client.rig import Rig, rigged
 from tests.client.scripted import until
@@ -106,7 +106,7 @@ async def test_a_daemon_that_takes_nothing_in_is_told_no_more_than_a_window(rig:
         def counted(message: Any) -> int:
             nonlocal sent
             size = send(message)
-            sent += size * isinstance(message, PublishHeard)
+            sent += size * isinstance(message, Publish)
             return size
 
         vars(channel)["send"] = counted

@@ -88,7 +88,7 @@ def agree(data: bytes, names: tuple[Memory, ...], *, watched: bool) -> bool:
 @pytest.mark.parametrize("seed", range(10))
 def test_the_bytes_are_the_same(seed: int) -> None:
     """And the memories, and where a run ends: wherever it begins."""
-    at_random = random.Random(seed)
+    at_random = random.Random(seed)  # noqa: S311 - the same every time
     for _ in range(1000):
         events = some_events(at_random, watched=True, spaces=("vtd0", "vtd1", "vtd1", "vtd1"))
         start = at_random.randint(0, len(events))
@@ -99,7 +99,7 @@ def test_the_bytes_are_the_same(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(10))
 def test_the_events_are_the_same(seed: int) -> None:
-    at_random = random.Random(seed)
+    at_random = random.Random(seed)  # noqa: S311 - the same every time
     for _ in range(1000):
         watched = at_random.random() < 0.5
         events = some_events(at_random, watched=watched)
@@ -129,7 +129,7 @@ def any_head(at_random: random.Random, count: int) -> bytes:
 
 def test_numbers_may_be_written_longer_than_they_have_to_be() -> None:
     """They are not plain in the place of a tag alone."""
-    at_random = random.Random(5)
+    at_random = random.Random(5)  # noqa: S311 - the same every time
     taken = 0
     for _ in range(5000):
         events = some_events(at_random)
@@ -166,7 +166,7 @@ def damaged(at_random: random.Random, good: bytes) -> bytes:
 
 @pytest.mark.parametrize("seed", range(10))
 def test_damaged_rows_are_judged_alike(seed: int) -> None:
-    at_random = random.Random(seed)
+    at_random = random.Random(seed)  # noqa: S311 - the same every time
     taken = refused = 0
     for _ in range(4000):
         watched = at_random.random() < 0.5
@@ -182,7 +182,7 @@ def test_damaged_rows_are_judged_alike(seed: int) -> None:
 
 
 def test_rows_that_end_too_early_are_never_plain() -> None:
-    at_random = random.Random(3)
+    at_random = random.Random(3)  # noqa: S311 - the same every time
     for _ in range(300):
         rows, memories, _ = BUILT.pack(some_events(at_random), 0)
         for length in range(len(rows)):
@@ -279,10 +279,12 @@ def test_what_is_no_plain_event_is_left_to_python(event: Any) -> None:
 
 
 def test_what_is_asked_wrongly_is_said() -> None:
-    for wrong in ((), ([],), ({}, 0), ([], "0")):
+    calls: list[tuple[Any, ...]] = [(), ([],), ({}, 0), ([], "0")]
+    for wrong in calls:
         with pytest.raises(TypeError):
             BUILT.pack(*wrong)
-    for wrong in ((), (b"", "s", []), (b"", "s", [], False), ("text", "s", (), False)):
+    calls = [(), (b"", "s", []), (b"", "s", [], False), ("text", "s", (), False)]
+    for wrong in calls:
         with pytest.raises(TypeError):
             BUILT.unpack(*wrong)
     assert BUILT.pack([], 1) is None
@@ -301,7 +303,7 @@ def test_equal_memories_are_one() -> None:
 
 def test_nothing_is_kept() -> None:
     """Whatever comes out, and wherever it stops, as many objects are there as before."""
-    at_random = random.Random(7)
+    at_random = random.Random(7)  # noqa: S311 - the same every time
     events = some_events(at_random, watched=True) + [Map("vtd0", 1, 0, 0, 0, Perm.R, each) for each in MEMORIES] * 20
     rows, memories, _ = BUILT.pack(events, 0)
     space, names = "vtd" + str(len(events)), tuple(memories)

@@ -1,7 +1,7 @@
 """Rows as messages hold them, and messages as they are heard."""
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from msgspec import Raw
@@ -64,7 +64,7 @@ def heard_delivery(message: Deliver) -> DeliverHeard:
     )
 
 
-def events_of(runs: Sequence[Run | WatchedRun]) -> list[object]:
+def events_of(runs: Sequence[Run | WatchedRun]) -> list[Any]:
     """Return the events of runs, in order."""
     return [event for run in runs for event in from_any_rows("runs", "rows", run)]
 

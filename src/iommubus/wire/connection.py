@@ -14,9 +14,9 @@ from typing import Any, Final, Generic, TypeVar, cast
 from ..errors import OutOfPlace, ProtocolError
 from .codec import decode, encode
 from .framing import FRAME_LIMIT, GREETING_LIMIT, FrameReader
-from .messages import WORDS, ClientMessage, DaemonMessage, Message, Side
+from .messages import WORDS, ClientHeard, ClientMessage, DaemonHeard, DaemonMessage, Message, Side
 from .messages.greeting import Bind, Bound, Bye, Descriptor, Draining, Hello, Welcome
-from .messages.heard import SAID, DeliverHeard, ObservedHeard, PublishHeard
+from .messages.heard import SAID
 from .messages.subscribing import Deliver, DeliverPacked
 
 
@@ -205,14 +205,14 @@ class Connection(Generic[HeardT, SaidT]):
         self._reader.limit = GREETING_LIMIT if state in STRANGERS else self._limit
 
 
-class ClientConnection(Connection[DaemonMessage | DeliverHeard | ObservedHeard, ClientMessage]):
+class ClientConnection(Connection[DaemonHeard, ClientMessage]):
     """The client's end."""
 
     def __init__(self) -> None:
         super().__init__(Side.CLIENT)
 
 
-class ServerConnection(Connection[ClientMessage | PublishHeard, DaemonMessage | DeliverPacked]):
+class ServerConnection(Connection[ClientHeard, DaemonMessage | DeliverPacked]):
     """The daemon's end."""
 
     def __init__(self, limit: int = FRAME_LIMIT) -> None:

@@ -12,7 +12,7 @@ from enum import Enum
 from typing import Final, get_args
 
 from . import greeting, publishing, queries, replies, spaces, subscribing, syncing, watching
-from .heard import Heard
+from .heard import DeliverHeard, Heard, ObservedHeard, PublishHeard
 
 ClientMessage = (
     greeting.Hello
@@ -95,6 +95,12 @@ DaemonMessage = (
     | queries.Counters
 )
 """What the daemon may say."""
+
+ClientHeard = ClientMessage | PublishHeard
+"""What a client may say, and is heard."""
+
+DaemonHeard = DaemonMessage | DeliverHeard | ObservedHeard
+"""What the daemon may say, and is heard."""
 
 Message = ClientMessage | DaemonMessage | Heard
 """What may be said at all, and what of it is heard in other words."""
