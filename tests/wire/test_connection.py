@@ -20,6 +20,8 @@ from iommubus.wire.runs import pack
 from tests.wire.packed import heard, packed
 from tests.wire.vectors import CLIENT, DAEMON, VECTORS
 
+pytestmark = pytest.mark.usefixtures("either")
+
 End = ClientConnection | ServerConnection
 
 SAMPLES: Final[dict[tuple[Side, type[Message]], Message]] = {

@@ -38,8 +38,9 @@ from iommubus.wire.runs import (
     to_runs,
     to_watched,
 )
-from tests.wire.implementations import either
 from tests.wire.packed import packed, rows_of, watched_rows_of
+
+pytestmark = pytest.mark.usefixtures("either")
 
 LAST: Final = 2**64 - 1
 RAM, ROM = Memory("ram", 1, 0x8000), Memory("rom", 2, 0x1000)
@@ -67,9 +68,6 @@ def unmaps(draw: st.DrawFn) -> Unmap | DevIotlbUnmap:
 losses = st.builds(Lost, spaces, u64, u64)
 events: st.SearchStrategy[list[Event]] = st.lists(maps() | unmaps(), max_size=12)
 observed: st.SearchStrategy[list[Observed]] = st.lists(maps() | unmaps() | losses, max_size=12)
-
-
-__all__ = ["either"]
 
 
 def events_of(runs: Sequence[Run | WatchedRun]) -> list[Any]:

@@ -38,9 +38,9 @@ MALFORMED: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """All that decoding raises: ill-formed, of another shape, no UTF-8, nested without end."""
 
 _ENCODER: Final = Encoder()
-_DECODERS: Final[dict[Side, Decoder[Any]]] = {
-    Side.CLIENT: Decoder(ClientMessage),
-    Side.DAEMON: Decoder(DaemonMessage),
+_decode: Final[dict[Side, Callable[[bytes], Message]]] = {
+    Side.CLIENT: Decoder[ClientMessage](ClientMessage).decode,
+    Side.DAEMON: Decoder[DaemonMessage](DaemonMessage).decode,
 }
 _TYPES: Final = {side: {kind.__struct_config__.tag: kind for kind in kinds} for side, kinds in WORDS.items()}
 _PATH: Final = re.compile(r"(?P<reason>.*) - at `\$(?P<path>.*)`", re.DOTALL)
@@ -79,7 +79,7 @@ def decode(side: Side, payload: bytes) -> Message:
         BadMessage: It is no message of this side, or a field holds what it cannot hold.
     """
     try:
-        message: Message = _DECODERS[side].decode(payload)
+        message = _decode[side](payload)
     except MALFORMED as error:
         raise _blame(side, payload, str(error)) from None
     hear = HEARING.get(type(message))

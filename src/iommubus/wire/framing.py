@@ -4,6 +4,7 @@ A frame is the length of its payload, four bytes little endian, and the payload.
 What is in a payload is not known here.
 """
 
+from struct import Struct
 from typing import Final
 
 from ..errors import FrameTooLarge
@@ -22,15 +23,21 @@ GREETING_LIMIT: Final = 4096
 less than 1 KiB, and who has not said who it is gets no more memory than that."""
 
 
+_HEADER: Final = Struct("<I")
+_write_header = _HEADER.pack
+_read_header = _HEADER.unpack_from
+
+
 def frame(payload: bytes) -> bytes:
     """Return the frame of one payload.
 
     Raises:
         FrameTooLarge: The payload is longer than `FRAME_LIMIT`.
     """
-    if len(payload) > FRAME_LIMIT:
-        raise FrameTooLarge(len(payload), FRAME_LIMIT)
-    return len(payload).to_bytes(HEADER_SIZE, "little") + payload
+    size = len(payload)
+    if size > FRAME_LIMIT:
+        raise FrameTooLarge(size, FRAME_LIMIT)
+    return _write_header(size) + payload
 
 
 class FrameReader:
@@ -78,19 +85,18 @@ class FrameReader:
             FrameTooLarge: It will be longer than the limit.  Where the next one
                 begins is not known then: give up the connection.
         """
-        data, begin = self._data, self._at + HEADER_SIZE
-        length = len(data)
+        data, at = self._data, self._at
+        length, begin = len(data), at + HEADER_SIZE
         if length < begin:
             return None
-        size = int.from_bytes(data[self._at : begin], "little")
+        (size,) = _read_header(data, at)
         if size > self.limit:
             raise FrameTooLarge(size, self.limit)
         end = begin + size
         if length < end:
             return None
-        payload = bytes(memoryview(data)[begin:end]) if isinstance(data, bytearray) else data[begin:end]
         if end == length:
             self._data, self._at = b"", 0
         else:
             self._at = end
-        return payload
+        return data[begin:end] if type(data) is bytes else bytes(memoryview(data)[begin:end])

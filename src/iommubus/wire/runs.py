@@ -73,7 +73,7 @@ def to_rows(events: Sequence[Observed], start: int = 0) -> tuple[Raw, list[Memor
         packed = COMPILED.pack(events, start)
         if packed is not None:
             rows, memories, end = packed
-            return Raw(rows), list(map(MemoryName.of, memories)), end
+            return Raw(rows), list(map(MemoryName.of, memories)) if memories else [], end
     return _to_rows(events, start)
 
 
