@@ -201,7 +201,11 @@ class Completion:
 
     def _settle(self) -> None:
         """Settle whom the last acknowledgement, or none at all, was enough for."""
-        settled = [wait for wait in self._waits if wait.number is not None and wait.number <= self.acked]
-        self._waits = [wait for wait in self._waits if wait not in settled]
-        for wait in settled:
-            wait.settle(How.ACKNOWLEDGED)
+        if not self._waits:
+            return
+        acked, waits = self.acked, self._waits
+        settled = [wait for wait in waits if wait.number is not None and wait.number <= acked]
+        if settled:
+            self._waits = [wait for wait in waits if wait.number is None or wait.number > acked]
+            for wait in settled:
+                wait.settle(How.ACKNOWLEDGED)

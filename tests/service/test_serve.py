@@ -139,11 +139,11 @@ async def test_what_is_under_way_comes_to_its_end(tmp_path: Path) -> None:
         daemon.signal(signal.SIGTERM)
         await producer.skip_to(Draining)
         await producer.say(creating(61, "vtd1"))
-        assert (await producer.hear(Refused)).failure.kind == "Stopping"
+        assert (await producer.skip_to(Refused)).failure.kind == "Stopping"
         while deliver.number < 2:
             deliver = await consumer.skip_to(DeliverHeard)
         await consumer.say(Ack(number, deliver.number))
-        await producer.hear(Synced)
+        await producer.skip_to(Synced)
         assert isinstance(await consumer.ended(), Bye)
 
 

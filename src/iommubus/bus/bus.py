@@ -30,8 +30,9 @@ from .publisher import Making, Surroundings
 from .questions import ANSWER_TIMEOUT
 from .reports import BusStatistics, SyncReport
 from .soon import soon_in_this_loop
-from .space import LocalSpace, sync_spaces
+from .space import LocalSpace
 from .subscription import StreamSubscription
+from .sync import Sync
 from .threads import ThreadPublisher
 
 PATTERN_CHARACTERS: Final = frozenset("*?[]")
@@ -219,7 +220,7 @@ class Bus(EventBus):
 
     async def sync(self, *patterns: str, timeout: float = SYNC_TIMEOUT) -> SyncReport:  # noqa: ASYNC109
         self._check_open()
-        return await sync_spaces(self._select(patterns), timeout)
+        return await Sync(self._select(patterns)).run(timeout)
 
     def spaces(self) -> tuple[LocalSpace, ...]:
         return tuple(self._spaces.values())

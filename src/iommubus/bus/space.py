@@ -1,6 +1,6 @@
 """A space: what publishes, with those who are told, and those who wait for them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -39,12 +39,12 @@ class LocalSpace(Publisher):
 
     async def sync(self, timeout: float = SYNC_TIMEOUT) -> SyncReport:  # noqa: ASYNC109
         self._check_thread()
-        return await sync_spaces((self,), timeout)
+        return await Sync((self,)).run(timeout)
 
     async def drain(self) -> None:
         self._check_thread()
         await checkpoint()
-        while any(attachment.member.crowded for attachment in self.routes.present):
+        while self.crowded:
             if self._room is None:
                 self._room = anyio.Event()
             await self._room.wait()
@@ -91,6 +91,11 @@ class LocalSpace(Publisher):
                 if not attachment.member.caps & Cap.UNMAP:
                     attachment.member.mailbox.unshare()
                     attachment.offer(DevIotlbUnmap(self.name, self.seq, 0, self.shape.last))
+
+    @property
+    def crowded(self) -> bool:
+        """Whether some mailbox is more than half full."""
+        return any(attachment.member.crowded for attachment in self.routes.present)
 
     def statistics(self) -> SpaceStatistics:
         maps = self.seq - self._unmapped - self._invalidated
@@ -221,17 +226,3 @@ class LocalSpace(Publisher):
             name = subscription if isinstance(subscription, str) else subscription.name
             raise UnknownName(name, tuple(attachment.member.name for attachment in counting))
         return found
-
-
-async def sync_spaces(spaces: Sequence[LocalSpace], timeout: float) -> SyncReport:  # noqa: ASYNC109
-    """Sync several spaces at once; raises as `AddressSpace.sync` does."""
-    counting = [attachment for space in spaces for attachment in space.counting()]
-    try:
-        report = await Sync(counting).run(timeout)
-    except SyncFailed as failure:
-        for space in spaces:
-            space.synced(failure)
-        raise
-    for space in spaces:
-        space.synced(None)
-    return report

@@ -1,10 +1,12 @@
 """One `sync` in flight: waits for its subscribers, fences whom it must, judges.
 
-Any number can be in flight at once; a cancelled one leaves nothing behind.
+Any number can be in flight at once; a cancelled one leaves nothing behind.  It has
+no task of its own: whoever began it awaits `Sync.run`, or is called back.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -15,40 +17,125 @@ from .attachment import Attachment, Occupant, State
 from .reports import MapFailure, Missing, Outcome, SyncReport
 
 
-class Sync:
-    """A `sync` over the subscriptions that count now, each in the space where it does."""
+class Covered(Protocol):
+    """A space, to a `sync` over it."""
 
-    def __init__(self, attachments: Sequence[Attachment]) -> None:
+    def counting(self) -> tuple[Attachment, ...]:
+        """Return everybody who has to be waited for."""
+        ...
+
+    def synced(self, failure: SyncFailed | None) -> None:
+        """Note how it ended."""
+        ...
+
+
+def _nobody() -> None:
+    """Stand in for a callback that nobody gave."""
+
+
+class Sync:
+    """A `sync` over the subscriptions that count now, each in the space where it does.
+
+    Args:
+        spaces: What it is over.
+
+    Attributes:
+        count: How many subscriptions count, each as often as it is waited for.
+        on_change: Called when it is over, and when something happened that may make
+            waiting vain (`stuck`); not before this returns.
+    """
+
+    def __init__(self, spaces: Sequence[Covered]) -> None:
+        self.on_change: Callable[[], object] = _nobody
+        self._spaces = spaces
         self._start = time.monotonic()
-        self._seconds: dict[Wait, float] = {}
-        self._changed = anyio.Event()
+        self._seconds: dict[Wait, float] = {}  # of those that are settled
         self._tried: set[Occupant] = set()
+        attachments = dict.fromkeys(attachment for space in spaces for attachment in space.counting())
+        self.count = len(attachments)
         self._waits = {attachment: attachment.expect(self._look) for attachment in attachments}
 
-    async def run(self, timeout: float) -> SyncReport:  # noqa: ASYNC109 - a deadline of the bus
+    @property
+    def over(self) -> bool:
+        """Whether nobody is waited for any more."""
+        return len(self._seconds) == self.count
+
+    @property
+    def stuck(self) -> bool:
+        """Whether somebody is waited for who will not acknowledge, and has to be proven stopped."""
+        return any(member.state is State.UNPROVEN for member in self._pending())
+
+    async def run(self, timeout: float, left: float | None = None) -> SyncReport:  # noqa: ASYNC109 - a deadline of the bus
         """Wait and judge.
+
+        Args:
+            timeout: Seconds that it may take.
+            left: How many of them are left; by default all.
 
         Raises:
             SyncFailed: Somebody may still use what was unmapped, or could not
                 apply a MAP.
         """
         try:
-            with anyio.move_on_after(timeout):
+            if self.over:
                 await checkpoint()
-                await self._wait()
+            else:
+                with anyio.move_on_after(timeout if left is None else left):
+                    await checkpoint()
+                    await self._wait()
         finally:
-            for attachment, wait in self._waits.items():
+            self.forget()
+        return self.judge(timeout)
+
+    def forget(self) -> None:
+        """Wait for nobody any more."""
+        if self.over:
+            return
+        for attachment, wait in self._waits.items():
+            if wait.how is None:
                 attachment.member.completion.forget(wait)
-        return self._judge(timeout)
+
+    def judge(self, timeout: float) -> SyncReport:
+        """Return who counted, and note in the spaces how it ended; raises as `run`.
+
+        Args:
+            timeout: Seconds after which it was given up, for people.
+        """
+        missing = [
+            self._missing(attachment, wait, timeout)
+            for attachment, wait in self._waits.items()
+            if wait.how is None or (wait.how is How.ACKNOWLEDGED and attachment.member.setback)
+        ]
+        failures: list[MapFailure] = []
+        for attachment in self._waits:
+            failures += attachment.member.map_failures.pop(attachment.home.name)
+        failure = SyncFailed(missing, failures) if missing or failures else None
+        for space in self._spaces:
+            space.synced(failure)
+        if failure is not None:
+            raise failure
+        outcomes = [
+            Outcome(attachment.member.name, attachment.home.name, wait.how, self._seconds[wait])
+            for attachment, wait in self._waits.items()
+            if wait.how is not None
+        ]
+        return SyncReport(tuple(outcomes), time.monotonic() - self._start)
 
     # -- inside ----------------------------------------------------------------
 
     def _look(self, wait: Wait) -> None:
         if wait.how is not None:
             self._seconds[wait] = time.monotonic() - self._start
-        self._changed.set()
+        if wait.how is None or self.over:
+            self.on_change()
 
     async def _wait(self) -> None:
+        changed = anyio.Event()
+
+        def change() -> None:
+            changed.set()
+
+        self.on_change = change
         while pending := self._pending():
             unproven = [member for member in pending if member.state is State.UNPROVEN]
             to_prove = [member for member in unproven if member.can_be_proven and member not in self._tried]
@@ -58,10 +145,12 @@ class Sync:
             elif len(hopeless) == len(pending):
                 return  # nobody is left whom waiting could help
             else:
-                await self._changed.wait()
-                self._changed = anyio.Event()
+                await changed.wait()
+                changed = anyio.Event()
 
     def _pending(self) -> list[Occupant]:
+        if self.over:
+            return []
         return list(dict.fromkeys(one.member for one, wait in self._waits.items() if wait.how is None))
 
     async def _prove(self, members: Sequence[Occupant]) -> None:
@@ -69,24 +158,6 @@ class Sync:
         async with anyio.create_task_group() as tasks:
             for member in members:
                 tasks.start_soon(member.prove)
-
-    def _judge(self, timeout: float) -> SyncReport:
-        missing = [
-            self._missing(attachment, wait, timeout)
-            for attachment, wait in self._waits.items()
-            if wait.how is None or (wait.how is How.ACKNOWLEDGED and attachment.member.setback)
-        ]
-        failures: list[MapFailure] = []
-        for attachment in self._waits:
-            failures += attachment.member.map_failures.pop(attachment.home.name)
-        if missing or failures:
-            raise SyncFailed(missing, failures)
-        outcomes = [
-            Outcome(attachment.member.name, attachment.home.name, wait.how, self._seconds[wait])
-            for attachment, wait in self._waits.items()
-            if wait.how is not None
-        ]
-        return SyncReport(tuple(outcomes), time.monotonic() - self._start)
 
     def _missing(self, attachment: Attachment, wait: Wait, timeout: float) -> Missing:
         member = attachment.member

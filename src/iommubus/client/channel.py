@@ -61,6 +61,9 @@ Handler = Callable[["Channel", Any], None]
 Answered = Callable[[Message | Exception], None]
 """Takes an answer, or why there is none.  Called in the order of what arrives."""
 
+Answer = asyncio.Future[list[Message] | None]
+"""Holds all parts of an answer once they are there, or `None` if nobody waits any more."""
+
 ANSWERS: Final[dict[type[Message], tuple[type[Message], ...]]] = {
     CreateSpace: (SpaceCreated,),
     AddMemory: (MemoryAdded,),
@@ -193,8 +196,9 @@ class Channel(asyncio.Protocol):
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._greeted = -inf
         self._over = False
-        self._lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self._lost: asyncio.Future[None] = self._loop.create_future()
+        self._gone: asyncio.Future[None] = self._loop.create_future()
 
     # -- for participants ----------------------------------------------------------
 
@@ -216,7 +220,8 @@ class Channel(asyncio.Protocol):
         """
         if self._over:
             return 0
-        self._run_sources()
+        if self._sources:
+            self._run_sources()
         frame = self._connection.send(message)
         self._out.append(frame)
         self._flush_once()
@@ -274,25 +279,29 @@ class Channel(asyncio.Protocol):
 
     async def request_all(self, make: Callable[[int], ClientMessage]) -> list[Message]:
         """Do `request`, and return all parts of the answer."""
-        parts: list[Message] = []
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        return cast("list[Message]", await self._wait(*self._ask_all(make)))
 
-        def take(answer: Message | Exception) -> None:
-            if isinstance(answer, Exception):
-                if not done.done():
-                    done.set_exception(answer)
-                return
-            parts.append(answer)
-            if not has_more(answer) and not done.done():
+    async def request_within(self, make: Callable[[int], ClientMessage], seconds: float) -> list[Message] | None:
+        """Do `request_all`; return `None` if there is no answer in time.
+
+        A timer stands in for a cancel scope, which costs as much as all the rest.
+
+        Args:
+            make: Makes the request of its number.
+            seconds: How long is waited.
+        """
+        number, done = self._ask_all(make)
+
+        def give_up() -> None:
+            if not done.done():
                 done.set_result(None)
+                self.forget(number)
 
-        number = self.ask(make, take)
+        timer = self._loop.call_later(seconds, give_up)
         try:
-            await done
-        except asyncio.CancelledError:
-            self.forget(number)
-            raise
-        return parts
+            return await self._wait(number, done)
+        finally:
+            timer.cancel()
 
     async def make(
         self, words: Callable[[int], ClientMessage], take: Callable[[Any], object], undo: Callable[[Any], object]
@@ -308,7 +317,7 @@ class Channel(asyncio.Protocol):
             Disconnected: The connection was lost before the answer came.
             IommubusError, OSError: That of the `Refused` that answered.
         """
-        made: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        made: asyncio.Future[None] = self._loop.create_future()
 
         def answered(answer: Message | Exception) -> None:
             if isinstance(answer, Exception):
@@ -337,7 +346,7 @@ class Channel(asyncio.Protocol):
         if self._over:
             raise self._disconnected("it was lost")
         number = self._say_ping()
-        pong: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+        pong: asyncio.Future[float] = self._loop.create_future()
         self._pongs[number] = pong
         try:
             return await pong
@@ -412,6 +421,32 @@ class Channel(asyncio.Protocol):
     def __repr__(self) -> str:
         state = "open" if self.open else "lost" if self._over else "greeting"
         return f"<connection to the daemon, {state}, {len(self._asked)} requests>"
+
+    # -- inside: requests ------------------------------------------------------------------
+
+    def _ask_all(self, make: Callable[[int], ClientMessage]) -> tuple[int, Answer]:
+        """Say a request; return its number, and what its answer comes in."""
+        parts: list[Message] = []
+        done: Answer = self._loop.create_future()
+
+        def take(answer: Message | Exception) -> None:
+            if done.done():
+                return
+            if isinstance(answer, Exception):
+                done.set_exception(answer)
+                return
+            parts.append(answer)
+            if not has_more(answer):
+                done.set_result(parts)
+
+        return self.ask(make, take), done
+
+    async def _wait(self, number: int, done: Answer) -> list[Message] | None:
+        try:
+            return await done
+        except asyncio.CancelledError:
+            self.forget(number)
+            raise
 
     # -- inside: what arrives ------------------------------------------------------------
 
@@ -509,14 +544,14 @@ class Channel(asyncio.Protocol):
         """Have something done later, in the place of what was to be done under the same name."""
         if name in self._timers:
             self._timers[name].cancel()
-        self._timers[name] = asyncio.get_running_loop().call_later(seconds, act)
+        self._timers[name] = self._loop.call_later(seconds, act)
 
     # -- inside: what leaves -----------------------------------------------------------------
 
     def _flush_once(self) -> None:
         if not self._flushing:
             self._flushing = True
-            asyncio.get_running_loop().call_soon(self._flush)
+            self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
         """Let the sources speak, and write what was said."""

@@ -10,6 +10,7 @@ The lease is looked at by the clock whenever something is going to be used: a pr
 that was stopped has not been told of anything.
 """
 
+import asyncio
 from collections.abc import Callable, Coroutine
 from math import inf
 from typing import Any, Final, Protocol, cast
@@ -118,7 +119,7 @@ class RemoteSeat:
         self._told = False  # whether the daemon knows that it left
         self._fences: list[Answer] = []  # that wait for the end of uses
         self._proving = anyio.Lock()
-        self._on_ready: anyio.Event | None = None
+        self._arrival: asyncio.Future[None] | None = None  # what the consumer waits for
         self._more_known = anyio.Event()
 
     # -- registering ---------------------------------------------------------------
@@ -297,11 +298,11 @@ class RemoteSeat:
 
     async def wait_ready(self) -> None:
         """Wait until there is something to hand over, or the end."""
-        self._on_ready = anyio.Event()
+        self._arrival = asyncio.get_running_loop().create_future()
         try:
-            await self._on_ready.wait()
+            await self._arrival
         finally:
-            self._on_ready = None
+            self._arrival = None
 
     async def translate(self, iova: int, perm: int) -> StampedTranslation:
         """Return where an address leads.
@@ -493,8 +494,9 @@ class RemoteSeat:
         self.ended = self._last and not self._out.left
         if self.ended and self._registration is None:
             self.first_turn.set()  # it will not come any more
-        if self._on_ready is not None and (self.ready or self.ended or self.state is not State.JOINED):
-            self._on_ready.set()
+        arrival = self._arrival
+        if arrival is not None and (self.ready or self.ended or self.state is not State.JOINED) and not arrival.done():
+            arrival.set_result(None)
 
     def _say_failed(self, event: Event, error: Exception) -> bool | None:
         """Tell the daemon what could not be applied; say whether it was told, `None` if it is not in hand."""

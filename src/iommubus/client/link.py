@@ -276,6 +276,15 @@ class Link:
 
     # -- for a sync --------------------------------------------------------------------------
 
+    def say_all(self, channel: Channel) -> bool:
+        """Say all that was published before; say whether the daemon has it all then, by this connection."""
+        if channel is not self.channel or self.error is not None:
+            return False
+        mailbox = self.member.mailbox
+        turn = mailbox.turn
+        channel.flush_now(self)
+        return self._end is None and not self._ending and (self.closed or mailbox.reached(turn))
+
     async def flushed(self) -> Channel:
         """Wait until all that was published before was said, on a connection that has it all; return that one.
 

@@ -5,11 +5,11 @@ answers when nobody uses it any more.  If the connection is lost meanwhile, both
 done again on the next one, within the same deadline.
 """
 
+import asyncio
 from collections.abc import Callable, Sequence
 from typing import Final
 
-import anyio
-from anyio import CancelScope, current_time
+from anyio import CancelScope
 
 from ..bus.reports import MapFailure, Missing, Outcome, SyncReport
 from ..errors import Disconnected, IommubusError, Stopping, SyncFailed
@@ -47,20 +47,29 @@ async def sync_over(keeper: Keeper, links: Sequence[Link], words: Words, timeout
         SyncFailed: Somebody may still use it, or could not apply a MAP; or the daemon could not be asked.
         IommubusError: The daemon refuses to be asked; why.
     """
-    start = current_time()
+    clock = asyncio.get_running_loop().time
+    start = clock()
     end = start + timeout
     while True:
-        channel = await _all_said(keeper, links, end)
+        channel = _said_at_once(keeper, links) or await _all_said(keeper, links, end)
         if channel is None:
             raise _unasked(links, f"is not connected: {keeper.reason}")
         handed = {link: link.member.handed for link in links}
         keeper.on_sync()
-        parts = await _ask(channel, words, end)
+        parts = await _ask(channel, words, end - clock())
         if parts:
             outcomes = _judge(parts, handed)
-            return SyncReport(outcomes, current_time() - start)
+            return SyncReport(outcomes, clock() - start)
         if parts is None:
             raise _unasked(links, f"has not answered within {timeout:g} s")
+
+
+def _said_at_once(keeper: Keeper, links: Sequence[Link]) -> Channel | None:
+    """Say all that was published before, if there is room for it on the connection; return that, else `None`."""
+    channel = keeper.channel
+    if channel is None or not channel.open or keeper.error is not None:
+        return None
+    return channel if all(link.gone or link.say_all(channel) for link in links) else None
 
 
 async def _all_said(keeper: Keeper, links: Sequence[Link], end: float) -> Channel | None:
@@ -84,18 +93,18 @@ async def _said(keeper: Keeper, link: Link) -> Channel:
         raise SyncFailed([link.missing(f"does not take it: {refusal}", refusal)], link.pop_failures()) from refusal
 
 
-async def _ask(channel: Channel, words: Words, end: float) -> list[Message] | None:
+async def _ask(channel: Channel, words: Words, seconds: float) -> list[Message] | None:
     """Return the parts of the answer; none if the connection is lost, and `None` if it is late."""
-    left = min(max(end - current_time(), 0.0), TIMEOUT_LIMIT)
-    with CancelScope(deadline=end + ANSWER_ALLOWANCE):
-        try:
-            return await channel.request_all(lambda number: words(number, round(left * MICROSECONDS)))
-        except Disconnected:
-            return []
-        except Stopping:  # the next daemon will answer
+    left = min(max(seconds, 0.0), TIMEOUT_LIMIT)
+    microseconds = round(left * MICROSECONDS)
+    try:
+        return await channel.request_within(lambda number: words(number, microseconds), left + ANSWER_ALLOWANCE)
+    except Disconnected:
+        return []
+    except Stopping:  # the next daemon will answer
+        with CancelScope(deadline=asyncio.get_running_loop().time() + left + ANSWER_ALLOWANCE) as scope:
             await channel.wait_lost()
-            return []
-    return None
+        return None if scope.cancelled_caught else []
 
 
 def _judge(parts: list[Message], handed: dict[Link, int]) -> tuple[Outcome, ...]:
@@ -154,7 +163,8 @@ async def wait_drained(keeper: Keeper, links: Sequence[Link], words: Callable[[i
         IommubusError: The daemon refuses to be asked; why.
     """
     while True:
-        channel = await _all_said(keeper, links, anyio.current_time() + TIMEOUT_LIMIT)
+        end = asyncio.get_running_loop().time() + TIMEOUT_LIMIT
+        channel = _said_at_once(keeper, links) or await _all_said(keeper, links, end)
         if channel is None:
             continue
         try:

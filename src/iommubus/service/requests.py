@@ -1,13 +1,14 @@
 """What is waited for on one connection: by the client, and by the daemon.
 
 Both ends number their requests themselves.  One that waits here has a task, with a
-cancel scope of its own; what the daemon asked has a future.
+cancel scope of its own, or is held by whoever will answer it from a callback; what
+the daemon asked has a future.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable
 from logging import getLogger
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from anyio import CancelScope
 
@@ -16,8 +17,8 @@ from ..transport.tasks import Tasks
 from ..wire.messages import Message
 
 LIMIT: Final = 1024
-"""Most requests of one connection that wait at once: each has a task of some 5 KiB, and
-a machine has fewer virtual CPUs that could miss at the same time."""
+"""Most requests of one connection that wait at once: each has a task of some 5 KiB, or as
+much in callbacks, and a machine has fewer virtual CPUs that could miss at the same time."""
 
 LOGGER: Final = getLogger("iommubus.service")
 
@@ -25,8 +26,16 @@ Work = Callable[..., Awaitable[object]]
 Refuse = Callable[[int, BaseException], None]
 
 
+class Ending(Protocol):
+    """A request that waits, to those who end it."""
+
+    def cancel(self) -> None:
+        """End it: nobody waits for its answer."""
+        ...
+
+
 class Waiting:
-    """One request that waits; it can be cancelled before its task has begun."""
+    """One request that waits in a task; it can be cancelled before its task has begun."""
 
     __slots__ = ("cancelled", "scope")
 
@@ -61,7 +70,7 @@ class Running:
     def __init__(self, tasks: Tasks, refuse: Refuse) -> None:
         self._tasks = tasks
         self._refuse = refuse
-        self._waiting: dict[int, Waiting] = {}
+        self._waiting: dict[int, Ending] = {}
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -73,12 +82,21 @@ class Running:
             LimitReached: Too many wait already.
             BadMessage: One of this number does.
         """
+        waiting = Waiting()
+        self.hold(request, waiting)
+        self._tasks.start_soon(self._run, request, waiting, work, args)
+
+    def hold(self, request: int, waiting: Ending) -> None:
+        """Count one that is answered from a callback, until it is released; raises as `start`."""
         if request in self._waiting:
             raise BadMessage("a request", "request", str(request), "another one of this number waits")
         if len(self._waiting) >= LIMIT:
             raise LimitReached("requests that wait on one connection", LIMIT)
-        waiting = self._waiting[request] = Waiting()
-        self._tasks.start_soon(self._run, request, waiting, work, args)
+        self._waiting[request] = waiting
+
+    def release(self, request: int) -> None:
+        """Count one that was held no longer: it was answered, or goes on in a task."""
+        self._waiting.pop(request, None)
 
     def cancel(self, request: int) -> None:
         """End one whose answer nobody waits for; one that is over is left alone."""
@@ -87,7 +105,7 @@ class Running:
 
     def end(self) -> None:
         """End all of them."""
-        for waiting in self._waiting.values():
+        for waiting in list(self._waiting.values()):
             waiting.cancel()
 
     async def _run(self, request: int, waiting: Waiting, work: Work, args: tuple[Any, ...]) -> None:

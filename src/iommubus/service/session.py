@@ -42,7 +42,7 @@ from ..wire.messages.replies import Cancel, Done, Refused
 from ..wire.messages.subscribing import DeliverPacked
 from ..wire.messages.values import clip_text
 from ..wire.negotiation import FEATURES, Agreement, negotiate
-from .requests import Asked, Running, Work
+from .requests import Asked, Ending, Running, Work
 from .shared import Shared
 
 FULL: Final = 1 << 20
@@ -177,6 +177,7 @@ class Session(asyncio.Protocol):
         self._out: list[bytes] = []
         self._waiting = 0  # bytes in it
         self._sources: dict[Source, None] = {}
+        self._companions: list[Source] = []
         self._scheduled = False
         self._stopped = False  # the transport takes no more for now
         self._behind = False  # messages that have come wait for the next turn
@@ -224,6 +225,10 @@ class Session(asyncio.Protocol):
         if not self._over:
             self._sources[source] = None
             self._schedule()
+
+    def accompany(self, companion: Source) -> None:
+        """Have ``companion.flush()`` called before every write: what is in no hurry leaves with what is."""
+        self._companions.append(companion)
 
     def done(self, request: int) -> None:
         """Answer a request that was done."""
@@ -325,6 +330,14 @@ class Session(asyncio.Protocol):
             BadMessage: One of this number does.
         """
         self._running.start(request, work, *args)
+
+    def hold(self, request: int, waiting: Ending) -> None:
+        """Count a request that is answered from a callback; it is ended, and raises, as by `spawn`."""
+        self._running.hold(request, waiting)
+
+    def release(self, request: int) -> None:
+        """Count it no longer: it was answered, or is going to be carried out in a task."""
+        self._running.release(request)
 
     def part(self, kind: type[PartT]) -> PartT:
         """Return the part of a kind that handles messages here."""
@@ -583,6 +596,9 @@ class Session(asyncio.Protocol):
                 LOGGER.exception("a stream to %r failed in a way that it should not", self.name)
                 self.close("the daemon failed at a stream")
                 return
+        if self._out:
+            for companion in self._companions:
+                companion.flush()
         self._write()
 
     def _write(self) -> None:

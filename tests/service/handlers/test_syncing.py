@@ -216,9 +216,10 @@ async def test_a_sync_that_nobody_waits_for_is_ended() -> None:
             await anext(subscription.batches())
             await talker.say(publishing("vtd0", epoch, 2, gone(1)), Sync(60, 2**64 - 1, ["vtd0"]), Ping(1))
             await talker.skip_to(Pong)
-            assert len(daemon.tasks) == 1
+            (member,) = (one.member for space in daemon.spaces.open["vtd0"].synced for one in space.counting())
+            assert member.completion.waits
             await talker.say(Cancel(60))
-            await until(lambda: len(daemon.tasks) == 0)
+            await until(lambda: not member.completion.waits)
 
 
 # -- drain and fence -------------------------------------------------------------------

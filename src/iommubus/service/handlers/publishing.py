@@ -1,5 +1,6 @@
 """What a producer says on its connection: spaces, endpoints, and the changes of its tables."""
 
+import asyncio
 from collections.abc import Mapping
 from logging import getLogger
 from typing import Final
@@ -28,6 +29,14 @@ from ..spaces.held import Held
 
 DONE: Final = object()
 
+TELL_EVERY: Final = 4096
+"""Events taken after which the producer is told how far a space is: a quarter of what it may
+say before it is (`LINK_WINDOW` of the client), so that it need not wait."""
+
+TELL_WITHIN: Final = 0.01
+"""Seconds after which it is told in any case.  What is said anyway, for instance that a `sync`
+is over, takes it along before: a message by itself would wake the producer for nothing."""
+
 LOGGER: Final = getLogger("iommubus.service")
 
 
@@ -43,6 +52,9 @@ class Publishing:
         self._daemon = session.daemon
         self._spaces = session.daemon.spaces
         self._taken: dict[Held, None] = {}  # of which the producer is to be told how far they are
+        self._untold = 0  # events of them
+        self._timer: asyncio.TimerHandle | None = None
+        session.accompany(self)
 
     @property
     def handlers(self) -> Mapping[type[Message], Handler]:
@@ -62,11 +74,16 @@ class Publishing:
     def lost(self, reason: str) -> None:
         """Take it that the producer is lost."""
         del reason
+        if self._timer is not None:
+            self._timer.cancel()
+        self._taken.clear()
         self._spaces.lose(self._session)
 
     def flush(self) -> None:
         """Say how far the spaces are of which something was taken."""
-        taken, self._taken = self._taken, {}
+        if not self._taken:
+            return
+        taken, self._taken, self._untold = self._taken, {}, 0
         for held in taken:
             if held.producer is self._session and held.told != held.taken:
                 held.told = held.taken
@@ -128,6 +145,19 @@ class Publishing:
         if not message.more:
             held.taken, held.index = message.number, 0
             self._taken[held] = None
+        self._untold += len(message.rows)
+        self._tell_later()
+
+    def _tell_later(self) -> None:
+        """Tell the producer how far its spaces are: with the next words, or when it is time."""
+        if self._untold >= TELL_EVERY:
+            self._session.flush_soon(self)
+        elif self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(TELL_WITHIN, self._tell)
+
+    def _tell(self) -> None:
+        self._timer = None
+        if self._taken:
             self._session.flush_soon(self)
 
     def _fail(self, held: Held, number: int, failure: Exception) -> None:

@@ -234,13 +234,15 @@ class Stream:
         if number > self._last:
             raise BadMessage("Ack", "number", str(number), f"the last hand-over had {self._last}")
         self._acked = max(self._acked, number)
+        full = self.unacknowledged >= self._window
         while self._sent and self._sent[0].number <= number:
             self.unacknowledged -= self._sent.popleft().size
         current = self.member.first_turn.is_set()
         self.member.acknowledge(number)
         if not current:
             self._look_at_current()
-        self._wake()
+        if full or not self._told_current or self.member.ready or self.member.ended or not self.member.live:
+            self._wake()
 
     def fail(self, message: Fail) -> Event:
         """Take it that an event could not be applied; return the event.

@@ -1,18 +1,20 @@
 """Waiting for subscribers: `sync`, `drain` and `fence` of clients."""
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Final
 
 import anyio
 from anyio.lowlevel import checkpoint
 
 from ...bus.reports import Missing, SyncReport
-from ...bus.space import LocalSpace, sync_spaces
+from ...bus.space import LocalSpace
+from ...bus.sync import Sync
 from ...errors import LimitReached, SpaceClosed, SyncFailed, UnknownName
 from ...ledger import OldPieces
 from ...ranges import LAST
-from ...wire.messages import Message
-from ...wire.messages.syncing import Drain, Fence, FenceJudged, SpaceEpoch, Sync
+from ...wire.messages import Message, syncing as words
+from ...wire.messages.syncing import Drain, Fence, FenceJudged, SpaceEpoch
 from ..clients import same_user
 from ..session import US, Handler, Session
 from ..settings.rules import Action
@@ -52,6 +54,68 @@ class Covered:
         return list(dict.fromkeys([*opened, *self.spaces]))
 
 
+class Waiting:
+    """One `sync` that waits for subscribers, in callbacks.
+
+    Args:
+        request: Its number.
+        sync: What is waited for.
+        timeout: Seconds that it may take.
+        owner: Answers it.
+    """
+
+    __slots__ = ("_end", "_owner", "_timer", "request", "sync", "timeout")
+
+    _end: float
+    _timer: asyncio.TimerHandle
+
+    def __init__(self, request: int, sync: Sync, timeout: float, owner: "Syncing") -> None:
+        self.request = request
+        self.sync = sync
+        self.timeout = timeout
+        self._owner = owner
+
+    def begin(self) -> None:
+        """Begin to wait."""
+        loop = asyncio.get_running_loop()
+        self._end = loop.time() + self.timeout
+        self._timer = loop.call_later(self.timeout, self._go_on)
+        self.sync.on_change = self._look
+        if self.sync.stuck:
+            self._go_on()
+
+    def cancel(self) -> None:
+        """Wait no more: nobody wants the answer."""
+        self._stop()
+        self.sync.forget()
+        self._owner.drop(self)
+
+    def _look(self) -> None:
+        if self.sync.over:
+            self._stop()
+            self._owner.over(self)
+        elif self.sync.stuck:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Have a task do the rest."""
+        self._stop()
+        self._owner.go_on(self, max(self._end - asyncio.get_running_loop().time(), 0.0))
+
+    def _stop(self) -> None:
+        self._timer.cancel()
+        self.sync.on_change = nothing
+
+
+def nothing() -> None:
+    """Stand in for a callback where nothing is to be done."""
+
+
+def seconds(message: words.Sync) -> float:
+    """Return how long a `sync` may take."""
+    return min(message.timeout_us / US, LONGEST)
+
+
 class Syncing:
     """Those of a connection's requests that wait for subscribers.
 
@@ -64,24 +128,28 @@ class Syncing:
         self._daemon = session.daemon
         self._spaces = session.daemon.spaces
         self._waits = 0
+        self._over: list[Waiting] = []
         self._telling = anyio.Lock()
 
     @property
     def handlers(self) -> Mapping[type[Message], Handler]:
         """What takes each kind of message."""
-        return {Sync: self._sync, Drain: self._drain, Fence: self._fence}
+        return {words.Sync: self._sync, Drain: self._drain, Fence: self._fence}
 
     def lost(self, reason: str) -> None:
         """Take it that nobody waits any more; the requests have been ended."""
 
     # -- what is asked for -----------------------------------------------------------
 
-    def _sync(self, message: Sync) -> None:
+    def _sync(self, message: words.Sync) -> None:
         covered = Covered()
         covered.held += self._select(message.patterns, everything=not message.spaces)
         for entry in message.spaces:
             self._cover(entry, covered)
-        self._session.spawn(message.request, self._wait, message, covered)
+        if self._stands_in_the_way(covered):
+            self._session.spawn(message.request, self._wait_behind, message, covered)
+        else:
+            self._wait(message, covered.all())
 
     def _select(self, patterns: Sequence[str], *, everything: bool) -> list[Held]:
         """Return the open spaces of these names, or that match; all if there are no names.
@@ -131,53 +199,121 @@ class Syncing:
             self._daemon.allow(self._session.peer, Action.ADMIN, [entry.space])
         covered.spaces += spaces
 
-    async def _wait(self, message: Sync, covered: Covered) -> None:
-        timeout = min(message.timeout_us / US, LONGEST)
+    def _wait(self, message: words.Sync, spaces: Sequence[LocalSpace]) -> None:
+        """Wait for the subscribers, and answer once they have let go.
+
+        Raises:
+            LimitReached: Too many are waited for.
+            BadMessage: Another request of this number waits.
+        """
+        self._check_room(spaces)
+        waiting = Waiting(message.request, Sync(spaces), seconds(message), self)
+        if waiting.sync.over:
+            self._finish(waiting)
+            return
         try:
-            report = await self._synced(covered, timeout)
+            self._session.hold(message.request, waiting)
+        except BaseException:
+            waiting.sync.forget()
+            raise
+        self._waits += waiting.sync.count
+        waiting.begin()
+
+    def drop(self, waiting: Waiting) -> None:
+        """Forget a `sync`: nobody wants the answer."""
+        self._let_go(waiting)
+        if waiting in self._over:
+            self._over.remove(waiting)
+
+    def over(self, waiting: Waiting) -> None:
+        """Answer, at the end of the loop's turn, a `sync` that waits for nobody any more."""
+        self._over.append(waiting)
+        self._session.flush_soon(self)
+
+    def go_on(self, waiting: Waiting, left: float) -> None:
+        """Wait in a task for those who have to be proven stopped, or be told that it is too late."""
+        self._let_go(waiting)
+        self._session.spawn(waiting.request, self._wait_on, waiting, left)
+
+    def flush(self) -> None:
+        """Answer those that wait for nobody any more."""
+        over, self._over = self._over, []
+        for waiting in over:
+            self._let_go(waiting)
+            self._finish(waiting)
+
+    def _let_go(self, waiting: Waiting) -> None:
+        self._session.release(waiting.request)
+        self._waits -= waiting.sync.count
+
+    def _finish(self, waiting: Waiting) -> None:
+        """Answer a `sync` that is over."""
+        try:
+            report = waiting.sync.judge(waiting.timeout)
+        except SyncFailed as failed:  # somebody has answered that it could not
+            self._daemon.counts.map_failures += len(failed.failures)
+            self._session.send(refused(waiting.request, failed))
+        else:
+            self._answer(waiting.request, report)
+
+    def _answer(self, request: int, report: SyncReport) -> None:
+        self._daemon.counts.sync_seconds.observe(report.seconds)
+        for answer in synced(request, report):
+            self._session.send(answer)
+
+    async def _wait_on(self, waiting: Waiting, left: float) -> None:
+        self._waits += waiting.sync.count
+        try:
+            await self._report(waiting.request, waiting.sync.run(waiting.timeout, left))
+        finally:
+            self._waits -= waiting.sync.count
+
+    async def _report(self, request: int, run: Awaitable[SyncReport]) -> None:
+        """Answer when it has come to an end."""
+        try:
+            report = await run
         except SyncFailed as failed:
             self._daemon.counts.map_failures += len(failed.failures)
             async with self._telling:  # one a turn: many may have had one deadline, and each takes milliseconds
                 await checkpoint()
-                self._session.send(refused(message.request, failed))
-            return
-        self._daemon.counts.sync_seconds.observe(report.seconds)
-        for answer in synced(message.request, report):
-            self._session.send(answer)
+                self._session.send(refused(request, failed))
+        else:
+            self._answer(request, report)
 
-    async def _synced(self, covered: Covered, timeout: float) -> SyncReport:  # noqa: ASYNC109 - a deadline of the bus
+    async def _wait_behind(self, message: words.Sync, covered: Covered) -> None:
+        await self._report(message.request, self._behind(covered, seconds(message)))
+
+    async def _behind(self, covered: Covered, timeout: float) -> SyncReport:  # noqa: ASYNC109 - a deadline of the bus
         """Wait for what is of before a restart, for who resumes, and then for the subscribers.
 
         Raises:
             SyncFailed: Not all of it came to an end in time.
-        """
-        start = anyio.current_time()
-        left = timeout
-        if self._stands_in_the_way(covered):
-            with anyio.move_on_after(timeout):
-                await self._daemon.proof.wait_recovered()
-                for held in covered.held:
-                    await held.settled.wait()
-            self._check_before(covered)
-            left = max(timeout - (anyio.current_time() - start), 0.0)
-        report = await self._sync_all(covered.all(), left)
-        return SyncReport(report.outcomes, anyio.current_time() - start)
-
-    async def _sync_all(self, spaces: Sequence[LocalSpace], timeout: float) -> SyncReport:  # noqa: ASYNC109
-        """Wait for the subscribers.
-
-        Raises:
-            SyncFailed: Not all came to an end in time.
             LimitReached: Too many are waited for.
         """
-        waits = sum(len(space.counting()) for space in spaces)
-        if self._waits and self._waits + waits > WAITS:
-            raise LimitReached("subscribers that the syncs of one connection wait for", WAITS)
-        self._waits += waits
+        start = anyio.current_time()
+        with anyio.move_on_after(timeout):
+            await self._daemon.proof.wait_recovered()
+            for held in covered.held:
+                await held.settled.wait()
+        self._check_before(covered)
+        spaces = covered.all()
+        self._check_room(spaces)
+        sync = Sync(spaces)
+        self._waits += sync.count
         try:
-            return await sync_spaces(spaces, timeout)
+            report = await sync.run(timeout, max(timeout - (anyio.current_time() - start), 0.0))
         finally:
-            self._waits -= waits
+            self._waits -= sync.count
+        return SyncReport(report.outcomes, anyio.current_time() - start)
+
+    def _check_room(self, spaces: Sequence[LocalSpace]) -> None:
+        """Check that one more `sync` may wait for everybody who counts in spaces; one alone always may.
+
+        Raises:
+            LimitReached: With those whom the others wait for they are too many.
+        """
+        if self._waits and self._waits + sum(len(space.counting()) for space in spaces) > WAITS:
+            raise LimitReached("subscribers that the syncs of one connection wait for", WAITS)
 
     def _stands_in_the_way(self, covered: Covered) -> bool:
         """Say whether there is anything to be waited for before the subscribers."""
@@ -203,7 +339,10 @@ class Syncing:
 
     def _drain(self, message: Drain) -> None:
         held = self._found(message.space, message.epoch)
-        self._session.spawn(message.request, self._drained, message.request, held)
+        if held.space.crowded:
+            self._session.spawn(message.request, self._drained, message.request, held)
+        else:
+            self._session.done(message.request)
 
     async def _drained(self, request: int, held: Held) -> None:
         await held.space.drain()
