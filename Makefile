@@ -1,12 +1,14 @@
 # The verbs of this project.  Everything is installed into .venv (what is only
 # measured beside it, into .venv-bench), from lock files; python3 (3.11 or newer)
-# with its venv module is all that is needed.
+# with its venv module is all that is needed; with a C compiler parts of it are
+# compiled, and quicker.
 
 PYTHON := .venv/bin/python
 BENCH_PYTHON := .venv-bench/bin/python
 INSTALL := -m pip --disable-pip-version-check --quiet install
 READY := .venv/.ready
 BENCH_READY := .venv-bench/.ready
+BUILT_FROM := pyproject.toml tools/compiled_part.py $(wildcard src/iommubus/compiled/*.c)
 
 .PHONY: demo test field seeds check fix cover mutants image-check bench bench-quick bench-embedded clean
 
@@ -57,14 +59,15 @@ bench-embedded: $(BENCH_READY)  ## measure the bus in one process, beside other 
 clean:
 	rm -rf .venv .venv-bench build dist .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find src tests tools examples bench -name __pycache__ -prune -exec rm -rf {} +
+	rm -f src/iommubus/compiled/*.so
 
-$(READY): requirements/dev.txt pyproject.toml
+$(READY): requirements/dev.txt $(BUILT_FROM)
 	python3 -m venv .venv
 	$(PYTHON) $(INSTALL) --require-hashes --requirement requirements/dev.txt
 	$(PYTHON) $(INSTALL) --no-deps --no-build-isolation --editable .
 	touch $@
 
-$(BENCH_READY): requirements/bench.txt pyproject.toml
+$(BENCH_READY): requirements/bench.txt $(BUILT_FROM)
 	python3 -m venv .venv-bench
 	$(BENCH_PYTHON) $(INSTALL) --require-hashes --requirement requirements/bench.txt
 	$(BENCH_PYTHON) $(INSTALL) --no-deps --no-build-isolation --editable .

@@ -14,7 +14,7 @@ SOURCE: Final = Path(__file__).parents[1] / "src" / "iommubus"
 FLOORS: Final[list[list[str]]] = [
     ["errors", "caps", "ranges", "events"],
     [
-        "compiled", "shape", "rangeset", "mapping", "kinds", "chunks", "table", "contract", "staging", "feed", "parked",
+        "shape", "rangeset", "mapping", "kinds", "chunks", "compiled", "table", "contract", "staging", "feed", "parked",
         "mailbox", "ledger", "completion", "wire", "abi",
     ],
     ["bus", "consumers", "iommubus"],
@@ -29,6 +29,7 @@ INSIDE: Final[dict[str, list[str]]] = {
         "base", "mapping", "subscribing", "names", "moments", "outcomes", "device", "foreign", "wire", "trials",
         "hosts", "daemon", "remote", "bridges",
     ],
+    "compiled": ["table", "rows"],
     "wire": ["framing", "messages", "failures", "runs", "negotiation", "codec", "connection"],
     "wire.messages": [
         "values", "replies", "greeting", "spaces", "rows", "publishing", "syncing", "subscribing", "watching",

@@ -3,22 +3,29 @@
 import gc
 import pickle
 import random
+import sys
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, count, islice, pairwise, product
-from typing import Self, cast
+from typing import TYPE_CHECKING, Self, TypeVar, cast
 
 import msgspec
 import pytest
 
 from iommubus.caps import Perm
-from iommubus.chunks import Chunk, Pieces
+from iommubus.chunks import Chunk, Cut, Pieces
+from iommubus.compiled import load
 from iommubus.errors import Overlap, Straddle
 from iommubus.events import Map, Memory
-from iommubus.kinds import Kind
+from iommubus.kinds import KINDS, Kind
 from iommubus.mapping import PERMS, Mapping
 from iommubus.ranges import LAST
-from iommubus.table import CHUNK, STAY, Cut, Table
+from iommubus.table import CHUNK, STAY, PureTable
+
+if TYPE_CHECKING:
+    from iommubus.compiled.table import Table as CompiledTable
+else:
+    CompiledTable = getattr(load("table"), "Table", PureTable)  # and where it is not there, no test takes it
 
 Range = tuple[int, int]
 
@@ -36,7 +43,7 @@ RAM = Memory("ram", 1, LAST)
 """What mappings lead into that do not lead to a bare address."""
 
 
-class Watched(Table):
+class WatchedPure(PureTable):
     """A table that shows its inside."""
 
     @classmethod
@@ -93,6 +100,66 @@ class Watched(Table):
             columns = [type(chunk.firsts), type(chunk.lasts), type(chunk.targets), type(chunk.attrs)]
             assert columns in ([list] * 4, [array] * 4)
             assert chunk.kinds is self._kinds.each
+
+
+class WatchedCompiled(CompiledTable):
+    """A compiled table, of which can be seen how it is divided."""
+
+    chunk: int
+
+    def __new__(cls, chunk: int = CHUNK, stay: int = STAY, kinds: int = KINDS) -> Self:
+        table = super().__new__(cls, chunk, stay, kinds)
+        table.chunk = chunk
+        return table
+
+    @classmethod
+    def divided(cls, chunk: int, *groups: Sequence[Mapping], stay: int = STAY) -> Self:
+        """Return a table with exactly these chunks, whatever history would lead to them."""
+        table = cls(chunk, stay)
+        table.__setstate__(groups)
+        return table
+
+    @property
+    def chunk_sizes(self) -> list[int]:
+        """How many mappings each chunk has."""
+        return [len(group) for group in self.__getstate__()]
+
+    @property
+    def layout(self) -> tuple[object, ...]:
+        """The mappings as they are divided into chunks."""
+        return self.__getstate__()
+
+    def copy(self) -> Self:
+        """Return another table in the same state."""
+        again = type(self)(self.chunk)
+        again.__setstate__(self.__getstate__())
+        return again
+
+    def check(self) -> None:
+        """Check what has to hold inside after every step."""
+        mappings = list(self)
+        assert len(self) == len(mappings)
+        assert mappings == list(chain.from_iterable(self.__getstate__()))
+        assert all(0 <= mapping.first <= mapping.last <= LAST for mapping in mappings)
+        assert all(one.last < two.first for one, two in pairwise(mappings))
+        assert all(1 <= size <= self.chunk for size in self.chunk_sizes)
+
+
+Watched = WatchedPure | WatchedCompiled
+Made = type[WatchedPure] | type[WatchedCompiled]
+
+
+W = TypeVar("W", bound=Watched)
+
+
+@pytest.fixture(params=["pure", "compiled"])
+def made(request: pytest.FixtureRequest) -> Made:
+    """Give the table in Python, and the compiled one where there is one."""
+    if request.param == "pure":
+        return WatchedPure
+    if load("table") is None:
+        pytest.skip("the table was not compiled, or IOMMUBUS_PURE forbids it")
+    return WatchedCompiled
 
 
 class Pages:
@@ -258,17 +325,19 @@ def explore(start: Watched, base: int, size: int, targets: Sequence[int]) -> int
         (1, 7, 4, (1000,), 1),
     ],
 )
-def test_every_step_in_every_state(chunk: int, base: int, size: int, targets: tuple[int, ...], stay: int) -> None:
+def test_every_step_in_every_state(
+    made: Made, chunk: int, base: int, size: int, targets: tuple[int, ...], stay: int
+) -> None:
     """On a few addresses, at both ends of the space, no history however long parts the table from a page array."""
-    assert explore(Watched(chunk, stay), base, size, targets) > 30
+    assert explore(made(chunk, stay), base, size, targets) > 30
 
 
 @pytest.mark.parametrize(("chunk", "stay"), [(2, 1), (3, 2), (4, 8), (16, 1), (33, 3), (64, 8), (CHUNK, STAY)])
 @pytest.mark.parametrize(("base", "size"), [(0, 900), (LAST - 299, 300)])
-def test_long_random_histories(chunk: int, stay: int, base: int, size: int) -> None:
+def test_long_random_histories(made: Made, chunk: int, stay: int, base: int, size: int) -> None:
     """Over hundreds of steps, through divided and joined chunks, the table stays equal to a page array."""
     rng = random.Random(chunk * 1000 + size)  # noqa: S311
-    table, pages = Watched(chunk, stay, kinds=8), Pages()
+    table, pages = made(chunk, stay, kinds=8), Pages()
     memories = [None, *(Memory("ram", generation, LAST) for generation in range(1, 9))]
     target = 0
     for at in range(600):
@@ -303,9 +372,9 @@ def test_long_random_histories(chunk: int, stay: int, base: int, size: int) -> N
 # -- insert ------------------------------------------------------------------
 
 
-def filled(chunk: int, *edges: Range) -> Watched:
+def filled(made: type[W], chunk: int, *edges: Range) -> W:
     """Return a table with these ranges; each leads to its first address plus 0x10000."""
-    table = Watched(chunk)
+    table = made(chunk)
     for first, last in edges:
         assert table.insert(first, last, first + 0x10000, Perm.RW)
     return table
@@ -316,10 +385,10 @@ def m(first: int, last: int) -> Mapping:
     return Mapping(first, last, first + 0x10000, Perm.RW)
 
 
-def in_chunks(chunk: int, sizes: Sequence[int], step: int = 1, stay: int = STAY) -> Watched:
+def in_chunks(made: type[W], chunk: int, sizes: Sequence[int], step: int = 1, stay: int = STAY) -> W:
     """Return a table with chunks of these sizes; its mappings are ``step`` apart, with gaps from 4 on."""
     mappings = (m(at * step, at * step + step * 5 // 8) for at in count())
-    return Watched.divided(chunk, *(list(islice(mappings, size)) for size in sizes), stay=stay)
+    return cast("W", made.divided(chunk, *(list(islice(mappings, size)) for size in sizes), stay=stay))
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 4])
@@ -342,9 +411,9 @@ def in_chunks(chunk: int, sizes: Sequence[int], step: int = 1, stay: int = STAY)
         ((69, 70), (70, LAST)),
     ],
 )
-def test_a_mapping_over_a_live_one_is_refused(chunk: int, wanted: Range, held: Range) -> None:
+def test_a_mapping_over_a_live_one_is_refused(made: Made, chunk: int, wanted: Range, held: Range) -> None:
     """One shared address is an overlap; the lowest mapping in the way is named, and nothing changes."""
-    table = filled(chunk, (10, 15), (30, 35), (50, 55), (70, LAST))
+    table = filled(made, chunk, (10, 15), (30, 35), (50, 55), (70, LAST))
     before = list(table)
 
     with pytest.raises(Overlap) as refused:
@@ -358,9 +427,9 @@ def test_a_mapping_over_a_live_one_is_refused(chunk: int, wanted: Range, held: R
 
 @pytest.mark.parametrize("chunk", [1, 2, 4])
 @pytest.mark.parametrize("wanted", [(0, 9), (9, 9), (16, 29), (16, 16), (29, 29), (20, 22), (36, 49), (56, 69)])
-def test_touching_is_no_overlap(chunk: int, wanted: Range) -> None:
+def test_touching_is_no_overlap(made: Made, chunk: int, wanted: Range) -> None:
     """A mapping fits into a gap to its last byte."""
-    table = filled(chunk, (10, 15), (30, 35), (50, 55), (70, LAST))
+    table = filled(made, chunk, (10, 15), (30, 35), (50, 55), (70, LAST))
 
     assert table.insert(*wanted, 7, Perm.R)
 
@@ -381,9 +450,9 @@ def test_touching_is_no_overlap(chunk: int, wanted: Range) -> None:
         (10, 15, 100, 3, Memory("ram", 2, LAST)),
     ],
 )
-def test_the_very_same_mapping_is_nothing_new(other: tuple[int, int, int, int, Memory | None]) -> None:
+def test_the_very_same_mapping_is_nothing_new(made: Made, other: tuple[int, int, int, int, Memory | None]) -> None:
     """An equal mapping changes nothing and is no error; whatever differs in one field is refused."""
-    table = Watched(4)
+    table = made(4)
     assert table.insert(10, 15, 100, Perm.RW, RAM) is True
 
     assert table.insert(10, 15, 100, Perm.RW, RAM) is False
@@ -395,9 +464,9 @@ def test_the_very_same_mapping_is_nothing_new(other: tuple[int, int, int, int, M
 
 
 @pytest.mark.parametrize("edges", [(0, 0), (LAST, LAST), (0, LAST), (1, LAST), (0, LAST - 1)])
-def test_one_mapping_may_be_anywhere(edges: Range) -> None:
+def test_one_mapping_may_be_anywhere(made: Made, edges: Range) -> None:
     """The first byte, the last byte and the whole space are mapped, found and removed like any other."""
-    table = Watched(2)
+    table = made(2)
     first, last = edges
     mapping = Mapping(first, last, LAST - (last - first), Perm.W)
 
@@ -412,9 +481,9 @@ def test_one_mapping_may_be_anywhere(edges: Range) -> None:
     assert list(table) == []
 
 
-def test_an_empty_table_answers() -> None:
+def test_an_empty_table_answers(made: Made) -> None:
     """Nothing is mapped, nothing is removed, nothing is cut; and nothing changes by asking."""
-    table = Watched(2)
+    table = made(2)
 
     for address in (0, 1, LAST):
         assert table.lookup(address) is None
@@ -423,16 +492,16 @@ def test_an_empty_table_answers() -> None:
     assert len(table.remove(5, 5)) == 0
     done = table.cut(5, 9)
     assert (done.first, done.last, len(done.removed), len(done.survivors)) == (5, 9, 0, 0)
-    assert table.layout == Watched(2).layout
+    assert table.layout == made(2).layout
     table.check()
 
 
-def test_permissions_come_back_as_what_they_are() -> None:
+def test_permissions_come_back_as_what_they_are(made: Made) -> None:
     """Each permission is stored as a number and comes back as the `Perm` of that number."""
     assert list(PERMS) == [Perm(value) for value in range(4)]
     assert all(type(perm) is Perm for perm in PERMS)
     for perm in (Perm.R, Perm.W, Perm.RW):
-        table = Watched(2)
+        table = made(2)
         table.insert(0, 0, 0, int(perm))
         found = table.lookup(0)
         assert found is not None
@@ -443,14 +512,14 @@ def test_permissions_come_back_as_what_they_are() -> None:
 
 
 @pytest.mark.parametrize("stay", [1, STAY])
-def test_the_memory_of_a_mapping_is_kept_with_it(stay: int) -> None:
+def test_the_memory_of_a_mapping_is_kept_with_it(made: Made, stay: int) -> None:
     """Each comes back as it went in: by lookup, walk and removal, one by one or as pieces."""
     other = Memory("ram", 2, LAST)
     wanted = [
         Mapping(at, at, at, perm, memory)
         for at, (perm, memory) in enumerate(product((Perm.R, Perm.W, Perm.RW), (None, RAM, other)))
     ]
-    table = Watched(4, stay)
+    table = made(4, stay)
     for mapping in wanted:
         table.insert(mapping.first, mapping.last, mapping.target, int(mapping.perm), mapping.memory)
 
@@ -462,9 +531,9 @@ def test_the_memory_of_a_mapping_is_kept_with_it(stay: int) -> None:
 
 @pytest.mark.parametrize("perm", [Perm.R, Perm.W, Perm.RW])
 @pytest.mark.parametrize("stay", [1, STAY])
-def test_a_mapping_that_leads_into_a_memory_is_found(perm: Perm, stay: int) -> None:
+def test_a_mapping_that_leads_into_a_memory_is_found(made: Made, perm: Perm, stay: int) -> None:
     """Whatever it allows and wherever it stands; of other memories and generations none."""
-    table = Watched(4, stay)
+    table = made(4, stay)
     for at in range(20):
         table.insert(at, at, at, Perm.RW, Memory("ram", 2, LAST) if at % 2 else None)
     assert table.leading_to(RAM) is None
@@ -477,9 +546,27 @@ def test_a_mapping_that_leads_into_a_memory_is_found(perm: Perm, stay: int) -> N
         assert table.leading_to(RAM) is None
 
 
-def test_kinds_of_no_mapping_are_forgotten() -> None:
+@pytest.mark.parametrize("chunk", [4, CHUNK])
+def test_memories_of_no_mapping_are_let_go(made: Made, chunk: int) -> None:
+    """Of many memories that came and went, some more than there is room for are held by the table, and no more."""
+    memories = [Memory("ram", generation, LAST) for generation in range(200)]
+    before = [sys.getrefcount(memory) for memory in memories]
+    table = made(chunk, 1, kinds=16)
+    for at, memory in enumerate(memories):
+        table.insert(0, 0, at, Perm.R, memory)
+        table.insert(at + 1, at + 1, at, Perm.R)
+        assert list(table.remove(0, 0)) == [Mapping(0, 0, at, Perm.R, memory)]
+
+    held = [memory for memory, count in zip(memories, before, strict=True) if sys.getrefcount(memory) > count + 1]
+    assert len(held) <= 16
+    assert table.leading_to(memories[-1]) is None
+    del table, held
+    assert [sys.getrefcount(memory) for memory in memories] == [count + (at == 199) for at, count in enumerate(before)]
+
+
+def test_kinds_of_no_mapping_are_forgotten(made: Made) -> None:
     """Memories may come and go for ever; what was cut out before keeps the one that it had."""
-    table = Watched(4, 1, kinds=8)
+    table = made(4, 1, kinds=8)
     table.insert(0, 0, 0, Perm.R, RAM)
     cut_out: list[tuple[Sequence[Mapping], list[Mapping]]] = []
     for generation in range(2, 100):
@@ -489,7 +576,7 @@ def test_kinds_of_no_mapping_are_forgotten() -> None:
             table.insert(mapping.first, mapping.last, mapping.target, mapping.perm, mapping.memory)
         table.check()
         assert list(table) == [Mapping(0, 0, 0, Perm.R, RAM), *wanted]
-        assert len(table.kinds) <= 14
+        assert isinstance(table, WatchedCompiled) or len(table.kinds) <= 14
         cut_out.append((table.remove(4, 9), wanted))
         table.check()
 
@@ -518,9 +605,9 @@ def test_kinds_of_no_mapping_are_forgotten() -> None:
         ((LAST, LAST), (70, LAST)),
     ],
 )
-def test_a_range_that_cuts_a_mapping_is_refused(chunk: int, window: Range, held: Range) -> None:
+def test_a_range_that_cuts_a_mapping_is_refused(made: Made, chunk: int, window: Range, held: Range) -> None:
     """An edge one byte inside a mapping is refused, with the lower mapping that is cut; nothing changes."""
-    table = filled(chunk, (10, 15), (30, 35), (50, 55), (70, LAST))
+    table = filled(made, chunk, (10, 15), (30, 35), (50, 55), (70, LAST))
     before = list(table)
 
     with pytest.raises(Straddle) as refused:
@@ -534,11 +621,11 @@ def test_a_range_that_cuts_a_mapping_is_refused(chunk: int, window: Range, held:
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 4, 8])
 @pytest.mark.parametrize("reach", [0, 5])
-def test_a_sparse_range_gives_back_what_was_in_it(chunk: int, reach: int) -> None:
+def test_a_sparse_range_gives_back_what_was_in_it(made: Made, chunk: int, reach: int) -> None:
     """From any mapping to any other, over any number of chunks, the pieces come out in order with their targets."""
     everything = [m(at * 16 + 8, at * 16 + 9) for at in range(9)]
     for start, stop in ranges(0, 9):
-        table = filled(chunk, *((mapping.first, mapping.last) for mapping in everything))
+        table = filled(made, chunk, *((mapping.first, mapping.last) for mapping in everything))
 
         removed = table.remove(start * 16 + 8 - reach, stop * 16 + 9 + reach)
 
@@ -552,10 +639,10 @@ def test_a_sparse_range_gives_back_what_was_in_it(chunk: int, reach: int) -> Non
 
 
 @pytest.mark.parametrize("at", range(4))
-def test_one_mapping_comes_out_by_itself(at: int) -> None:
+def test_one_mapping_comes_out_by_itself(made: Made, at: int) -> None:
     """Removing exactly one mapping of a chunk, wherever it stands, gives a plain tuple: no chunk is cut out for it."""
     edges = [(16 * at, 16 * at + 9) for at in range(4)]
-    table = filled(4, *edges)
+    table = filled(made, 4, *edges)
 
     assert table.remove(*edges[at]) == (m(*edges[at]),)
 
@@ -565,18 +652,18 @@ def test_one_mapping_comes_out_by_itself(at: int) -> None:
 
 
 @pytest.mark.parametrize("at", [0, 1])
-def test_the_last_but_one_comes_out_by_itself_too(at: int) -> None:
+def test_the_last_but_one_comes_out_by_itself_too(made: Made, at: int) -> None:
     """A chunk of two is no special case; the last mapping takes its chunk along, and comes out by itself as well."""
-    table = filled(2, (0, 9), (16, 25))
+    table = filled(made, 2, (0, 9), (16, 25))
 
     assert table.remove(16 * at, 16 * at + 9) == (m(16 * at, 16 * at + 9),)
     assert table.remove(16 - 16 * at, 25 - 16 * at) == (m(16 - 16 * at, 25 - 16 * at),)
     assert table.chunk_sizes == []
 
 
-def test_nothing_is_removed_where_nothing_is() -> None:
+def test_nothing_is_removed_where_nothing_is(made: Made) -> None:
     """A range that lies in a gap removes nothing, before, between, inside and behind the chunks."""
-    table = filled(2, *((at * 16 + 4, at * 16 + 9) for at in range(4)))
+    table = filled(made, 2, *((at * 16 + 4, at * 16 + 9) for at in range(4)))
     before = table.chunk_sizes
 
     for first, last in [(0, 3), (10, 19), (10, 10), (19, 19), (26, 35), (58, LAST), (LAST, LAST)]:
@@ -609,10 +696,10 @@ def test_nothing_is_removed_where_nothing_is() -> None:
     ],
 )
 def test_survivors_of_a_cut_keep_their_targets(
-    chunk: int, window: Range, edges: Range, removed: list[Range], survivors: list[Range]
+    made: Made, chunk: int, window: Range, edges: Range, removed: list[Range], survivors: list[Range]
 ) -> None:
     """What a cut leaves of a mapping leads where it led before; the edges cover the whole mappings that went."""
-    table = filled(chunk, (10, 15), (30, 35), (50, 55), (70, LAST))
+    table = filled(made, chunk, (10, 15), (30, 35), (50, 55), (70, LAST))
 
     done = table.cut(*window)
 
@@ -628,9 +715,9 @@ def test_survivors_of_a_cut_keep_their_targets(
 # -- chunks ------------------------------------------------------------------
 
 
-def test_the_chunk_size_is_what_was_measured() -> None:
+def test_the_chunk_size_is_what_was_measured(made: Made) -> None:
     """Without an argument a chunk takes `CHUNK` mappings, and not one more."""
-    table = Watched()
+    table = made()
     for at in range(CHUNK):
         table.insert(at, at, at, 1)
     assert table.chunk_sizes == [CHUNK]
@@ -651,16 +738,18 @@ def test_the_chunk_size_is_what_was_measured() -> None:
         (9, [9], [9]),
     ],
 )
-def test_growth_at_an_end_leaves_the_greater_part_behind(chunk: int, upwards: list[int], downwards: list[int]) -> None:
+def test_growth_at_an_end_leaves_the_greater_part_behind(
+    made: Made, chunk: int, upwards: list[int], downwards: list[int]
+) -> None:
     """A guest that maps upwards, or downwards, leaves three quarters of each full chunk behind it."""
-    assert filled(chunk, *((at, at) for at in range(9))).chunk_sizes == upwards
-    assert filled(chunk, *((8 - at, 8 - at) for at in range(9))).chunk_sizes == downwards
+    assert filled(made, chunk, *((at, at) for at in range(9))).chunk_sizes == upwards
+    assert filled(made, chunk, *((8 - at, 8 - at) for at in range(9))).chunk_sizes == downwards
 
 
-def test_growth_at_an_end_leaves_no_chunk_full() -> None:
+def test_growth_at_an_end_leaves_no_chunk_full(made: Made) -> None:
     """What is left behind has room for a quarter of a chunk more, so that to fill a hole divides nothing."""
-    upwards = filled(64, *((at, at) for at in range(1000)))
-    downwards = filled(64, *((at, at) for at in reversed(range(1000))))
+    upwards = filled(made, 64, *((at, at) for at in range(1000)))
+    downwards = filled(made, 64, *((at, at) for at in reversed(range(1000))))
 
     assert set(upwards.chunk_sizes[:-1]) == {48}
     assert set(downwards.chunk_sizes[1:]) == {49}
@@ -685,10 +774,10 @@ def test_growth_at_an_end_leaves_no_chunk_full() -> None:
     ],
 )
 def test_a_full_chunk_is_halved_anywhere_else(
-    chunk: int, held: list[Sequence[int]], new: int, sizes: list[int]
+    made: Made, chunk: int, held: list[Sequence[int]], new: int, sizes: list[int]
 ) -> None:
     """An insertion anywhere but at an end of the whole table divides its chunk into halves."""
-    table = Watched.divided(chunk, *([m(at, at) for at in group] for group in held))
+    table = made.divided(chunk, *([m(at, at) for at in group] for group in held))
 
     assert table.insert(new, new, 0, Perm.R)
 
@@ -698,8 +787,11 @@ def test_a_full_chunk_is_halved_anywhere_else(
 
 
 def test_a_full_chunk_behind_the_first_is_halved_at_its_front_too() -> None:
-    """Only the table's own ends count as growth: the front of a later chunk does not."""
-    table = in_chunks(4, [4, 4], 2, stay=1)
+    """Only the table's own ends count as growth: the front of a later chunk does not.
+
+    Only where a place is remembered can something be inserted there.
+    """
+    table = in_chunks(WatchedPure, 4, [4, 4], 2, stay=1)
     table.remove(10, 11)
     table.insert(10, 10, 0, Perm.R)  # from now on the place of insertions is where it began with 8
     table.remove(8, 9)
@@ -715,9 +807,9 @@ def test_a_full_chunk_behind_the_first_is_halved_at_its_front_too() -> None:
     ("chunk", "sparse"), [(1, 0), (2, 0), (7, 0), (8, 1), (15, 1), (16, 2), (24, 3), (64, 8), (72, 9)]
 )
 @pytest.mark.parametrize("at_once", [False, True])
-def test_a_sparse_chunk_joins_its_neighbour(chunk: int, sparse: int, at_once: bool) -> None:
+def test_a_sparse_chunk_joins_its_neighbour(made: Made, chunk: int, sparse: int, at_once: bool) -> None:
     """Below an eighth of a chunk, and not before, a chunk is joined with a neighbour; at once or one by one."""
-    table = in_chunks(chunk, [chunk, 1])
+    table = in_chunks(made, chunk, [chunk, 1])
 
     if at_once:
         table.remove(sparse, chunk - 1)
@@ -734,9 +826,11 @@ def test_a_sparse_chunk_joins_its_neighbour(chunk: int, sparse: int, at_once: bo
 
 @pytest.mark.parametrize(("room", "sizes"), [(0, [8]), (1, [1, 8])])
 @pytest.mark.parametrize("at_once", [False, True])
-def test_chunks_join_only_where_both_fit_in_half_a_chunk(room: int, sizes: list[int], at_once: bool) -> None:
+def test_chunks_join_only_where_both_fit_in_half_a_chunk(
+    made: Made, room: int, sizes: list[int], at_once: bool
+) -> None:
     """Joined chunks have room to grow: half a chunk of mappings is joined, one more is not."""
-    table = in_chunks(16, [16, 7 + room])
+    table = in_chunks(made, 16, [16, 7 + room])
 
     if at_once:
         table.remove(1, 15)
@@ -750,9 +844,9 @@ def test_chunks_join_only_where_both_fit_in_half_a_chunk(room: int, sizes: list[
 
 
 @pytest.mark.parametrize("at_once", [False, True])
-def test_the_last_chunk_joins_the_one_before(at_once: bool) -> None:
+def test_the_last_chunk_joins_the_one_before(made: Made, at_once: bool) -> None:
     """A sparse chunk at the end has only one neighbour, and joins that."""
-    table = in_chunks(16, [4, 16])
+    table = in_chunks(made, 16, [4, 16])
 
     if at_once:
         table.remove(5, 19)
@@ -769,9 +863,9 @@ def test_the_last_chunk_joins_the_one_before(at_once: bool) -> None:
 
 
 @pytest.mark.parametrize("at_once", [False, True])
-def test_a_sparse_chunk_in_the_middle_joins_the_one_behind(at_once: bool) -> None:
+def test_a_sparse_chunk_in_the_middle_joins_the_one_behind(made: Made, at_once: bool) -> None:
     """Of two neighbours the one behind is taken."""
-    table = in_chunks(16, [3, 16, 4])
+    table = in_chunks(made, 16, [3, 16, 4])
 
     if at_once:
         table.remove(4, 18)
@@ -783,9 +877,9 @@ def test_a_sparse_chunk_in_the_middle_joins_the_one_behind(at_once: bool) -> Non
     table.check()
 
 
-def test_what_a_range_leaves_of_two_chunks_is_joined() -> None:
+def test_what_a_range_leaves_of_two_chunks_is_joined(made: Made) -> None:
     """A removal over the border of two chunks leaves one mapping in the lower: it joins the rest of the upper."""
-    table = in_chunks(16, [16, 16])
+    table = in_chunks(made, 16, [16, 16])
 
     table.remove(1, 25)
 
@@ -794,9 +888,9 @@ def test_what_a_range_leaves_of_two_chunks_is_joined() -> None:
     table.check()
 
 
-def test_who_works_in_a_chunk_stays_at_work_when_it_is_joined() -> None:
+def test_who_works_in_a_chunk_stays_at_work_when_it_is_joined(made: Made) -> None:
     """A chunk that is joined with the one before is left by both who have a place in it, so that no change is lost."""
-    table = in_chunks(16, [4, 15], 4, stay=1)
+    table = in_chunks(made, 16, [4, 15], 4, stay=1)
     table.insert(19, 19, 0, Perm.R)
     for at in range(5, 19):
         table.remove(at * 4, at * 4 + 2)
@@ -812,9 +906,9 @@ def test_who_works_in_a_chunk_stays_at_work_when_it_is_joined() -> None:
 
 
 @pytest.mark.parametrize("at_once", [False, True])
-def test_a_single_sparse_chunk_stays_alone(at_once: bool) -> None:
+def test_a_single_sparse_chunk_stays_alone(made: Made, at_once: bool) -> None:
     """A table of one chunk shrinks to nothing without a neighbour to join."""
-    table = in_chunks(64, [20])
+    table = in_chunks(made, 64, [20])
 
     if at_once:
         table.remove(2, 19)
@@ -828,7 +922,7 @@ def test_a_single_sparse_chunk_stays_alone(at_once: bool) -> None:
 
 def test_a_chunk_that_is_worked_on_becomes_lists() -> None:
     """From the eighth change in a row on a chunk has lists, which are quicker; work elsewhere makes it small again."""
-    table = in_chunks(16, [16, 1], 16)
+    table = in_chunks(WatchedPure, 16, [16, 1], 16)
 
     for at in range(1, 8):
         table.remove(at * 16, at * 16 + 10)
@@ -848,7 +942,7 @@ def test_a_chunk_that_is_worked_on_becomes_lists() -> None:
 
 def test_what_is_mapped_and_what_is_unmapped_have_a_place_each() -> None:
     """A guest maps at one end and unmaps at the other; where both meet, the last to leave makes the chunk small."""
-    table = in_chunks(4, [3, 2], 8, stay=1)
+    table = in_chunks(WatchedPure, 4, [3, 2], 8, stay=1)
     table.insert(62, 62, 0, Perm.R)
     assert table.columns == [array, list]
     table.remove(0, 5)
@@ -868,7 +962,7 @@ def test_what_is_mapped_and_what_is_unmapped_have_a_place_each() -> None:
 @pytest.mark.parametrize("changes", [1, 7, 8, 9])
 def test_only_changes_in_a_row_count(changes: int) -> None:
     """Changes in another chunk between them start the count again."""
-    table = in_chunks(16, [16, 16, 1], 16)
+    table = in_chunks(WatchedPure, 16, [16, 16, 1], 16)
     for _ in range(3):
         table.remove(LAST, LAST)
         table.insert(LAST, LAST, 0, Perm.R)
@@ -889,16 +983,16 @@ def test_only_changes_in_a_row_count(changes: int) -> None:
 @pytest.mark.parametrize(("last", "limit", "number"), [(40, 9, 3), (LAST, 3, 3), (31, 9, 2), (47, 3, 3), (LAST, 0, 0)])
 def test_a_walk_looks_no_further_than_it_has_to(last: int, limit: int, number: int) -> None:
     """With a full answer, or at the end of its range, a walk touches no chunk behind: a table may be huge."""
-    table = in_chunks(2, [2, 2, 2, 2], 16)
+    table = in_chunks(WatchedPure, 2, [2, 2, 2, 2], 16)
     table.forbid_chunks(2)
 
     assert table.walk(0, last, limit) == [m(at * 16, at * 16 + 10) for at in range(number)]
 
 
-def test_iteration_goes_over_every_mapping_in_order() -> None:
+def test_iteration_goes_over_every_mapping_in_order(made: Made) -> None:
     """The table is iterated by address, mapping by mapping, however it is divided."""
     for chunk in (1, 2, 4, 16):
-        table = filled(chunk, *((at * 16, at * 16 + 9) for at in (5, 3, 4, 0, 1, 2)))
+        table = filled(made, chunk, *((at * 16, at * 16 + 9) for at in (5, 3, 4, 0, 1, 2)))
 
         assert [mapping.first for mapping in table] == [0, 16, 32, 48, 64, 80]
         assert next(iter(table)) == m(0, 9)
@@ -946,28 +1040,28 @@ def test_a_mapping_travels_as_an_array() -> None:
     assert msgspec.convert([1, 2, 3, 2], Mapping) == Mapping(1, 2, 3, Perm.W)
 
 
-def test_what_a_cut_did_is_a_value() -> None:
+def test_what_a_cut_did_is_a_value(made: Made) -> None:
     """It cannot be changed, and is no work for the garbage collector."""
-    done = Table().cut(0, LAST)
+    done = made().cut(0, LAST)
 
     assert not gc.is_tracked(done)
     with pytest.raises(AttributeError):
         setattr(done, "first", 1)  # noqa: B010
 
 
-def cut_out(*sizes: int) -> tuple[Pieces, list[Mapping]]:
+def cut_out(made: Made, *sizes: int) -> tuple[Sequence[Mapping], list[Mapping]]:
     """Return what was cut out of a table with chunks of these sizes, as pieces and as a list."""
-    table = in_chunks(8, sizes, 16)
+    table = in_chunks(made, 8, sizes, 16)
     expected = list(table)
     pieces = table.remove(0, LAST)
-    assert isinstance(pieces, Pieces)
+    assert isinstance(pieces, Sequence)
     return pieces, expected
 
 
 @pytest.mark.parametrize("sizes", [[1], [1, 1, 1, 1], [2, 2, 1], [3, 3], [6], [1, 4, 2]])
-def test_pieces_are_a_sequence(sizes: list[int]) -> None:
+def test_pieces_are_a_sequence(made: Made, sizes: list[int]) -> None:
     """Pieces have a length, an order, and an index from both ends, like a list of mappings."""
-    pieces, expected = cut_out(*sizes)
+    pieces, expected = cut_out(made, *sizes)
     size = sum(sizes)
 
     assert len(pieces) == size
@@ -985,9 +1079,9 @@ def test_pieces_are_a_sequence(sizes: list[int]) -> None:
     assert repr(pieces) == f"<{size} pieces>"
 
 
-def test_no_pieces_are_an_empty_sequence() -> None:
+def test_no_pieces_are_an_empty_sequence(made: Made) -> None:
     """What was removed from a gap is false, and has no first piece."""
-    table = filled(4, (0, 9), (32, 41))
+    table = filled(made, 4, (0, 9), (32, 41))
 
     pieces = table.remove(10, 31)
 
@@ -1000,9 +1094,9 @@ def test_no_pieces_are_an_empty_sequence() -> None:
         pieces[-1]
 
 
-def test_pieces_are_made_when_they_are_looked_at() -> None:
+def test_pieces_are_made_when_they_are_looked_at(made: Made) -> None:
     """Pieces hold columns of numbers: each look makes its mapping anew, and two iterations do not meet."""
-    pieces, expected = cut_out(2, 2, 1)
+    pieces, expected = cut_out(made, 2, 2, 1)
 
     assert pieces[0] == pieces[0]
     assert pieces[0] is not pieces[0]
@@ -1018,9 +1112,9 @@ def test_the_last_piece_is_found_without_a_search() -> None:
     assert pieces[-1] == m(5, 5)
 
 
-def test_pieces_stay_what_they_were() -> None:
+def test_pieces_stay_what_they_were(made: Made) -> None:
     """What happens to the table afterwards does not reach the pieces that were cut out of it."""
-    table = in_chunks(2, [2, 2, 2, 2], 16)
+    table = in_chunks(made, 2, [2, 2, 2, 2], 16)
     expected = list(table)
 
     removed = table.remove(16, 106)
@@ -1034,9 +1128,9 @@ def test_pieces_stay_what_they_were() -> None:
 
 
 @pytest.mark.parametrize("limit", range(10))
-def test_a_snapshot_has_so_many_mappings_and_says_where_there_are_more(limit: int) -> None:
+def test_a_snapshot_has_so_many_mappings_and_says_where_there_are_more(made: Made, limit: int) -> None:
     """It goes by whole chunks, and stays as it was."""
-    table = Table(chunk=4)
+    table = made(chunk=4)
     for page in range(9):
         table.insert(2 * page, 2 * page, page, Perm.R)
     before = list(table)
@@ -1048,7 +1142,7 @@ def test_a_snapshot_has_so_many_mappings_and_says_where_there_are_more(limit: in
     assert rest == (None if len(pieces) == 9 else (2 * len(pieces), 16))
 
 
-def test_a_snapshot_of_nothing_is_empty() -> None:
-    pieces, rest = Table().snapshot(5)
+def test_a_snapshot_of_nothing_is_empty(made: Made) -> None:
+    pieces, rest = made().snapshot(5)
 
     assert (list(pieces), rest) == ([], None)

@@ -4,8 +4,8 @@ The embedded API.  Read the package in this order:
 
 * `errors`, `caps`, `ranges`, `events`: the words.
 * `shape`, `rangeset`, `mapping`, `kinds`, `chunks`, `table`, `contract`, `staging`,
-  `feed`, `mailbox`, `ledger`, `completion`: the machines, pure; `abi` reads other
-  people's bytes.
+  `feed`, `mailbox`, `ledger`, `completion`: the machines, pure; `compiled` does the
+  same as some of them, quicker; `abi` reads other people's bytes.
 * `bus`: spaces, endpoints, subscriptions, observers, `sync`; `bus.abc` is the
   contract, and `bus.threads` is for producers in other threads.
 * `consumers`: a shadower's `Mirror` and a cacher's `Iotlb`, with pins and views of

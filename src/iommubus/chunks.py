@@ -5,6 +5,8 @@ from collections.abc import Iterator, MutableSequence, Sequence
 from itertools import chain
 from typing import overload
 
+from msgspec import Struct
+
 from .kinds import PLAIN, Kind
 from .mapping import PERMS, Mapping
 
@@ -105,3 +107,19 @@ class Pieces(Sequence[Mapping]):
 
     def __repr__(self) -> str:
         return f"<{self._count} pieces>"
+
+
+class Cut(Struct, frozen=True, gc=False):
+    """What a range removal with cutting did to the table.
+
+    Attributes:
+        first: First address of the whole mappings removed and the range.
+        last: Last address of them.
+        removed: The whole mappings, as they were.
+        survivors: What was put back of the ones that straddled.
+    """
+
+    first: int
+    last: int
+    removed: Sequence[Mapping]
+    survivors: Sequence[Mapping]

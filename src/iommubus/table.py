@@ -7,17 +7,19 @@ collection, and a whole chunk is cut out without looking into it.
 The table decides what is legal (overlap, straddling); it knows nothing of
 events, subscribers or numbers.  Units are bytes, ranges are inclusive, and
 whoever calls has checked that ``0 <= first <= last <= 2**64 - 1``.
+
+`Table` is the compiled table, where there is one; `PureTable` does the same
+without, and is what says how it is done.
 """
 
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import chain
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from msgspec import Struct
-
-from .chunks import Chunk, Pieces
+from .chunks import Chunk, Cut, Pieces
+from .compiled import load
 from .errors import Overlap, Straddle
 from .events import Memory
 from .kinds import KINDS, PLAIN, Kinds
@@ -56,24 +58,8 @@ class Place:
         self.high = self.stay = 0
 
 
-class Cut(Struct, frozen=True, gc=False):
-    """What a range removal with cutting did to the table.
-
-    Attributes:
-        first: First address of the whole mappings removed and the range.
-        last: Last address of them.
-        removed: The whole mappings, as they were.
-        survivors: What was put back of the ones that straddled.
-    """
-
-    first: int
-    last: int
-    removed: Sequence[Mapping]
-    survivors: Sequence[Mapping]
-
-
-class Table:
-    """Disjoint mappings in order of address.
+class PureTable:
+    """Disjoint mappings in order of address, in Python.
 
     Args:
         chunk: Most mappings in one chunk; tests make it small.
@@ -354,3 +340,9 @@ class Table:
         if keep and len(keep[0]) < self._sparse and len(self._chunks) > 1:
             self._merge(start)
         return pieces
+
+
+if TYPE_CHECKING:
+    from .compiled.table import Table as Table  # noqa: PLC0414 -- mypy knows by this that it is for others
+else:
+    Table = getattr(load("table"), "Table", PureTable)

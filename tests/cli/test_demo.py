@@ -15,6 +15,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from iommubus.cli.app import app
+from iommubus.compiled import summary
 
 MAP = "1@10.0:virtio_iommu_map domain=0 virt_start=0x1000 virt_end=0x1fff phys_start=0x8000 flags=3\n"
 UNMAP = "1@11.0:virtio_iommu_unmap_done domain=0 virt_start=0x1000 virt_end=0x1fff\n"
@@ -163,6 +164,7 @@ def test_the_version_is_printed() -> None:
 
     assert done.exit_code == 0
     assert done.stdout.startswith("iommubus ")
+    assert done.stdout.endswith(f"{summary()})\n")
 
 
 # -- across processes -------------------------------------------------------------

@@ -5,6 +5,7 @@ from typing import Annotated, Final
 
 import typer
 
+from ..compiled import summary
 from .groups import Commands
 
 COMMANDS: Final = (
@@ -39,9 +40,9 @@ def _version(wanted: bool) -> None:
         return
 
     try:
-        typer.echo(f"iommubus {version('iommubus')}")
+        typer.echo(f"iommubus {version('iommubus')} ({summary()})")
     except PackageNotFoundError:
-        typer.echo("iommubus (run from its source, not installed)")
+        typer.echo(f"iommubus (run from its source, not installed; {summary()})")
 
     raise typer.Exit
 

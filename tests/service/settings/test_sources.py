@@ -8,6 +8,7 @@ import msgspec
 import pytest
 from hypothesis import given, strategies as st
 
+from iommubus.compiled import PURE
 from iommubus.errors import BadSetting, ConfigError, ConfigUnreadable, UnknownSetting
 from iommubus.service.settings.config import Config
 from iommubus.service.settings.sources import CONFIG_VARIABLE, LEAVES, accepted, load, variable_of
@@ -32,7 +33,7 @@ def test_without_anything_everything_is_the_default() -> None:
 
 
 def test_the_variable_of_clients_is_no_setting_and_no_mistake() -> None:
-    assert load(None, {ADDRESS_VARIABLE: "unix:/elsewhere"}) == Config()
+    assert load(None, {ADDRESS_VARIABLE: "unix:/elsewhere", PURE: "1"}) == Config()
 
 
 def test_the_environment_names_the_file_unless_somebody_does(file: Path) -> None:

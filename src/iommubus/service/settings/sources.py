@@ -15,6 +15,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct, ValidationError, inspect
 
+from ...compiled import PURE
 from ...errors import BadSetting, ConfigUnreadable, UnknownSetting
 from ...transport.address import ADDRESS_VARIABLE
 from .config import Config, problems
@@ -24,8 +25,9 @@ PREFIX: Final = "IOMMUBUS_"
 CONFIG_VARIABLE: Final = "IOMMUBUS_CONFIG"
 """The variable that names the file; it is no setting."""
 
-NO_SETTINGS: Final = frozenset({CONFIG_VARIABLE, ADDRESS_VARIABLE})
-"""Variables that begin so and are none: the second one is for clients, and may be set for a whole login."""
+NO_SETTINGS: Final = frozenset({CONFIG_VARIABLE, ADDRESS_VARIABLE, PURE})
+"""Variables that begin so and are none: the second one is for clients, and may be set for a whole login; the third
+one is for every program that uses this package."""
 
 WHERE: Final = re.compile(r"^(?P<text>.*) - at `\$\.?(?P<key>.*)`$", re.DOTALL)
 """How msgspec says at which key something is wrong."""
