@@ -41,12 +41,17 @@ def some_number(at_random: random.Random) -> int:
 def some_event(at_random: random.Random, space: str, *, watched: bool) -> Observed:
     seq, one, other = (some_number(at_random) for _ in range(3))
     first, last = min(one, other), max(one, other)
-    kind = at_random.choice([Map, Map, Unmap, DevIotlbUnmap, *[Lost] * watched])
-    if kind is Map:
-        target = min(some_number(at_random), LAST - (last - first))
-        perm = at_random.choice([Perm.R, Perm.W, Perm.RW])
-        return Map(space, seq, first, last, target, perm, at_random.choice([None, *MEMORIES]))
-    return Lost(space, seq, first) if kind is Lost else kind(space, seq, first, last)
+    match at_random.randrange(5 if watched else 4):
+        case 0:
+            return Unmap(space, seq, first, last)
+        case 1:
+            return DevIotlbUnmap(space, seq, first, last)
+        case 4:
+            return Lost(space, seq, first)
+        case _:
+            target = min(some_number(at_random), LAST - (last - first))
+            perm = at_random.choice([Perm.R, Perm.W, Perm.RW])
+            return Map(space, seq, first, last, target, perm, at_random.choice([None, *MEMORIES]))
 
 
 def some_events(

@@ -1,7 +1,8 @@
 from collections.abc import Sequence
 
-from ..events import Memory, Observed
 from typing_extensions import Buffer
+
+from ..events import Memory, Observed
 
 def pack(events: Sequence[Observed], start: int, /) -> tuple[bytes, list[Memory], int] | None: ...
 def unpack(

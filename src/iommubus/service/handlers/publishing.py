@@ -145,7 +145,7 @@ class Publishing:
         if not message.more:
             held.taken, held.index = message.number, 0
             self._taken[held] = None
-        self._untold += len(message.rows)
+        self._untold += len(message.events)
         self._tell_later()
 
     def _tell_later(self) -> None:
