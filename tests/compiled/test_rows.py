@@ -5,6 +5,7 @@ import random
 import struct
 import sys
 from collections.abc import Callable, Sequence
+from ctypes import c_ubyte
 from typing import Any, Final
 
 import msgspec
@@ -102,6 +103,18 @@ def test_the_bytes_are_the_same(seed: int) -> None:
         assert (Raw(rows), named, end) == in_python(lambda: runs.to_rows(events, start))  # noqa: B023 - called here
 
 
+@pytest.mark.parametrize("count", range(60, 70))
+def test_there_is_room_for_rows_of_any_length(count: int) -> None:
+    """Short ones, and then as many of the longest as there are, in memory that grows meanwhile."""
+    short, rest = [Unmap("s", 0, 0, 0)] * (count % 7), [Memory(str(at), 1, 1) for at in range(EVENT_LIMIT)]
+    events: list[Observed] = [
+        *short,
+        *(Map("s", LAST, LAST - 1, LAST, LAST - 1, Perm.RW, memory) for memory in rest[: count * 20]),
+    ]
+    rows, memories, end = BUILT.pack(events, 0)
+    assert (Raw(rows), list(map(MemoryName.of, memories)), end) == in_python(lambda: runs.to_rows(events))
+
+
 @pytest.mark.parametrize("seed", range(10))
 def test_the_events_are_the_same(seed: int) -> None:
     at_random = random.Random(seed)  # noqa: S311 - the same every time
@@ -191,7 +204,7 @@ def test_rows_that_end_too_early_are_never_plain() -> None:
     for _ in range(300):
         rows, memories, _ = BUILT.pack(some_events(at_random), 0)
         for length in range(len(rows)):
-            cut = bytes(bytearray(rows[:length]))  # memory of its own, so that a sanitizer sees a read past it
+            cut = (c_ubyte * length).from_buffer_copy(rows)  # with no byte behind it, for a sanitizer
             assert BUILT.unpack(cut, "vtd0", tuple(memories), False) is None
         assert BUILT.unpack(rows + b"\x00", "vtd0", tuple(memories), False) is None
 
