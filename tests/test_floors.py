@@ -52,7 +52,7 @@ INSIDE: Final[dict[str, list[str]]] = {
     ],
     "bus.abc": ["terms", "consumer", "producer", "bus"],
     "consumers": ["pins", "views", "mirror", "iotlb"],
-    "transport": ["clock", "tasks", "address", "lock", "credentials", "descriptors", "listeners", "activation", "tls"],
+    "transport": ["clock", "deadlines", "tasks", "address", "lock", "credentials", "descriptors", "listeners", "activation", "tls"],
     "bridging": [
         "telling", "faults", "sockets", "messages", "replies", "barrier", "memories", "addresses", "kernel",
         "regions", "dma", "vring",

@@ -38,6 +38,7 @@ class Sync:
 
     Args:
         spaces: What it is over.
+        behind: Seconds that it has taken already.
 
     Attributes:
         count: How many subscriptions count, each as often as it is waited for.
@@ -45,10 +46,10 @@ class Sync:
             waiting vain (`stuck`); not before this returns.
     """
 
-    def __init__(self, spaces: Sequence[Covered]) -> None:
+    def __init__(self, spaces: Sequence[Covered], *, behind: float = 0.0) -> None:
         self.on_change: Callable[[], object] = _nobody
         self._spaces = spaces
-        self._start = time.monotonic()
+        self._start = time.monotonic() - behind
         self._seconds: dict[Wait, float] = {}  # of those that are settled
         self._tried: set[Occupant] = set()
         attachments = dict.fromkeys(attachment for space in spaces for attachment in space.counting())
@@ -65,7 +66,7 @@ class Sync:
         """Whether somebody is waited for who will not acknowledge, and has to be proven stopped."""
         return any(member.state is State.UNPROVEN for member in self._pending())
 
-    async def run(self, timeout: float, left: float | None = None) -> SyncReport:  # noqa: ASYNC109 - a deadline of the bus
+    async def run(self, timeout: float, left: float | None = None) -> SyncReport:  # noqa: ASYNC109 - of the bus
         """Wait and judge.
 
         Args:

@@ -19,6 +19,7 @@ from msgspec import Struct
 
 from ..errors import BadMessage, Disconnected, OutOfPlace, ProtocolError
 from ..transport.clock import Clock, boot_clock
+from ..transport.deadlines import Deadlines
 from ..wire.connection import TRANSITIONS, ClientConnection
 from ..wire.failures import to_error, to_failure
 from ..wire.messages import ClientMessage, Message, Side
@@ -188,6 +189,7 @@ class Channel(asyncio.Protocol):
         self._asked: dict[int, Asked] = {}
         self._pings: dict[int, float] = {}  # those without a `Pong`, and when they were said
         self._pinged = 0
+        self._deadlines = Deadlines()  # of requests
         self._pongs: dict[int, asyncio.Future[float]] = {}  # what waits for some of them
         self._out: list[bytes] = []
         self._sources: dict[Source, None] = {}
@@ -284,24 +286,26 @@ class Channel(asyncio.Protocol):
     async def request_within(self, make: Callable[[int], ClientMessage], seconds: float) -> list[Message] | None:
         """Do `request_all`; return `None` if there is no answer in time.
 
-        A timer stands in for a cancel scope, which costs as much as all the rest.
+        A deadline stands in for a cancel scope, which costs as much as all the rest.
 
         Args:
             make: Makes the request of its number.
             seconds: How long is waited.
         """
         number, done = self._ask_all(make)
+        if done.done():
+            return await done
 
         def give_up() -> None:
             if not done.done():
                 done.set_result(None)
                 self.forget(number)
 
-        timer = self._loop.call_later(seconds, give_up)
+        late = self._deadlines.add(seconds, give_up)
         try:
             return await self._wait(number, done)
         finally:
-            timer.cancel()
+            self._deadlines.met(late)
 
     async def make(
         self, words: Callable[[int], ClientMessage], take: Callable[[Any], object], undo: Callable[[Any], object]
@@ -555,8 +559,10 @@ class Channel(asyncio.Protocol):
 
     def _flush(self) -> None:
         """Let the sources speak, and write what was said."""
-        self._flushing = False
-        self._run_sources()
+        try:
+            self._run_sources()
+        finally:
+            self._flushing = False
         self._write()
         if self._sources and not self._paused:  # they have still more
             self._flush_once()
@@ -602,6 +608,7 @@ class Channel(asyncio.Protocol):
             return
         self._over, self.open = True, False
         self._lost.set_result(None)
+        self._deadlines.stop()
         for timer in self._timers.values():
             timer.cancel()
         asked, self._asked = self._asked, {}

@@ -68,6 +68,7 @@ class Daemon(Shared):
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self.bus)
             stack.callback(self.spaces.stop)
+            stack.callback(self.deadlines.stop)
             stack.push_async_callback(self.proof.close)
             self.tasks = self.spaces.tasks = await stack.enter_async_context(Tasks())
             self.proof.begin(self.tasks)

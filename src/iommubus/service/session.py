@@ -25,6 +25,7 @@ from ..transport.credentials import Peer, Process
 from ..wire.connection import TRANSITIONS, ServerConnection
 from ..wire.failures import to_error, to_failure
 from ..wire.messages import (
+    WORDS,
     DaemonMessage,
     Message,
     Side,
@@ -99,6 +100,12 @@ THOROUGH: Final = frozenset(
     }
 )
 """Requests that cost `LOOKED_THROUGH`."""
+
+COSTS: Final = {
+    kind: LOOKED_THROUGH if kind in THOROUGH else ASKED if "request" in kind.__struct_fields__ else ROW
+    for kind in WORDS[Side.CLIENT]
+}
+"""What each kind of message costs, but for `Publish`."""
 
 Handler = Callable[[Any], None]
 Make = Callable[[int], Message]
@@ -421,7 +428,8 @@ class Session(asyncio.Protocol):
             self.close("the daemon failed at a message")
             return
         if not self._behind:
-            self._watch_half()
+            if self._wire.partial:
+                self._watch_half()
         elif self._transport is not None:
             self._transport.pause_reading()  # nothing more is kept here than came at once
             self._loop.call_soon(self._go_on)
@@ -436,7 +444,8 @@ class Session(asyncio.Protocol):
             self._take(message)
             if self._over:
                 return True
-            self._stop_timer("half")
+            if "half" in self._timers:
+                self._stop_timer("half")
             room -= cost(message)
         return False
 
@@ -453,7 +462,8 @@ class Session(asyncio.Protocol):
             self.daemon.lines.warn("handler", str(self.peer), f"nobody handles {type(message).__name__}")
             return
         try:
-            self._check_begins(message)
+            if self.daemon.draining:
+                self._check_begins(message)
             handler(message)
         except ProtocolError:
             raise
@@ -465,7 +475,7 @@ class Session(asyncio.Protocol):
 
     def _check_begins(self, message: Message) -> None:
         """Begin nothing new shortly before the end."""
-        if self.daemon.draining and type(message) in BEGINNINGS:
+        if type(message) in BEGINNINGS:
             raise Stopping(self.daemon.draining)
 
     def _hello(self, hello: Hello) -> None:
@@ -553,7 +563,7 @@ class Session(asyncio.Protocol):
 
     def _watch_half(self) -> None:
         """Give a client a deadline for the rest of a frame of which part has come."""
-        if self._wire.partial and not self._over and "half" not in self._timers:
+        if not self._over and "half" not in self._timers:
             self._timers["half"] = self._loop.call_later(self.daemon.config.deadlines.hello, self._cut)
 
     def _cut(self) -> None:
@@ -581,7 +591,7 @@ class Session(asyncio.Protocol):
             self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
-        self._scheduled = False
+        """Write what was said in this turn; what the sources say now leaves with it."""
         if self._over:
             return
         if self._waiting > OUTGOING:
@@ -599,7 +609,13 @@ class Session(asyncio.Protocol):
         if self._out:
             for companion in self._companions:
                 companion.flush()
+        self._scheduled = False
+        if self._waiting > OUTGOING:
+            self._give_up()
+            return
         self._write()
+        if self._sources and not self._stopped:
+            self._schedule()
 
     def _write(self) -> None:
         transport = self._transport
@@ -622,9 +638,7 @@ def cost(message: Message) -> int:
     """Return how much of a turn a message takes up."""
     if type(message) is PublishHeard:
         return ROW * len(message.events) + ROW
-    if type(message) in THOROUGH:
-        return LOOKED_THROUGH
-    return ASKED if hasattr(message, "request") else ROW
+    return COSTS[type(message)]
 
 
 def own_socket(transport: asyncio.BaseTransport) -> socket.socket | None:

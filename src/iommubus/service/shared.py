@@ -10,6 +10,7 @@ from ..bus.logs import Lines
 from ..errors import LimitReached, RuleMissing, Stopping
 from ..transport.clock import Clock
 from ..transport.credentials import Peer
+from ..transport.deadlines import Deadlines
 from ..transport.descriptors import Tokens
 from ..transport.tasks import Tasks
 from .clients import Client, Connection, same_user
@@ -55,6 +56,7 @@ class Shared:
         store: The memories that they added.
         proof: What proves subscribers stopped.
         tasks: Where requests wait.
+        deadlines: Those of requests that wait without a task.
         tokens: What opens second connections, by the number of the client.
         on_empty: Set when the last connection is gone.
         over: Whether it has ended, and takes no connection any more.
@@ -81,6 +83,7 @@ class Shared:
         self.over = False
         self.draining = ""
         self.packer = Packer()
+        self.deadlines = Deadlines()
         self.proof = Proof(clock, self.lines, record=record, may_kill=self._may_kill)
         self._own_uid = own_uid
         self._last_id = self.incarnation << COUNTER_BITS

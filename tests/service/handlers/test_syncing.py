@@ -196,6 +196,7 @@ async def test_a_sync_waits_for_what_is_of_before_a_restart(monkeypatch: pytest.
 
         monkeypatch.setattr(daemon.proof, "wait_recovered", over.wait)
         monkeypatch.setattr(daemon.proof, "reasons", reasons)
+        monkeypatch.setattr(type(daemon.proof), "recovered", property(lambda _: over.is_set()))
         await talker.say(Sync(60, SOON, ["vtd0"], [SpaceEpoch("old", 7)]))
         refused = await talker.hear(SyncRefused)
         assert [(one.subscriber, one.space, one.reason, one.ranges) for one in refused.missing] == [

@@ -138,7 +138,7 @@ class Following:
         """Let the streams speak that have something to say, one after the other."""
         ready, self._ready = self._ready, {}
         left: dict[Stream, None] = {}
-        said, open_ = 0, sum(stream.unacknowledged for stream in self._streams.values())
+        said, open_ = 0, sum([stream.unacknowledged for stream in self._streams.values()])
         for stream in ready:
             if said >= TURN:
                 left[stream] = None

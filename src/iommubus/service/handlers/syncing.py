@@ -1,6 +1,5 @@
 """Waiting for subscribers: `sync`, `drain` and `fence` of clients."""
 
-import asyncio
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import Final
 
@@ -64,22 +63,19 @@ class Waiting:
         owner: Answers it.
     """
 
-    __slots__ = ("_end", "_owner", "_timer", "request", "sync", "timeout")
-
-    _end: float
-    _timer: asyncio.TimerHandle
+    __slots__ = ("_deadlines", "_late", "_owner", "request", "sync", "timeout")
 
     def __init__(self, request: int, sync: Sync, timeout: float, owner: "Syncing") -> None:
         self.request = request
         self.sync = sync
         self.timeout = timeout
         self._owner = owner
+        self._deadlines = owner.deadlines
+        self._late = 0
 
     def begin(self) -> None:
         """Begin to wait."""
-        loop = asyncio.get_running_loop()
-        self._end = loop.time() + self.timeout
-        self._timer = loop.call_later(self.timeout, self._go_on)
+        self._late = self._deadlines.add(self.timeout, self._go_on)
         self.sync.on_change = self._look
         if self.sync.stuck:
             self._go_on()
@@ -99,11 +95,12 @@ class Waiting:
 
     def _go_on(self) -> None:
         """Have a task do the rest."""
+        left = self._deadlines.left(self._late)
         self._stop()
-        self._owner.go_on(self, max(self._end - asyncio.get_running_loop().time(), 0.0))
+        self._owner.go_on(self, left)
 
     def _stop(self) -> None:
-        self._timer.cancel()
+        self._deadlines.met(self._late)
         self.sync.on_change = nothing
 
 
@@ -127,6 +124,7 @@ class Syncing:
         self._session = session
         self._daemon = session.daemon
         self._spaces = session.daemon.spaces
+        self.deadlines = session.daemon.deadlines
         self._waits = 0
         self._over: list[Waiting] = []
         self._telling = anyio.Lock()
@@ -161,10 +159,12 @@ class Syncing:
             RuleMissing: It may see one of them, and not sync it.
             LimitReached: Its patterns are too long.
         """
+        if not (patterns or everything):
+            return []
         known = self._daemon.visible(self._session)
         named = [self._named(name, known) for name in patterns if is_plain(name)]
         globs = Globs(patterns)
-        matching = [held for held in known if globs.match(held.name)] if patterns or everything else []
+        matching = [held for held in known if globs.match(held.name)]
         selected = list(dict.fromkeys([*named, *matching]))
         for held in selected:
             self._daemon.check_charge(self._session, held)
@@ -298,13 +298,13 @@ class Syncing:
         self._check_before(covered)
         spaces = covered.all()
         self._check_room(spaces)
-        sync = Sync(spaces)
+        taken = anyio.current_time() - start
+        sync = Sync(spaces, behind=taken)
         self._waits += sync.count
         try:
-            report = await sync.run(timeout, max(timeout - (anyio.current_time() - start), 0.0))
+            return await sync.run(timeout, max(timeout - taken, 0.0))
         finally:
             self._waits -= sync.count
-        return SyncReport(report.outcomes, anyio.current_time() - start)
 
     def _check_room(self, spaces: Sequence[LocalSpace]) -> None:
         """Check that one more `sync` may wait for everybody who counts in spaces; one alone always may.
@@ -317,8 +317,7 @@ class Syncing:
 
     def _stands_in_the_way(self, covered: Covered) -> bool:
         """Say whether there is anything to be waited for before the subscribers."""
-        resuming = any(not held.settled.is_set() for held in covered.held)
-        return resuming or bool(self._daemon.proof.reasons(self._daemon.clock()))
+        return not (self._daemon.proof.recovered and all(held.at_rest for held in covered.held))
 
     def _check_before(self, covered: Covered) -> None:
         """Check that nothing stands in the way of a `sync` that is no subscriber.
@@ -327,7 +326,7 @@ class Syncing:
             SyncFailed: Something does.
         """
         reasons = "; ".join(self._daemon.proof.reasons(self._daemon.clock()))
-        unsettled = [held for held in covered.held if not held.settled.is_set()]
+        unsettled = [held for held in covered.held if not held.at_rest]
         missing = [absent(held.space, "waits for its producer to resume it") for held in unsettled]
         if reasons:
             missing += [absent(space, reasons) for space in covered.all()]

@@ -98,6 +98,11 @@ class Proof:
         """Wait until nothing of before the restart stands in the way of a `sync`."""
         await self._recovering.wait()
 
+    @property
+    def recovered(self) -> bool:
+        """Whether nothing of before a restart is in use, so that `reasons` has none."""
+        return self._recovering.over
+
     def reasons(self, now: float) -> list[str]:
         """Return what stands in the way, in words; nothing if it is over."""
         return self._recovering.reasons(now)

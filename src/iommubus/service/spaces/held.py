@@ -132,6 +132,11 @@ class Held:
         self.earlier = tuple(space for space in self.earlier if space.counting())
         return (self.space, *self.earlier)
 
+    @property
+    def at_rest(self) -> bool:
+        """Whether its producer has named all that it has, if it has to."""
+        return self.named is None
+
     def meet(self, making: CreateSpace, producer: Client, epoch: int, *, resumed: bool) -> None:
         """Go on with a producer that is back, or with another one."""
         self.making, self.producer, self.peer, self.epoch = making, producer, producer.peer, epoch
