@@ -11,13 +11,14 @@ from iommubus.service.daemon import Daemon
 from iommubus.service.settings.config import Config
 from iommubus.transport.credentials import Peer
 from iommubus.wire.connection import ClientConnection
-from iommubus.wire.messages import ClientMessage, DaemonMessage
+from iommubus.wire.messages import ClientMessage, DaemonHeard
 from iommubus.wire.messages.greeting import Bye, Feature, Hello, Welcome
 from iommubus.wire.messages.publishing import Publish
 from iommubus.wire.messages.rows import MapRow, Row, UnmapRow
 from iommubus.wire.messages.spaces import CreateSpace, SpaceCreated
+from tests.wire.packed import packed
 
-Heard = TypeVar("Heard", bound=DaemonMessage)
+Heard = TypeVar("Heard", bound=DaemonHeard)
 
 OWN: Final = Peer(pid=os.getpid(), uid=os.getuid(), gids=(os.getgid(),))
 """Who may do everything."""
@@ -38,7 +39,7 @@ class Talker:
         self.sock = sock
         self.wire = ClientConnection()
         self.welcome: Welcome | None = None
-        self.heard: list[DaemonMessage] = []
+        self.heard: list[DaemonHeard] = []
         self._requests = 0
 
     @property
@@ -55,7 +56,7 @@ class Talker:
         """Write bytes as they are."""
         await asyncio.get_running_loop().sock_sendall(self.sock, data)
 
-    async def next(self) -> DaemonMessage:
+    async def next(self) -> DaemonHeard:
         """Return the next message; EOFError at the end of the connection."""
         while (message := self.wire.next_message()) is None:
             data = await asyncio.get_running_loop().sock_recv(self.sock, 1 << 16)
@@ -78,7 +79,7 @@ class Talker:
 
     async def ended(self) -> Bye | None:
         """Read to the end of the connection, and return the daemon's last words, if there were any."""
-        last: DaemonMessage | None = None
+        last: DaemonHeard | None = None
         try:
             while True:
                 last = await self.next()
@@ -108,7 +109,7 @@ def creating(request: int, name: str = "vtd0", **options: Any) -> CreateSpace:
 
 def publishing(name: str, epoch: int, number: int, *rows: Row) -> Publish:
     """Return what publishes these rows."""
-    return Publish(name, epoch, number, list(rows))
+    return Publish(name, epoch, number, packed(*rows))
 
 
 def page(at: int, target: int = 0, seq: int = 1) -> MapRow:

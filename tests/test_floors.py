@@ -29,11 +29,11 @@ INSIDE: Final[dict[str, list[str]]] = {
         "base", "mapping", "subscribing", "names", "moments", "outcomes", "device", "foreign", "wire", "trials",
         "hosts", "daemon", "remote", "bridges",
     ],
-    "compiled": ["table"],
+    "compiled": ["table", "rows"],
     "wire": ["framing", "messages", "failures", "runs", "negotiation", "codec", "connection"],
     "wire.messages": [
         "values", "replies", "greeting", "spaces", "rows", "publishing", "syncing", "subscribing", "watching",
-        "queries",
+        "heard", "queries",
     ],
     "abi": [
         "fields", "payloads", "extents", "splitter",

@@ -27,11 +27,11 @@ from iommubus.events import DevIotlbUnmap, Event, Map, Memory, Unmap
 from iommubus.ranges import IovaRange
 from iommubus.wire.failures import to_error, to_failure
 from iommubus.wire.messages import ClientMessage, Message
+from iommubus.wire.messages.heard import DeliverHeard
 from iommubus.wire.messages.replies import Done, Refused
 from iommubus.wire.messages.subscribing import (
     Ack,
     AckWanted,
-    Deliver,
     Ended,
     Fail,
     Fenced,
@@ -43,7 +43,6 @@ from iommubus.wire.messages.subscribing import (
     Using,
 )
 from iommubus.wire.messages.values import Piece
-from iommubus.wire.runs import to_runs
 
 T = TypeVar("T")
 
@@ -138,7 +137,7 @@ class Line:
 
 
 HEARD: Final[dict[type[Message], Callable[[RemoteSeat, Any], None]]] = {
-    Deliver: RemoteSeat.take_in,
+    DeliverHeard: RemoteSeat.take_in,
     AckWanted: lambda seat, _: seat.want_all(),
     Fenced: lambda seat, message: seat.take_fence(message.reason),
     Ended: lambda seat, _: seat.no_more(),
@@ -289,10 +288,12 @@ class Daemon:
         for at, part in enumerate(parts):
             more = at + 1 < len(parts)
             line.down.append(
-                Deliver(
+                DeliverHeard(
                     now.number,
                     number,
-                    to_runs(part),
+                    part,
+                    (),
+                    50 * len(part),
                     more,
                     current=current and not more,
                     prompt=current or now.member.waited_for,
@@ -303,7 +304,9 @@ class Daemon:
     def _tell_current(self, now: Following, line: Line) -> None:
         if not now.told_current and now.member.turned_by(now.member.handed):
             now.told_current = True
-            line.down.append(Deliver(now.number, now.member.handed, [], current=True, prompt=True, fails=now.fails))
+            line.down.append(
+                DeliverHeard(now.number, now.member.handed, [], (), 0, current=True, prompt=True, fails=now.fails)
+            )
 
     # -- losing ----------------------------------------------------------------
 

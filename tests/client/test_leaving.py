@@ -30,10 +30,10 @@ from iommubus.errors import (
 )
 from iommubus.events import Map, Unmap
 from iommubus.wire.failures import to_failure
+from iommubus.wire.messages.heard import DeliverHeard
 from iommubus.wire.messages.replies import Refused
-from iommubus.wire.messages.subscribing import Ack, Deliver, ReplayFailed, Subscribe
+from iommubus.wire.messages.subscribing import Ack, ReplayFailed, Subscribe
 from iommubus.wire.messages.syncing import MapFailure
-from iommubus.wire.runs import to_runs
 from tests.client.model import HOLDER, PAGE, World
 
 LEASE: Final = 5.0
@@ -216,9 +216,9 @@ async def test_that_it_is_current_is_said_before_it_is() -> None:
         world.up()
         world.down()
         assert world.line is not None
-        world.seat.take_in(Deliver(1, 1, to_runs([Map("space", 1, 0, PAGE - 1, 0, Perm.R)])))
+        world.seat.take_in(DeliverHeard(1, 1, [Map("space", 1, 0, PAGE - 1, 0, Perm.R)], (), 0))
         world.seat.take()
-        world.seat.take_in(Deliver(1, 1, [], current=True))
+        world.seat.take_in(DeliverHeard(1, 1, [], (), 0, current=True))
         world.seat.acknowledge(world.seat.handed)
         assert (list(world.line.up), world.seat.first_turn.is_set()) == ([Ack(1, 1)], True)
         world.line.up.clear()

@@ -18,6 +18,7 @@ from iommubus.errors import LimitReached, NameTaken
 from iommubus.service.daemon import Daemon
 from iommubus.service.settings.config import Limits
 from iommubus.wire.messages import Message
+from iommubus.wire.messages.heard import PublishHeard
 from iommubus.wire.messages.publishing import BeginResume, EndResume, Publish
 from iommubus.wire.messages.syncing import Sync
 from tests.client.rig import Rig, rigged
@@ -77,7 +78,7 @@ async def test_what_is_published_arrives(rig: Rig) -> None:
         await space.sync()
 
         assert held(daemon) == own(space) != []
-        assert [type(message) for message in heard if not isinstance(message, Sync)][:1] == [Publish]
+        assert [type(message) for message in heard if not isinstance(message, Sync)][:1] == [PublishHeard]
         assert daemon.spaces.open["vtd0"].space.shape == space.shape
 
 
@@ -90,7 +91,7 @@ async def test_events_of_one_turn_are_one_message(rig: Rig) -> None:
             space.map(page * PAGE, PAGE, page * PAGE, Perm.R)
         await until(lambda: len(held(daemon)) == 100)
 
-        assert [len(message.rows) for message in heard if isinstance(message, Publish)] == [100]
+        assert [len(message.events) for message in heard if isinstance(message, PublishHeard)] == [100]
 
 
 @rigged

@@ -9,8 +9,7 @@ from iommubus.caps import Perm
 from iommubus.client.watching import RemoteObserver, Watchers
 from iommubus.errors import BadCapacity, UnknownName
 from iommubus.events import Lost, Map, Observed
-from iommubus.wire.messages.watching import Observed as ObservedWords
-from iommubus.wire.runs import to_watched
+from iommubus.wire.messages.heard import ObservedHeard
 from tests.client.rig import Rig, rigged
 
 PAGE: Final = 0x1000
@@ -73,14 +72,14 @@ async def test_what_is_missing_is_counted_space_by_space() -> None:
     observer._detach = lambda: None  # pyright: ignore[reportPrivateUsage]
 
     def see(*events: Observed) -> None:
-        observer.take(ObservedWords(1, to_watched(events)))
+        observer.take(ObservedHeard(1, list(events)))
 
     see(map_of("a", 3), map_of("b", 9), map_of("c", 2), map_of("d", 4))
     await taken(observer, 4)
     observer.lost()
     see(map_of("a", 4), map_of("b", 1), Lost("c", 7, 3), map_of("d", 2), map_of("e", 5))
     observer.lost()
-    observer.take(ObservedWords(1, [], end=True))
+    observer.take(ObservedHeard(1, [], end=True))
     assert [event async for event in observer] == [
         map_of("a", 4),
         map_of("b", 1),  # another space of the name

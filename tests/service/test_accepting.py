@@ -21,7 +21,7 @@ from iommubus.transport.credentials import Peer
 from iommubus.transport.listeners import Listener, listen
 from iommubus.transport.tls import Identity, client_context, server_context
 from iommubus.wire.connection import ClientConnection
-from iommubus.wire.messages import DaemonMessage
+from iommubus.wire.messages import DaemonHeard
 from iommubus.wire.messages.greeting import Feature, Hello, Welcome
 from tests.peers import end, open_descriptors, peer
 from tests.talkers import Talker, settings, until
@@ -126,7 +126,7 @@ async def test_a_peer_over_tls_is_whom_its_certificate_names(tmp_path: Path) -> 
         )
         wire = ClientConnection()
         writer.write(wire.send(Hello(1, 1, "vm1", optional=3)))
-        message: DaemonMessage | None = None
+        message: DaemonHeard | None = None
         while message is None:
             wire.receive_data(await reader.read(4096))
             message = wire.next_message()

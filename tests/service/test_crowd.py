@@ -14,9 +14,10 @@ from iommubus.service.daemon import Daemon
 from iommubus.service.settings.config import Deadlines, Leases
 from iommubus.wire.messages import ClientMessage
 from iommubus.wire.messages.greeting import Bye, Hello, Ping, Pong
+from iommubus.wire.messages.heard import DeliverHeard
 from iommubus.wire.messages.queries import Counters, ListSubscribers, Statistics, SubscriberInfo, Subscribers, WaitSpace
 from iommubus.wire.messages.replies import Done
-from iommubus.wire.messages.subscribing import Ack, Deliver, Fenced, Leave, Subscribe, Subscribed
+from iommubus.wire.messages.subscribing import Ack, Fenced, Leave, Subscribe, Subscribed
 from iommubus.wire.messages.syncing import Drain, Fence, Sync, Synced, SyncRefused
 from iommubus.wire.messages.values import Range
 from iommubus.wire.messages.watching import Observe, Observing
@@ -95,7 +96,7 @@ class Crowd:
     async def _acknowledge(self, talker: Talker) -> None:
         while True:
             message = await talker.next()
-            if isinstance(message, Deliver):
+            if isinstance(message, DeliverHeard):
                 self.hands += 1
                 await talker.say(Ack(message.subscription, message.number), Ping(1))
             assert not isinstance(message, Bye), message
@@ -245,7 +246,7 @@ async def held(talker: Talker) -> int:
     """Have mappings in hand, of a space of its own, and return its epoch."""
     epoch = await published(talker)
     await talker.say(Subscribe(2, ["visited"], 3, EVERYWHERE))
-    await talker.skip_to(Deliver)
+    await talker.skip_to(DeliverHeard)
     return epoch
 
 

@@ -24,11 +24,12 @@ from iommubus.transport.credentials import Peer
 from iommubus.wire.failures import to_error
 from iommubus.wire.messages import ClientMessage, DaemonMessage
 from iommubus.wire.messages.greeting import Bye, Ping, Pong
+from iommubus.wire.messages.heard import DeliverHeard
 from iommubus.wire.messages.publishing import Answer
 from iommubus.wire.messages.queries import ListSpaces, ListSubscribers, Statistics, Subscribers, WaitSpace
 from iommubus.wire.messages.replies import Cancel, Done, Failure, Refused
 from iommubus.wire.messages.spaces import Attach, CloseSpace, CreateEndpoint, Detach
-from iommubus.wire.messages.subscribing import Ack, Deliver, Fail, Leave, Subscribe, Subscribed, Translate, Using
+from iommubus.wire.messages.subscribing import Ack, Fail, Leave, Subscribe, Subscribed, Translate, Using
 from iommubus.wire.messages.syncing import Fence, Sync, Synced, SyncRefused
 from iommubus.wire.messages.values import Range
 from iommubus.wire.messages.watching import Observe, Observing
@@ -116,7 +117,7 @@ class Bystander:
 
     async def _acknowledge(self) -> None:
         while True:
-            deliver = await self._subscriber.skip_to(Deliver)
+            deliver = await self._subscriber.skip_to(DeliverHeard)
             self._subscriber.heard.clear()
             await self._subscriber.say(Ack(self._subscription, deliver.number), Ping(1))
 
@@ -369,7 +370,7 @@ def test_words_that_harm_nobody(daemon: DaemonProcess, what: str) -> None:
             theirs = await subscribe(victim, here("theirs"))
             own = await subscribe(liar, here("theirs"))
             await other.say(publishing(here("theirs"), epoch, 1, page(1)))
-            await victim.skip_to(Deliver)
+            await victim.skip_to(DeliverHeard)
             await liar.say(*HARMLESS[what](theirs, epoch, own))
             await answer(liar, Ping(4711), Pong)
             await other.say(
@@ -393,7 +394,7 @@ def test_nobody_excuses_the_subscriber_of_another() -> None:
             await producer.say(publishing("vtd0", epoch, 1, page(1)))
             async with greeted(daemon, theirs) as victim:
                 number = await subscribe(victim, "vtd0")
-                await victim.skip_to(Deliver)
+                await victim.skip_to(DeliverHeard)
             await until(lambda: len(daemon.connections) == 2)
             await producer.say(publishing("vtd0", epoch, 2, gone(1)))
             for peer in (liar, producer):
@@ -632,7 +633,7 @@ def test_what_a_space_had_is_forgotten_at_once_where_it_was_much() -> None:
                 rows = [page(2 * at, seq=number) for at in range(1000)]
                 await producer.say(publishing("vtd0", epoch, number, *rows, gone(0, 1999)))
                 await answer(producer, Ping(number), Pong)
-                deliver = await follower.skip_to(Deliver)
+                deliver = await follower.skip_to(DeliverHeard)
                 await follower.say(Ack(own, deliver.number))
                 await answer(follower, Ping(number), Pong)
             assert len(daemon.spaces.open["vtd0"].space._removed) <= 3000  # pyright: ignore[reportPrivateUsage]

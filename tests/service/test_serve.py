@@ -24,9 +24,10 @@ from iommubus.transport.address import Address, UnixAddress
 from iommubus.transport.listeners import listen
 from iommubus.transport.tls import Identity
 from iommubus.wire.messages.greeting import Bye, Draining, Ping, Pong
+from iommubus.wire.messages.heard import DeliverHeard
 from iommubus.wire.messages.publishing import Answer, Ask, Published
 from iommubus.wire.messages.replies import Refused
-from iommubus.wire.messages.subscribing import Ack, Deliver, Subscribe, Subscribed, Translate, Translated
+from iommubus.wire.messages.subscribing import Ack, Subscribe, Subscribed, Translate, Translated
 from iommubus.wire.messages.syncing import Sync, Synced
 from iommubus.wire.messages.values import Piece, Range
 from tests.peers import open_descriptors
@@ -132,15 +133,15 @@ async def test_what_is_under_way_comes_to_its_end(tmp_path: Path) -> None:
         number = (await consumer.hear(Subscribed)).subscription
         await producer.say(publishing("vtd0", epoch, 1, page(1)))
         await producer.skip_to(Published)
-        await consumer.skip_to(Deliver)
+        await consumer.skip_to(DeliverHeard)
         await producer.say(publishing("vtd0", epoch, 2, gone(1)), Sync(60, 20_000_000, ["vtd0"]))
-        deliver = await consumer.skip_to(Deliver)
+        deliver = await consumer.skip_to(DeliverHeard)
         daemon.signal(signal.SIGTERM)
         await producer.skip_to(Draining)
         await producer.say(creating(61, "vtd1"))
         assert (await producer.skip_to(Refused)).failure.kind == "Stopping"
         while deliver.number < 2:
-            deliver = await consumer.skip_to(Deliver)
+            deliver = await consumer.skip_to(DeliverHeard)
         await consumer.say(Ack(number, deliver.number))
         await producer.skip_to(Synced)
         assert isinstance(await consumer.ended(), Bye)
@@ -156,7 +157,7 @@ async def owing(producer: Talker, consumer: Talker) -> int:
     await consumer.say(Subscribe(1, ["vtd0"], 3, [Range(0, 2**64 - 1)]))
     number = (await consumer.hear(Subscribed)).subscription
     await producer.say(publishing("vtd0", epoch, 1, page(1)))
-    await consumer.skip_to(Deliver)
+    await consumer.skip_to(DeliverHeard)
     return number
 
 
@@ -210,7 +211,7 @@ async def test_what_does_not_come_to_its_end_is_given_up_in_time(tmp_path: Path)
         await consumer.say(Subscribe(1, ["vtd0"], 3, [Range(0, 2**64 - 1)]))
         await consumer.hear(Subscribed)
         await producer.say(publishing("vtd0", epoch, 1, page(1)))
-        await consumer.skip_to(Deliver)
+        await consumer.skip_to(DeliverHeard)
         daemon.signal(signal.SIGTERM)
         assert isinstance(await consumer.ended(), Bye)
 

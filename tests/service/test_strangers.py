@@ -16,7 +16,7 @@ import trustme
 
 from iommubus.transport.tls import Identity, client_context
 from iommubus.wire.connection import ClientConnection
-from iommubus.wire.messages import ClientMessage, DaemonMessage
+from iommubus.wire.messages import ClientMessage, DaemonHeard
 from iommubus.wire.messages.greeting import Bye, Hello, Welcome
 from iommubus.wire.messages.replies import Refused
 from iommubus.wire.messages.subscribing import Subscribe
@@ -161,11 +161,11 @@ def secured(
         yield daemon, port
 
 
-async def talk(port: int, context: ssl.SSLContext, *messages: ClientMessage) -> list[DaemonMessage]:
+async def talk(port: int, context: ssl.SSLContext, *messages: ClientMessage) -> list[DaemonHeard]:
     """Greet over TLS, say these, and return as many answers."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname="bus.example")
     wire = ClientConnection()
-    heard: list[DaemonMessage] = []
+    heard: list[DaemonHeard] = []
     try:
         writer.write(wire.send(Hello(1, 1, "remote")))
         while len(heard) <= len(messages):

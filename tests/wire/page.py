@@ -72,6 +72,8 @@ def wording(type_: Any) -> str:
 
 def limited(type_: Any, meta: Meta) -> str:
     """Return a type with its limit."""
+    if type_ is Raw:  # an array that is not looked into at first
+        return wording(meta.extra[rows.PACKED]) if meta.extra else wording(type_)
     if type_ is int:
         return "u64" if meta.le is None else f"{meta.ge}..{meta.le}"
     return f"{wording(type_)}, at most {meta.max_length}"

@@ -17,7 +17,10 @@ from iommubus.wire.messages.rows import UnmapRow
 from iommubus.wire.messages.subscribing import Ack, Deliver, DeliverPacked, Ended
 from iommubus.wire.messages.syncing import Sync
 from iommubus.wire.runs import pack
+from tests.wire.packed import heard, packed
 from tests.wire.vectors import CLIENT, DAEMON, VECTORS
+
+pytestmark = pytest.mark.usefixtures("either")
 
 End = ClientConnection | ServerConnection
 
@@ -83,7 +86,7 @@ def pair(state: State) -> dict[Side, End]:
     ends: dict[Side, End] = {CLIENT: ClientConnection(), DAEMON: ServerConnection()}
     for side, message in WAYS[state]:
         ends[side.other].receive_data(say(ends[side], message))
-        assert ends[side.other].next_message() == message
+        assert ends[side.other].next_message() == heard(message)
     return ends
 
 
@@ -112,7 +115,7 @@ def test_both_ends_follow_the_table(state: State) -> None:
         then = TRANSITIONS[state][side].get(kind)
         if then is not None:
             ends[side.other].receive_data(say(ends[side], message))
-            assert ends[side.other].next_message() == message
+            assert ends[side.other].next_message() == heard(message)
             assert {end.state for end in ends.values()} == {then}
             continue
 
@@ -152,14 +155,14 @@ def test_every_state_can_be_reached_and_ends_in_closed() -> None:
 def test_any_slicing_gives_the_same_messages(data: st.DataObject) -> None:
     said = data.draw(st.lists(st.sampled_from([m for side, m, _ in VECTORS if ready(side, m, CLIENT)]), max_size=8))
     daemon = pair(State.READY)[DAEMON]
-    stream, heard = b"".join(encode(CLIENT, message) for message in said), list[Message]()
+    stream, told = b"".join(encode(CLIENT, message) for message in said), list[Message]()
     while stream:
         cut = data.draw(st.integers(1, len(stream)))
         daemon.receive_data(stream[:cut])
-        heard += read(daemon)
+        told += read(daemon)
         stream = stream[cut:]
 
-    assert heard == said
+    assert told == list(map(heard, said))
     assert not daemon.partial
 
 
@@ -180,7 +183,7 @@ def test_all_that_is_said_is_heard_byte_by_byte(speaker: Side) -> None:
             assert ends[speaker.other].next_message() is None
             assert ends[speaker.other].partial
         ends[speaker.other].receive_data(stream[-1:])
-        assert read(ends[speaker.other]) == [message]
+        assert read(ends[speaker.other]) == [heard(message)]
 
 
 def test_both_may_end_at_once() -> None:
@@ -271,7 +274,7 @@ def test_who_has_said_its_last_word_has_none_left_for_broken_bytes() -> None:
 
 def test_half_a_message_is_nothing() -> None:
     daemon = pair(State.READY)[DAEMON]
-    whole = encode(CLIENT, Publish("vtd0", 1, 1, [UnmapRow(1, 0, 1), UnmapRow(2, 2, 3)]))
+    whole = encode(CLIENT, Publish("vtd0", 1, 1, packed(UnmapRow(1, 0, 1), UnmapRow(2, 2, 3))))
 
     daemon.receive_data(whole[:-1])
 
@@ -308,7 +311,7 @@ def test_packed_runs_are_heard_as_what_they_are() -> None:
 
     ends[CLIENT].receive_data(daemon.send(DeliverPacked(1, 2, pack([]), end=True)))
 
-    assert ends[CLIENT].next_message() == Deliver(1, 2, [], end=True)
+    assert ends[CLIENT].next_message() == heard(Deliver(1, 2, [], end=True))
     with pytest.raises(OutOfPlace, match="the daemon may not say DeliverPacked while the connection is greeting"):
         ServerConnection().send(DeliverPacked(1, 2, pack([])))
 

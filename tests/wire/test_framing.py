@@ -72,6 +72,31 @@ def test_nothing_longer_than_the_limit_is_framed() -> None:
         frame(bytes(FRAME_LIMIT + 1))
 
 
+@given(PAYLOADS, st.data())
+def test_payloads_may_be_asked_for_later(payloads: list[bytes], data: st.DataObject) -> None:
+    """More may arrive before all that has arrived was asked for: nothing is lost, and nothing comes twice."""
+    stream, reader, seen = b"".join(map(frame, payloads)), FrameReader(), list[bytes]()
+    while stream:
+        cut = data.draw(st.integers(1, len(stream)))
+        reader.feed(stream[:cut])
+        stream = stream[cut:]
+        if data.draw(st.booleans()) and (payload := reader.next_payload()) is not None:
+            seen.append(payload)
+
+    assert seen + read(reader) == payloads
+    assert not reader.partial
+
+
+def test_a_payload_is_bytes_however_it_came() -> None:
+    """What is made of it may keep parts of it, and the reader's buffer changes."""
+    reader, whole = FrameReader(), frame(b"abc")
+    reader.feed(whole + whole[:2])
+    first = reader.next_payload()
+    reader.feed(whole[2:])
+
+    assert [type(first), type(reader.next_payload())] == [bytes, bytes]
+
+
 def test_a_limit_can_be_raised_between_two_payloads() -> None:
     reader = FrameReader(1)
     reader.feed(frame(b"a") + frame(b"bc"))

@@ -1,7 +1,8 @@
 """Events and removed pieces come back as they were."""
 
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import pytest
@@ -27,10 +28,9 @@ from iommubus.wire.messages.values import RANGE_LIMIT, MemoryName, Piece, Range
 from iommubus.wire.runs import (
     check_rows,
     check_watched,
+    from_any_rows,
     from_pieces,
     from_rows,
-    from_runs,
-    from_watched,
     pack,
     portions,
     to_pieces,
@@ -38,6 +38,9 @@ from iommubus.wire.runs import (
     to_runs,
     to_watched,
 )
+from tests.wire.packed import packed, rows_of, watched_rows_of
+
+pytestmark = pytest.mark.usefixtures("either")
 
 LAST: Final = 2**64 - 1
 RAM, ROM = Memory("ram", 1, 0x8000), Memory("rom", 2, 0x1000)
@@ -67,16 +70,25 @@ events: st.SearchStrategy[list[Event]] = st.lists(maps() | unmaps(), max_size=12
 observed: st.SearchStrategy[list[Observed]] = st.lists(maps() | unmaps() | losses, max_size=12)
 
 
+def events_of(runs: Sequence[Run | WatchedRun]) -> list[Any]:
+    """Return the events of runs, in order."""
+    found: list[Any] = []
+    for run in runs:
+        events = from_rows(run)
+        found += from_any_rows("message", "rows", run) if events is None else events
+    return found
+
+
 @given(events)
 def test_events_come_back_as_they_were(told: list[Event]) -> None:
     """In order, of whatever spaces, leading into whatever memories; a run is of one space."""
     runs = to_runs(told)
 
-    assert from_runs(runs) == told
-    assert all(type(one.perm) is Perm for one in from_runs(runs) if isinstance(one, Map))
+    assert events_of(runs) == told
+    assert all(type(one.perm) is Perm for one in events_of(runs) if isinstance(one, Map))
     assert all(one.space != other.space for one, other in pairwise(runs))
     for run in runs:
-        check_rows("Deliver", "rows", run.rows, run.memories)
+        check_rows("Deliver", "rows", rows_of(run), run.memories)
         assert msgspec.msgpack.decode(msgspec.msgpack.encode(run), type=Run) == run
 
 
@@ -84,9 +96,9 @@ def test_events_come_back_as_they_were(told: list[Event]) -> None:
 def test_what_an_observer_gets_comes_back_as_it_was(told: list[Observed]) -> None:
     runs = to_watched(told)
 
-    assert from_watched(runs) == told
+    assert events_of(runs) == told
     for run in runs:
-        check_watched("rows", run.rows, run.memories)
+        check_watched("Observed", "rows", watched_rows_of(run), run.memories)
         assert msgspec.msgpack.decode(msgspec.msgpack.encode(run), type=WatchedRun) == run
 
 
@@ -103,18 +115,24 @@ def test_a_run_names_its_space_and_each_memory_once() -> None:
     assert to_runs(told) == [
         Run(
             "vtd0",
-            [
+            packed(
                 MapRow(1, 0, 0xFFF, 0x1000, 1, 1),
                 MapRow(2, 0x1000, 0x1FFF, 0x2000, 2, 2),
                 MapRow(3, 0x2000, 0x2FFF, 0x3000, 3, 0),
                 MapRow(4, 0x3000, 0x3FFF, 0, 3, 1),
-            ],
+            ),
             [MemoryName("rom", 2, 0x1000), MemoryName("ram", 1, 0x8000)],
         ),
-        Run("vtd1", [UnmapRow(5, 0, 1), DevIotlbUnmapRow(6, 0, 2)]),
+        Run("vtd1", packed(UnmapRow(5, 0, 1), DevIotlbUnmapRow(6, 0, 2))),
     ]
-    assert to_rows(told[:4])[0] == to_runs(told)[0].rows
-    assert from_rows("vtd0", *to_rows(told[:4])) == told[:4]
+    assert to_rows(told) == (to_runs(told)[0].rows, [MemoryName("rom", 2, 0x1000), MemoryName("ram", 1, 0x8000)], 4)
+    assert to_rows(told, 4) == (to_runs(told)[1].rows, [], 6)
+    assert events_of(to_runs(told)) == told
+
+
+def test_no_events_are_no_rows() -> None:
+    assert to_runs([]) == []
+    assert to_rows([]) == (packed(), [], 0)
 
 
 def test_packed_runs_are_the_bytes_of_runs() -> None:
@@ -174,7 +192,7 @@ def test_a_row_that_no_event_is_made_of_is_refused_by_field_and_value(row: Row, 
     ],
 )
 def test_a_row_at_the_edge_is_taken(row: Row | LostRow) -> None:
-    check_watched("rows", [row], [MemoryName("ram", 1, 1)])
+    check_watched("Observed", "rows", [row], [MemoryName("ram", 1, 1)])
 
 
 # -- mappings and removed pieces ---------------------------------------------

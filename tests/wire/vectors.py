@@ -85,6 +85,7 @@ from iommubus.wire.messages.syncing import (
 )
 from iommubus.wire.messages.values import MemoryName, Piece, Range
 from iommubus.wire.messages.watching import Observe, Observed, Observing, Unobserve
+from tests.wire.packed import packed
 
 CLIENT, DAEMON = Side.CLIENT, Side.DAEMON
 LAST: Final = 2**64 - 1
@@ -176,12 +177,12 @@ VECTORS: Final[list[tuple[Side, Message, str]]] = [
             "vtd0",
             5,
             3,
-            [
+            packed(
                 UnmapRow(41, 0x1000, 0x1FFF),
                 MapRow(42, 0x1000, 0x4FFF, 0x8000_0000, 3),
                 MapRow(43, LAST - 0xFFF, LAST, 0x2000, 1, 1),
                 DevIotlbUnmapRow(44, 0, LAST),
-            ],
+            ),
             [RAM],
             more=True,
         ),
@@ -192,7 +193,7 @@ VECTORS: Final[list[tuple[Side, Message, str]]] = [
     ),
     (
         CLIENT,
-        Publish("vtd0", 5, 1, [UnmapRow(1, 0, LAST)]),
+        Publish("vtd0", 5, 1, packed(UnmapRow(1, 0, LAST))),
         "19000000 9728a47674643005019194010100cfffffffffffffffff90c2",
     ),
     (DAEMON, Published("vtd0", 5, 3), "09000000 9429a4767464300503"),
@@ -247,8 +248,10 @@ VECTORS: Final[list[tuple[Side, Message, str]]] = [
             22,
             1,
             [
-                Run("vtd0", [UnmapRow(42, 0, LAST)]),
-                Run("vtd1", [MapRow(7, 0x1000, 0x1FFF, 0x3000, 2, 1), DevIotlbUnmapRow(8, 0x1000, 0x1FFF)], [RAM]),
+                Run("vtd0", packed(UnmapRow(42, 0, LAST))),
+                Run(
+                    "vtd1", packed(MapRow(7, 0x1000, 0x1FFF, 0x3000, 2, 1), DevIotlbUnmapRow(8, 0x1000, 0x1FFF)), [RAM]
+                ),
             ],
             more=False,
             current=True,
@@ -339,7 +342,7 @@ VECTORS: Final[list[tuple[Side, Message, str]]] = [
         DAEMON,
         Observed(
             31,
-            [WatchedRun("vtd0", [LostRow(40, 12), MapRow(41, 0, 0xFFF, 0, 1, 1), UnmapRow(42, 0, 0xFFF)], [RAM])],
+            [WatchedRun("vtd0", packed(LostRow(40, 12), MapRow(41, 0, 0xFFF, 0, 1, 1), UnmapRow(42, 0, 0xFFF)), [RAM])],
             end=True,
         ),
         "2d000000 94661f9193a476746430939308280c97022900cd0fff00010194012a00cd0fff9193a372616d01ce40000000c3",

@@ -21,7 +21,7 @@ from ..errors import span
 from ..events import DevIotlbUnmap, Lost, Map, Observed, Unmap
 from ..service.seen.logs import one_line
 from ..wire.messages import watching
-from ..wire.runs import from_watched
+from ..wire.messages.heard import ObservedHeard
 from . import words
 from .options import KINDS, AddressOption, IdentityOption, JsonLinesOption
 from .running import run
@@ -152,10 +152,10 @@ class _Arrivals:
         self._changed = anyio.Event()
         self._why: Exception | None = None
 
-    def take(self, channel: Channel, message: watching.Observed) -> None:
+    def take(self, channel: Channel, message: ObservedHeard) -> None:
         """Take what the daemon says."""
         del channel
-        for event in from_watched(message.runs):
+        for event in message.events:
             if isinstance(event, Lost):
                 self._backlog.miss(event)
             else:
@@ -191,7 +191,7 @@ class _Arrivals:
 
 async def _tail(place: Where, patterns: list[str], kinds: Cap, show: Show) -> None:
     arrivals = _Arrivals()
-    async with asking(place, "tail", handlers={watching.Observed: arrivals.take}, lost=arrivals.lose) as channel:
+    async with asking(place, "tail", handlers={ObservedHeard: arrivals.take}, lost=arrivals.lose) as channel:
         await channel.request(lambda request: watching.Observe(request, patterns, int(kinds)))
         typer.echo(f"iommubus tail: {filter_text(patterns, kinds)}", err=True)
         while events := await arrivals.give():

@@ -9,29 +9,11 @@ has, and to what arrives with a count of failures that is too low.
 from collections import deque
 from collections.abc import Iterator
 from itertools import chain
-from typing import Final
 
 from ..errors import BadMessage
 from ..events import DevIotlbUnmap, Event, Memory
 from ..rangeset import RangeSet
-from ..wire.messages.rows import Run
-from ..wire.messages.subscribing import Deliver
-from ..wire.runs import from_runs
-
-MESSAGE_COST: Final = 42
-"""Most bytes of a `Deliver` without its runs, its frame among them."""
-
-RUN_COST: Final = 16
-"""Most bytes of a run without its rows, its memories and the characters of its space."""
-
-ROW_COST: Final = 42
-"""Most bytes of a row: a MAP with five numbers of 64 bits, and its place in 4096 memories."""
-
-MEMORY_COST: Final = 24
-"""Most bytes of a memory without the characters of its name."""
-
-CHARACTER_COST: Final = 4
-"""Most bytes of a character in UTF-8."""
+from ..wire.messages.heard import DeliverHeard
 
 
 class Arrival:
@@ -41,7 +23,7 @@ class Arrival:
         number: Its number at the daemon.
         sent: Its events, as they were sent.
         events: Those of them that were not taken back.
-        cost: Most bytes that its messages had.
+        cost: Bytes that its messages had.
         awaited: Memories that it leads into and whose descriptors have not come.
     """
 
@@ -113,30 +95,33 @@ class Arrivals:
         taken_back: What failures took back.
     """
 
-    __slots__ = ("_cost", "_parts", "_queue", "last", "newest", "taken_back")
+    __slots__ = ("_awaited", "_cost", "_parts", "_queue", "last", "newest", "taken_back")
 
     def __init__(self) -> None:
         self.last = self.newest = 0
         self.taken_back = TakenBack()
         self._queue: deque[Arrival] = deque()
-        self._parts: list[Run] = []
+        self._parts: list[Event] = []  # of a hand-over of which more comes
+        self._awaited: set[Memory] = set()
         self._cost = 0
 
-    def take_in(self, message: Deliver) -> Arrival | None:
+    def take_in(self, message: DeliverHeard) -> Arrival | None:
         """Take what arrived; return the hand-over that is complete with it, if one is and has events.
 
         Raises:
             BadMessage: Its number is out of order.
         """
         self._check_order(message)
-        self._parts += message.runs
-        self._cost += cost_of(message)
+        if self._parts:
+            self._parts += message.events
+        else:
+            self._parts = message.events
+        self._awaited.update(message.memories)
+        self._cost += message.size
         if message.more or not self._parts:
             return None
-        sent = from_runs(self._parts)
-        awaited = {name.memory for run in self._parts for name in run.memories}
-        arrival = Arrival(message.number, sent, self._cost, awaited)
-        self._parts, self._cost = [], 0
+        arrival = Arrival(message.number, self._parts, self._cost, self._awaited)
+        self._parts, self._awaited, self._cost = [], set(), 0
         self.taken_back.filter(message.fails, arrival.events)
         self._queue.append(arrival)
         self.newest = arrival.number
@@ -178,9 +163,9 @@ class Arrivals:
 
     # -- inside ----------------------------------------------------------------
 
-    def _check_order(self, message: Deliver) -> None:
+    def _check_order(self, message: DeliverHeard) -> None:
         inside = bool(self._parts)
-        if message.number < self.last or (message.number == self.last and message.runs and not inside):
+        if message.number < self.last or (message.number == self.last and message.events and not inside):
             raise BadMessage("Deliver", "number", str(message.number), f"the one before had {self.last}")
         if inside and message.number != self.last:
             raise BadMessage("Deliver", "number", str(message.number), f"number {self.last} goes on")
@@ -195,14 +180,3 @@ def take_back(region: RangeSet, events: list[Event]) -> None:
                 region.add(event.first, event.last, mark=True)
         gone = set(map(id, taken))
         events[:] = [event for event in events if id(event) not in gone]
-
-
-def cost_of(message: Deliver) -> int:
-    """Return the most bytes that a message can have had, without encoding it again."""
-    return MESSAGE_COST + sum(map(run_cost, message.runs))
-
-
-def run_cost(run: Run) -> int:
-    """Return the most bytes that a run can have had."""
-    names = len(run.space) + sum(len(memory.name) for memory in run.memories)
-    return RUN_COST + ROW_COST * len(run.rows) + MEMORY_COST * len(run.memories) + CHARACTER_COST * names

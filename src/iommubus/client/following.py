@@ -32,7 +32,8 @@ from ..mapping import Mapping
 from ..transport.clock import Clock
 from ..wire.failures import to_error
 from ..wire.messages import Message
-from ..wire.messages.subscribing import Deliver, ReplayFailed, Subscribe, Subscribed, Translated
+from ..wire.messages.heard import DeliverHeard
+from ..wire.messages.subscribing import ReplayFailed, Subscribe, Subscribed, Translated
 from ..wire.messages.values import Range
 from .handing import Drop, HandOvers
 from .speaking import Line, Registration
@@ -174,7 +175,7 @@ class RemoteSeat:
 
     # -- what arrives --------------------------------------------------------------
 
-    def take_in(self, message: Deliver) -> None:
+    def take_in(self, message: DeliverHeard) -> None:
         """Take a hand-over, or a part of one.
 
         Raises:

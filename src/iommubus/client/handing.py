@@ -13,7 +13,7 @@ from ..bus.hand import Behind, Hand
 from ..bus.member import Terms
 from ..bus.translation import RecentRemovals
 from ..events import Event, Map, Memory
-from ..wire.messages.subscribing import Deliver
+from ..wire.messages.heard import DeliverHeard
 from .arrivals import Arrival, Arrivals
 from .holding import Holding
 
@@ -67,7 +67,7 @@ class HandOvers:
 
     # -- on their way ----------------------------------------------------------------
 
-    def take_in(self, message: Deliver, knows: Callable[[Memory], bool]) -> None:
+    def take_in(self, message: DeliverHeard, knows: Callable[[Memory], bool]) -> None:
         """Take what arrived.
 
         Args:

@@ -420,7 +420,7 @@ class Link:
     def _publish(self, channel: Channel, number: int, events: list[Event]) -> None:
         size = 0
         for at in range(0, len(events), EVENT_LIMIT):
-            rows, memories = to_rows(events[at : at + EVENT_LIMIT])
+            rows, memories, _ = to_rows(events[at : at + EVENT_LIMIT])
             more = at + EVENT_LIMIT < len(events)
             size += channel.send(Publish(self.name, self.epoch, number, rows, memories, more))
         self._said.append(Said(number, size, events))

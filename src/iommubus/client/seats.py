@@ -16,8 +16,9 @@ from ..events import Memory
 from ..transport.clock import Clock
 from ..wire.failures import to_failure
 from ..wire.messages import Message
+from ..wire.messages.heard import DeliverHeard
 from ..wire.messages.replies import Done, Refused
-from ..wire.messages.subscribing import AckWanted, Deliver, Ended, Fenced, ReplayFailed, RunFence
+from ..wire.messages.subscribing import AckWanted, Ended, Fenced, ReplayFailed, RunFence
 from .channel import Channel, Handler
 from .following import RemoteSeat
 
@@ -205,7 +206,7 @@ class Seats:
 
 
 WORDS: Final[dict[type[Message], Callable[[RemoteSeat, Any], None]]] = {
-    Deliver: lambda seat, message: seat.take_in(message),
+    DeliverHeard: lambda seat, message: seat.take_in(message),
     AckWanted: lambda seat, _: seat.want_all(),
     Fenced: lambda seat, message: seat.take_fence(message.reason),
     Ended: lambda seat, _: seat.no_more(),

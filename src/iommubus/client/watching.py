@@ -15,8 +15,8 @@ from ..bus.observer import LocalObserver
 from ..errors import Disconnected, Stopping
 from ..events import Lost, Observed
 from ..wire.messages import Message
-from ..wire.messages.watching import Observe, Observed as ObservedWords, Observing, Unobserve
-from ..wire.runs import from_watched
+from ..wire.messages.heard import ObservedHeard
+from ..wire.messages.watching import Observe, Observing, Unobserve
 from .channel import Channel, Handler
 
 
@@ -85,9 +85,9 @@ class RemoteObserver(LocalObserver):
         self._entry.set()
         self.end()
 
-    def take(self, message: ObservedWords) -> None:
+    def take(self, message: ObservedHeard) -> None:
         """Take what the daemon saw."""
-        for event in from_watched(message.runs):
+        for event in message.events:
             self._take(event)
         if message.end:
             self.end()
@@ -152,7 +152,7 @@ class Watchers:
     @property
     def handlers(self) -> dict[type[Message], Handler]:
         """What takes what the daemon saw."""
-        return {ObservedWords: self._take_observed}
+        return {ObservedHeard: self._take_observed}
 
     # -- for observers ---------------------------------------------------------------
 

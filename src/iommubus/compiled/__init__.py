@@ -13,7 +13,7 @@ from typing import Final
 PURE: Final = "IOMMUBUS_PURE"
 """The variable that, set to 1, has everything done in Python."""
 
-PARTS: Final = ("table",)
+PARTS: Final = ("table", "rows")
 """What can be compiled."""
 
 

@@ -38,6 +38,7 @@ from ..wire.messages import (
     watching,
 )
 from ..wire.messages.greeting import Bye, Feature, Hello, Ping, Pong, Welcome
+from ..wire.messages.heard import PublishHeard
 from ..wire.messages.replies import Cancel, Done, Refused
 from ..wire.messages.subscribing import DeliverPacked
 from ..wire.messages.values import clip_text
@@ -635,8 +636,8 @@ class Session(asyncio.Protocol):
 
 def cost(message: Message) -> int:
     """Return how much of a turn a message takes up."""
-    if type(message) is publishing.Publish:
-        return ROW * len(message.rows) + ROW
+    if type(message) is PublishHeard:
+        return ROW * len(message.events) + ROW
     return COSTS[type(message)]
 
 

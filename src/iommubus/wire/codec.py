@@ -1,24 +1,30 @@
 """Messages as bytes: MessagePack, by msgspec.
 
 Whatever a peer sends becomes a message that keeps every promise of its class, or a
-`ProtocolError`.  What is sent is held to the same, with the exception of messages
-full of events, which are made from events that were checked.
+`ProtocolError`; one with rows becomes one with their events (`messages.heard`).  What is
+sent is held to the same, with the exception of what nobody can get wrong (`UNCHECKED`).
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import msgspec
+from msgspec import Struct
 from msgspec.msgpack import Decoder, Encoder
 
 from ..errors import BadMessage
-from .framing import frame
+from .framing import HEADER_SIZE, frame
 from .messages import WORDS, ClientMessage, DaemonMessage, Message, Side
-from .messages.publishing import Publish
-from .messages.subscribing import Deliver, DeliverPacked
+from .messages.greeting import Pong
+from .messages.heard import DeliverHeard, Heard, ObservedHeard, PublishHeard
+from .messages.publishing import Publish, Published
+from .messages.replies import Cancel, Done
+from .messages.rows import Run, WatchedRun
+from .messages.subscribing import Ack, AckWanted, Deliver, DeliverPacked, Ended, Using
+from .messages.syncing import Synced
 from .messages.watching import Observed
-from .runs import check_rows, check_watched
+from .runs import from_any_rows, from_rows
 
 VALUE_LIMIT: Final = 60
 """Most characters of a wrong value that an error repeats: what was sent by others is
@@ -32,9 +38,9 @@ MALFORMED: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """All that decoding raises: ill-formed, of another shape, no UTF-8, nested without end."""
 
 _ENCODER: Final = Encoder()
-_DECODERS: Final[dict[Side, Decoder[Any]]] = {
-    Side.CLIENT: Decoder(ClientMessage),
-    Side.DAEMON: Decoder(DaemonMessage),
+_decode: Final[dict[Side, Callable[[bytes], Message]]] = {
+    Side.CLIENT: Decoder[ClientMessage](ClientMessage).decode,
+    Side.DAEMON: Decoder[DaemonMessage](DaemonMessage).decode,
 }
 _TYPES: Final = {side: {kind.__struct_config__.tag: kind for kind in kinds} for side, kinds in WORDS.items()}
 _PATH: Final = re.compile(r"(?P<reason>.*) - at `\$(?P<path>.*)`", re.DOTALL)
@@ -57,13 +63,13 @@ def encode(side: Side, message: Message | DeliverPacked) -> bytes:
         payload = _ENCODER.encode(message)
     except (UnicodeEncodeError, OverflowError) as error:
         raise BadMessage(type(message).__name__, "a field", "no such value", str(error)) from None
-    if type(message) not in FULL_OF_EVENTS:
+    if type(message) not in UNCHECKED:
         decode(side, payload)
     return frame(payload)
 
 
 def decode(side: Side, payload: bytes) -> Message:
-    """Return the message of a payload.
+    """Return the message of a payload, as it is heard.
 
     Args:
         side: Who said it.
@@ -73,42 +79,105 @@ def decode(side: Side, payload: bytes) -> Message:
         BadMessage: It is no message of this side, or a field holds what it cannot hold.
     """
     try:
-        message: Message = _DECODERS[side].decode(payload)
+        message = _decode[side](payload)
     except MALFORMED as error:
         raise _blame(side, payload, str(error)) from None
-    check = CHECKS.get(type(message))
-    if check is not None:
-        check(message)
-    return message
+    hear = HEARING.get(type(message))
+    return message if hear is None else hear(message, payload)
 
 
 # -- messages full of events -------------------------------------------------
 
 
-def _check_publish(message: Publish) -> None:
-    check_rows("Publish", "rows", message.rows, message.memories)
+def _hear_publish(message: Publish, payload: bytes) -> PublishHeard:
+    events = from_rows(message)
+    if events is None:
+        events = _judge(message, payload, "rows", "[4]", message)
+    return PublishHeard(message.space, message.epoch, message.number, events, message.more)
 
 
-def _check_deliver(message: Deliver) -> None:
-    for at, run in enumerate(message.runs):
-        check_rows("Deliver", f"runs[{at}].rows", run.rows, run.memories)
+def _hear_deliver(message: Deliver, payload: bytes) -> DeliverHeard:
+    runs = message.runs
+    events = _hear_runs(message, payload)
+    memories = runs[0].memories if len(runs) == 1 else [name for run in runs for name in run.memories]
+    return DeliverHeard(
+        message.subscription,
+        message.number,
+        events,
+        tuple([name.memory for name in memories]) if memories else (),
+        HEADER_SIZE + len(payload),
+        message.more,
+        message.current,
+        message.end,
+        message.prompt,
+        message.fails,
+    )
 
 
-def _check_observed(message: Observed) -> None:
-    for at, run in enumerate(message.runs):
-        check_watched(f"runs[{at}].rows", run.rows, run.memories)
+def _hear_observed(message: Observed, payload: bytes) -> ObservedHeard:
+    return ObservedHeard(message.observer, _hear_runs(message, payload), message.end)
 
 
-CHECKS: Final[dict[type[Message], Callable[[Any], None]]] = {
-    Publish: _check_publish,
-    Deliver: _check_deliver,
-    Observed: _check_observed,
+def _hear_runs(message: Deliver | Observed, payload: bytes) -> list[Any]:
+    """Return the events of all runs, in order."""
+    runs: Sequence[Run | WatchedRun] = message.runs
+    events: list[Any] = []
+    for at, run in enumerate(runs):
+        some = from_rows(run)
+        if some is None:
+            place = 3 if type(message) is Deliver else 2
+            some = _judge(message, payload, f"runs[{at}].rows", f"[{place}][{at}][1]", run)
+        if events:
+            events += some
+        else:
+            events = some  # the usual one
+    return events
+
+
+def _judge(
+    message: Publish | Deliver | Observed, payload: bytes, field: str, path: str, run: Publish | Run | WatchedRun
+) -> list[Any]:
+    """Return the events of rows that are not plain; or raise what is wrong with them.
+
+    Args:
+        message: What has them.
+        payload: The same, as it arrived.
+        field: What people call where they are.
+        path: Where they are in the payload.
+        run: What has them, and the memories that they name.
+    """
+    try:
+        return from_any_rows(type(message).__name__, field, run)
+    except MALFORMED as error:
+        side = Side.CLIENT if type(message) is Publish else Side.DAEMON
+        raise _blame(side, payload, _deeper(str(error), path)) from None
+
+
+HEARING: Final[dict[type[Struct], Callable[[Any, bytes], Heard]]] = {
+    Publish: _hear_publish,
+    Deliver: _hear_deliver,
+    Observed: _hear_observed,
 }
-"""What has to be looked at beyond the shape: all other messages do so as they are made, which costs
-more, and there are hundreds of thousands of events a second."""
+"""What has rows, of which events are made at once: all other messages are taken as they are."""
 
-FULL_OF_EVENTS: Final = {*CHECKS, DeliverPacked}
-"""Messages that are not looked at before they are sent."""
+UNCHECKED: Final = frozenset(
+    {
+        *HEARING,
+        DeliverPacked,
+        Ack,
+        AckWanted,
+        Cancel,
+        Done,
+        Ended,
+        Pong,
+        Published,
+        Synced,
+        Using,
+    }
+)
+"""Messages that are not read again before they are sent, which costs as much as to write them.  What
+is in those with rows was checked as the events were made.  The others have numbers that this end counted
+itself or heard, names that it heard, and durations that it measured; no caller chooses any of them."""
 
 
 # -- whose fault -------------------------------------------------------------
@@ -126,6 +195,13 @@ def _blame(side: Side, payload: bytes, text: str) -> BadMessage:
     for step in _STEPS.findall(_KNOWN.match(path)[0]):  # type: ignore[index]
         value = value[int(step)]
     return BadMessage(message, field, _short(repr(value)), reason)
+
+
+def _deeper(text: str, path: str) -> str:
+    """Return what msgspec says of a part of a payload as it would say it of the whole."""
+    found = _PATH.fullmatch(text)
+    reason, inside = (found["reason"], found["path"]) if found else (text, "")
+    return f"{reason} - at `${path}{inside}`"
 
 
 def _name(side: Side, value: Any, path: str) -> tuple[str, str]:

@@ -8,14 +8,16 @@ Both ends speak at once, so what one may say depends on what it has said and hea
 itself, and a `Bye` of one leaves the other its last words.
 """
 
+from collections.abc import Mapping
 from enum import Enum
 from typing import Any, Final, Generic, TypeVar, cast
 
 from ..errors import OutOfPlace, ProtocolError
 from .codec import decode, encode
 from .framing import FRAME_LIMIT, GREETING_LIMIT, FrameReader
-from .messages import WORDS, ClientMessage, DaemonMessage, Message, Side
+from .messages import WORDS, ClientHeard, ClientMessage, DaemonHeard, DaemonMessage, Message, Side
 from .messages.greeting import Bind, Bound, Bye, Descriptor, Draining, Hello, Welcome
+from .messages.heard import SAID
 from .messages.subscribing import Deliver, DeliverPacked
 
 
@@ -51,6 +53,8 @@ class State(Enum):
 
     CLOSED = "closed"
     """Nobody says anything any more."""
+
+    __hash__ = object.__hash__  # as that of `Side`
 
 
 Words = dict[type[Message], State]
@@ -114,12 +118,29 @@ def after(state: State, side: Side, kind: type[Any]) -> State:
         OutOfPlace: It may not.
     """
     try:
-        return TRANSITIONS[state][side][Deliver if kind is DeliverPacked else kind]
+        return TRANSITIONS[state][side][PACKED.get(kind, kind)]
     except KeyError:
         raise OutOfPlace(kind.__name__, side.value, state.value) from None
 
 
-HeardT = TypeVar("HeardT", bound=Message)
+PACKED: Final[dict[type[Any], type[Message]]] = {DeliverPacked: Deliver}
+"""What is said in another class than the words have, and as what."""
+
+
+def _with(others: Mapping[type[Any], type[Any]], words: Words) -> dict[type[Any], State]:
+    """Return words and those of other classes that are the same on the wire."""
+    return {**words, **{other: words[kind] for other, kind in others.items() if kind in words}}
+
+
+_SAYING: Final = {
+    (state, side): _with(PACKED, words) for state, sides in TRANSITIONS.items() for side, words in sides.items()
+}
+_HEARING: Final = {
+    (state, side): _with(SAID, words) for state, sides in TRANSITIONS.items() for side, words in sides.items()
+}
+
+
+HeardT = TypeVar("HeardT", bound=Message)  # as it is heard
 SaidT = TypeVar("SaidT", bound=Message | DeliverPacked)
 
 
@@ -137,9 +158,10 @@ class Connection(Generic[HeardT, SaidT]):
 
     def __init__(self, side: Side, limit: int = FRAME_LIMIT) -> None:
         self.side = side
+        self._other = side.other
         self._limit = limit
-        self.state = State.GREETING
         self._reader = FrameReader(GREETING_LIMIT)
+        self._enter(State.GREETING)
         self._error: ProtocolError | None = None
 
     @property
@@ -166,7 +188,7 @@ class Connection(Generic[HeardT, SaidT]):
             return self._next()
         except ProtocolError as error:
             self._error = error
-            self.state = State.BROKEN if Bye in TRANSITIONS[self.state][self.side] else State.CLOSED
+            self._enter(State.BROKEN if Bye in TRANSITIONS[self.state][self.side] else State.CLOSED)
             raise
 
     def send(self, message: SaidT) -> bytes:
@@ -177,9 +199,10 @@ class Connection(Generic[HeardT, SaidT]):
             BadMessage: A field holds what the other end would refuse.
             FrameTooLarge: It is longer than a frame may be.
         """
-        state = after(self.state, self.side, type(message))
+        state = self._saying.get(type(message)) or after(self.state, self.side, type(message))
         data = encode(self.side, message)
-        self._enter(state)
+        if state is not self.state:
+            self._enter(state)
         return data
 
     # -- inside ----------------------------------------------------------------
@@ -188,23 +211,28 @@ class Connection(Generic[HeardT, SaidT]):
         payload = self._reader.next_payload()
         if payload is None:
             return None
-        message = decode(self.side.other, payload)
-        self._enter(after(self.state, self.side.other, type(message)))
+        message = decode(self._other, payload)
+        kind = type(message)
+        state = self._hearing.get(kind) or after(self.state, self._other, SAID.get(kind, kind))
+        if state is not self.state:
+            self._enter(state)
         return cast("HeardT", message)
 
     def _enter(self, state: State) -> None:
         self.state = state
+        self._saying = _SAYING[state, self.side]
+        self._hearing = _HEARING[state, self._other]
         self._reader.limit = GREETING_LIMIT if state in STRANGERS else self._limit
 
 
-class ClientConnection(Connection[DaemonMessage, ClientMessage]):
+class ClientConnection(Connection[DaemonHeard, ClientMessage]):
     """The client's end."""
 
     def __init__(self) -> None:
         super().__init__(Side.CLIENT)
 
 
-class ServerConnection(Connection[ClientMessage, DaemonMessage | DeliverPacked]):
+class ServerConnection(Connection[ClientHeard, DaemonMessage | DeliverPacked]):
     """The daemon's end."""
 
     def __init__(self, limit: int = FRAME_LIMIT) -> None:

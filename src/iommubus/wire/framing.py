@@ -4,6 +4,7 @@ A frame is the length of its payload, four bytes little endian, and the payload.
 What is in a payload is not known here.
 """
 
+from struct import Struct
 from typing import Final
 
 from ..errors import FrameTooLarge
@@ -22,22 +23,29 @@ GREETING_LIMIT: Final = 4096
 less than 1 KiB, and who has not said who it is gets no more memory than that."""
 
 
+_HEADER: Final = Struct("<I")
+_write_header = _HEADER.pack
+_read_header = _HEADER.unpack_from
+
+
 def frame(payload: bytes) -> bytes:
     """Return the frame of one payload.
 
     Raises:
         FrameTooLarge: The payload is longer than `FRAME_LIMIT`.
     """
-    if len(payload) > FRAME_LIMIT:
-        raise FrameTooLarge(len(payload), FRAME_LIMIT)
-    return len(payload).to_bytes(HEADER_SIZE, "little") + payload
+    size = len(payload)
+    if size > FRAME_LIMIT:
+        raise FrameTooLarge(size, FRAME_LIMIT)
+    return _write_header(size) + payload
 
 
 class FrameReader:
     """Cuts a stream into payloads, however it was sliced on its way.
 
-    Each byte is copied a constant number of times: a `bytearray` gives up bytes
-    at its front without moving the rest.
+    What arrives in whole frames is not gathered first: payloads are cut out of it.  Otherwise
+    each byte is copied a constant number of times: a `bytearray` gives up bytes at
+    its front without moving the rest.
 
     Args:
         limit: Longest payload that is taken, in bytes.
@@ -46,20 +54,29 @@ class FrameReader:
         limit: The same; it may be changed between two payloads.
     """
 
-    __slots__ = ("_buffer", "limit")
+    __slots__ = ("_at", "_data", "limit")
 
     def __init__(self, limit: int = FRAME_LIMIT) -> None:
         self.limit = limit
-        self._buffer = bytearray()
+        self._data: bytes | bytearray = b""
+        self._at = 0  # where in it the next frame begins
 
     @property
     def partial(self) -> bool:
         """Whether bytes are there that make no whole frame yet, or were not asked for."""
-        return bool(self._buffer)
+        return self._at < len(self._data)
 
     def feed(self, data: bytes) -> None:
         """Add what arrived.  Ask for the payloads in it before adding more."""
-        self._buffer += data
+        if self._at == len(self._data):
+            self._data, self._at = data, 0
+            return
+        if not isinstance(self._data, bytearray):
+            self._data = bytearray(memoryview(self._data)[self._at :])
+        elif self._at:
+            del self._data[: self._at]
+        self._at = 0
+        self._data += data
 
     def next_payload(self) -> bytes | None:
         """Remove and return the next payload, or `None` if more bytes are needed.
@@ -68,15 +85,18 @@ class FrameReader:
             FrameTooLarge: It will be longer than the limit.  Where the next one
                 begins is not known then: give up the connection.
         """
-        buffer = self._buffer
-        if len(buffer) < HEADER_SIZE:
+        data, at = self._data, self._at
+        length, begin = len(data), at + HEADER_SIZE
+        if length < begin:
             return None
-        size = int.from_bytes(buffer[:HEADER_SIZE], "little")
+        (size,) = _read_header(data, at)
         if size > self.limit:
             raise FrameTooLarge(size, self.limit)
-        end = HEADER_SIZE + size
-        if len(buffer) < end:
+        end = begin + size
+        if length < end:
             return None
-        payload = bytes(buffer[HEADER_SIZE:end])
-        del buffer[:end]
-        return payload
+        if end == length:
+            self._data, self._at = b"", 0
+        else:
+            self._at = end
+        return data[begin:end] if type(data) is bytes else bytes(memoryview(data)[begin:end])

@@ -1,36 +1,56 @@
 """Events of the bus as rows of the wire, and back; and removed pieces, as many as fit.
 
-What is done for each event is written out in two comprehensions and a loop: a call
-for each would cost as much again, and so would `isinstance`, which takes the long
-way round where the class is another one.
+Rows are bytes to the messages that have them.  What is done for each event is compiled
+(`iommubus.compiled.rows`); what is not plain there, or not right, or all of it where
+nothing is compiled, is done here, and what is wrong is always said here.  There, two
+comprehensions and a loop are written out: a call for each event would cost as much
+again, and so would `isinstance`, which takes the long way round where the class is another one.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby, islice
+from itertools import islice
 from operator import attrgetter
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 from msgspec import Raw
-from msgspec.msgpack import Encoder
+from msgspec.msgpack import Decoder, Encoder
 
+from ..compiled import load
 from ..errors import BadMessage
 from ..events import DevIotlbUnmap, Event, Lost, Map, Memory, Observed, Unmap
 from ..ledger import OldPieces
 from ..mapping import PERMS
 from ..ranges import LAST
-from .messages.rows import EVENT_LIMIT, DevIotlbUnmapRow, LostRow, MapRow, Row, Run, UnmapRow, WatchedRun
+from .messages.publishing import Publish
+from .messages.rows import (
+    EVENT_LIMIT,
+    DevIotlbUnmapRow,
+    LostRow,
+    MapRow,
+    Row,
+    Rows,
+    Run,
+    UnmapRow,
+    WatchedRows,
+    WatchedRun,
+)
 from .messages.syncing import PIECE_LIMIT
 from .messages.values import RANGE_LIMIT, MemoryName, Piece, Range, check_order, check_target
 
 AnyRow = Row | LostRow
 EventT = TypeVar("EventT", bound=Observed)
+RunT = TypeVar("RunT", Run, WatchedRun)
 
 HALF: Final = 2**63
 """Where neither a target nor a last address reaches it, no sum can leave 64 bits."""
 
 _ENCODER = Encoder()
+_ROWS: Final = Decoder(Rows)
+_WATCHED: Final = Decoder(WatchedRows)
 _NO_EVENT = UnmapRow(0, 0, 0)  # stands in the place of a lost one, so that the others keep theirs
 _space_of = attrgetter("space")
+COMPILED = load("rows")
+"""The compiled `to_rows` and `from_rows`, for all that is plain; `None` where there is none."""
 
 
 # -- to the wire -------------------------------------------------------------
@@ -43,19 +63,28 @@ def portions(events: Sequence[EventT]) -> Iterator[Sequence[EventT]]:
         yield events[at : at + EVENT_LIMIT]
 
 
-def to_rows(events: Iterable[Event]) -> tuple[list[Row], list[MemoryName]]:
-    """Return events of one space as rows, and the memories that they lead into."""
-    return _to_rows(events)
+def to_rows(events: Sequence[Observed], start: int = 0) -> tuple[Raw, list[MemoryName], int]:
+    """Pack the run of events of one space that begins at a place.
+
+    Returns:
+        The rows, the memories that they lead into, and where the next run begins.
+    """
+    if COMPILED is not None:
+        packed = COMPILED.pack(events, start)
+        if packed is not None:
+            rows, memories, end = packed
+            return Raw(rows), list(map(MemoryName.of, memories)) if memories else [], end
+    return _to_rows(events, start)
 
 
-def to_runs(events: Iterable[Event]) -> list[Run]:
+def to_runs(events: Sequence[Event]) -> list[Run]:
     """Return events as runs of one space each, in the same order."""
-    return [Run(space, *_to_rows(run)) for space, run in groupby(events, _space_of)]
+    return _to_runs(Run, events)
 
 
-def to_watched(events: Iterable[Observed]) -> list[WatchedRun]:
+def to_watched(events: Sequence[Observed]) -> list[WatchedRun]:
     """Return what an observer gets as runs of one space each, in the same order."""
-    return [WatchedRun(space, *_to_rows(run)) for space, run in groupby(events, _space_of)]
+    return _to_runs(WatchedRun, events)
 
 
 def pack(runs: list[Run]) -> Raw:
@@ -88,19 +117,33 @@ def to_pieces(old: OldPieces, room: int = PIECE_LIMIT) -> tuple[list[Piece], lis
 # -- from the wire -----------------------------------------------------------
 
 
-def from_rows(space: str, rows: Iterable[Row], memories: Sequence[MemoryName]) -> list[Event]:
-    """Return the events of rows that were checked."""
-    return _from_rows(space, rows, memories)
+def from_rows(run: Publish | Run | WatchedRun) -> list[Any] | None:
+    """Return the events of what has rows, `None` if they are not plain or were not looked at: see `from_any_rows`."""
+    if COMPILED is None:
+        return None
+    memories = tuple([name.memory for name in run.memories]) if run.memories else ()
+    return cast("list[Any] | None", COMPILED.unpack(run.rows, run.space, memories, type(run) is WatchedRun))
 
 
-def from_runs(runs: Iterable[Run]) -> list[Event]:
-    """Return the events of all runs, in order."""
-    return [event for run in runs for event in _from_rows(run.space, run.rows, run.memories)]
+def from_any_rows(message: str, field: str, run: Publish | Run | WatchedRun) -> list[Any]:
+    """Return the events of what has rows, however they are written.
 
+    Args:
+        message: Name of the message, for the error.
+        field: Name of the field that has the rows.
+        run: What has rows, memories and a space; in a `WatchedRun` events may be lost.
 
-def from_watched(runs: Iterable[WatchedRun]) -> list[Observed]:
-    """Return what an observer gets of all runs, in order."""
-    return [event for run in runs for event in _from_rows(run.space, run.rows, run.memories)]
+    Raises:
+        BadMessage: No event has what a row has.
+        msgspec.DecodeError, UnicodeDecodeError, RecursionError: They are no rows.
+    """
+    if isinstance(run, WatchedRun):
+        told = _WATCHED.decode(run.rows)
+        check_watched(message, field, told, run.memories)
+        return _from_rows(run.space, told, run.memories)
+    rows = _ROWS.decode(run.rows)
+    check_rows(message, field, rows, run.memories)
+    return _from_rows(run.space, rows, run.memories)
 
 
 def from_pieces(pieces: Iterable[Piece], ranges: Iterable[Range]) -> OldPieces:
@@ -133,17 +176,30 @@ def check_rows(message: str, field: str, rows: Iterable[Row], memories: Sequence
             _blame(f"{field}[{at}] of {message}", row, count)
 
 
-def check_watched(field: str, rows: Iterable[AnyRow], memories: Sequence[MemoryName]) -> None:
+def check_watched(message: str, field: str, rows: Iterable[AnyRow], memories: Sequence[MemoryName]) -> None:
     """Do `check_rows` for an observer, whose lost events have no addresses that could be wrong."""
-    check_rows("Observed", field, [_NO_EVENT if isinstance(row, LostRow) else row for row in rows], memories)
+    check_rows(message, field, [_NO_EVENT if isinstance(row, LostRow) else row for row in rows], memories)
 
 
 # -- inside ------------------------------------------------------------------
 
 
-def _to_rows(events: Iterable[Observed]) -> tuple[list[Any], list[MemoryName]]:
-    """Return events of one space as rows; a memory's place is told when it is first met."""
+def _to_runs(kind: type[RunT], events: Sequence[Observed]) -> list[RunT]:
+    runs: list[RunT] = []
+    end = 0
+    while end < len(events):
+        space = events[end].space
+        rows, memories, end = to_rows(events, end)
+        runs.append(kind(space, rows, memories))
+    return runs
+
+
+def _to_rows(events: Sequence[Observed], start: int) -> tuple[Raw, list[MemoryName], int]:
+    """Do `to_rows`; a memory's place is told when it is first met."""
     places: dict[Memory, int] = {}
+    spaces = map(_space_of, islice(events, start, None))
+    first = next(spaces, "")
+    end = next((at for at, space in enumerate(spaces, start + 1) if space != first), len(events))
     rows = [
         MapRow(
             one.seq, one.first, one.last, one.target, one.perm,
@@ -153,9 +209,9 @@ def _to_rows(events: Iterable[Observed]) -> tuple[list[Any], list[MemoryName]]:
         else UnmapRow(one.seq, one.first, one.last)
         if type(one) is Unmap
         else _rare_row(one)
-        for one in events
+        for one in events[start:end]
     ]  # fmt: skip
-    return rows, list(map(MemoryName.of, places))
+    return Raw(_ENCODER.encode(rows)), list(map(MemoryName.of, places)), end
 
 
 def _from_rows(space: str, rows: Iterable[AnyRow], memories: Iterable[MemoryName]) -> list[Any]:

@@ -31,6 +31,7 @@ from iommubus.errors import (
     SubscriptionClosed,
     TooManyMappings,
 )
+from iommubus.events import Map, Unmap
 from iommubus.service.daemon import Daemon
 from iommubus.service.proof.record import Disk, Granted, Record, load
 from iommubus.service.settings.config import Config, Leases, Limits
@@ -39,6 +40,7 @@ from iommubus.transport.credentials import Peer, Process, peer_of, process_of, t
 from iommubus.wire.failures import to_error, to_failure
 from iommubus.wire.messages import DaemonMessage
 from iommubus.wire.messages.greeting import Ping, Pong
+from iommubus.wire.messages.heard import DeliverHeard
 from iommubus.wire.messages.publishing import Answer, Ask, DemandChanged
 from iommubus.wire.messages.replies import Done, Refused
 from iommubus.wire.messages.rows import MapRow, UnmapRow
@@ -46,7 +48,6 @@ from iommubus.wire.messages.spaces import Attach, CloseSpace, CreateEndpoint, De
 from iommubus.wire.messages.subscribing import (
     Ack,
     AckWanted,
-    Deliver,
     Ended,
     Fail,
     Fenced,
@@ -96,7 +97,7 @@ class Consumer:
         self.current = self.ended = self.prompted = False
         self.hears = True  # that it is confirmed, if it is to be stopped by the end of its process
         self.fails = 0
-        self.delivered: list[Deliver] = []
+        self.delivered: list[DeliverHeard] = []
 
     async def subscribe(self, *endpoints: str, caps: int = 3, **more: Any) -> Subscribed:
         request = self.talker.request
@@ -116,35 +117,35 @@ class Consumer:
         await self.talker.say(Subscribe(self.talker.request, list(endpoints or ("vtd0",)), caps, **fields))
         return to_error((await self.talker.skip_to(Refused)).failure)
 
-    async def deliver(self) -> Deliver:
+    async def deliver(self) -> DeliverHeard:
         """Take one message of a hand-over."""
-        message = await self.talker.skip_to(Deliver)
+        message = await self.talker.skip_to(DeliverHeard)
         self.apply(message)
         return message
 
-    def apply(self, message: Deliver) -> None:
+    def apply(self, message: DeliverHeard) -> None:
         assert message.subscription == self.number
         self.delivered.append(message)
         self.last = message.number
         self.current |= message.current
         self.ended |= message.end
         self.prompted |= message.prompt
-        for row in (row for run in message.runs for row in run.rows):
-            if isinstance(row, MapRow):
-                self.map(row)
+        for event in message.events:
+            if isinstance(event, Map):
+                self.map(event)
             else:
-                self.pages = {at: target for at, target in self.pages.items() if not row.first <= at <= row.last}
+                self.pages = {at: target for at, target in self.pages.items() if not event.first <= at <= event.last}
 
-    def map(self, row: MapRow) -> None:
-        for at in range(row.first, row.last + 1, PAGE):
+    def map(self, event: Map) -> None:
+        for at in range(event.first, event.last + 1, PAGE):
             assert at not in self.pages, "a MAP over a live mapping"
-            self.pages[at] = row.target + at - row.first
+            self.pages[at] = event.target + at - event.first
 
     def catch_up(self) -> None:
         """Apply what was passed over."""
         heard, self.talker.heard = self.talker.heard, []
         for message in heard:
-            if isinstance(message, Deliver) and message.subscription == self.number:
+            if isinstance(message, DeliverHeard) and message.subscription == self.number:
                 self.apply(message)
 
     async def until(self, *pages: int, ack: bool = True) -> None:
@@ -271,7 +272,7 @@ async def test_a_newcomer_to_an_empty_table_is_current_at_once() -> None:
         assert subscribed.name == f"vtd0#{subscribed.subscription & 0xFFFF_FFFF}"
         assert (subscribed.lease_us, subscribed.window) == (10 * SECOND, daemon.config.limits.unacknowledged)
         first = await consumer.deliver()
-        assert (first.number, first.runs, first.current, first.prompt) == (0, [], True, True)
+        assert (first.number, first.events, first.current, first.prompt) == (0, [], True, True)
         await consumer.ack()
         assert all(watch.member.completion.current for watch in daemon.proof.watches)
 
@@ -306,7 +307,7 @@ async def test_a_hand_over_for_which_somebody_waits_says_so() -> None:
         await producer.map(500)
         request = await producer.begin_sync()
         await consumer.talker.skip_to(AckWanted)
-        assert not any(isinstance(message, Deliver) for message in consumer.talker.heard)
+        assert not any(isinstance(message, DeliverHeard) for message in consumer.talker.heard)
         assert not any(message.prompt for message in consumer.delivered[1:])
         await consumer.ack()
         await consumer.until(*range(400), 500)
@@ -352,7 +353,7 @@ async def test_a_hand_over_of_many_events_goes_in_pieces(monkeypatch: pytest.Mon
                 await consumer.ack()
         pieces = [each for each in consumer.delivered if each.number == number]
         assert [each.more for each in pieces] == [True, False]
-        assert sum(len(run.rows) for run in pieces[0].runs) == 4096
+        assert len(pieces[0].events) == 4096
         await consumer.talker.say(Ping(1))
         await consumer.talker.skip_to(Pong)
 
@@ -385,8 +386,8 @@ async def test_all_subscriptions_of_a_connection_have_a_bound_together(monkeypat
         first = consumer if wanted.subscription == consumer.number else other
         second = other if first is consumer else consumer
         for message in consumer.talker.heard:
-            assert not isinstance(message, Deliver) or message.subscription == first.number
-            if isinstance(message, Deliver):
+            assert not isinstance(message, DeliverHeard) or message.subscription == first.number
+            if isinstance(message, DeliverHeard):
                 first.apply(message)
         assert len(first.pages) == 400
         await first.ack()
@@ -467,7 +468,7 @@ async def test_an_unmap_that_failed_comes_again_with_what_was_behind_it() -> Non
         await producer.unmap(1, 3)  # and one that is applied
         first = await consumer.deliver()
         await producer.map(1, to=100)
-        second = await consumer.talker.skip_to(Deliver)  # not applied: it overlaps what is about to fail
+        second = await consumer.talker.skip_to(DeliverHeard)  # not applied: it overlaps what is about to fail
         assert (first.fails, second.fails) == (0, 0)
         consumer.pages[PAGE] = PAGE  # it could not be removed
         await consumer.fail(first.number, 0)
@@ -476,7 +477,7 @@ async def test_an_unmap_that_failed_comes_again_with_what_was_behind_it() -> Non
         request = await producer.begin_sync()
         third = await consumer.deliver()
         assert (third.fails, third.prompt) == (1, True)
-        assert [type(row) for run in third.runs for row in run.rows] == [UnmapRow, MapRow]
+        assert [type(event) for event in third.events] == [Unmap, Map]
         await consumer.fail(third.number, 0)
         consumer.pages[PAGE] = PAGE
         await consumer.ack()
@@ -499,7 +500,7 @@ async def test_a_failure_of_what_was_taken_back_is_counted_and_no_more() -> None
         await producer.unmap(1)
         first = await consumer.deliver()
         await producer.map(1, to=100)
-        second = await consumer.talker.skip_to(Deliver)
+        second = await consumer.talker.skip_to(DeliverHeard)
         await consumer.fail(first.number, 0)
         await consumer.fail(second.number, 0)  # said before its client knew better
         await consumer.fail(first.number, 0)  # and this twice
@@ -507,7 +508,7 @@ async def test_a_failure_of_what_was_taken_back_is_counted_and_no_more() -> None
         (watch,) = daemon.proof.watches
         await until(lambda: watch.member.completion.acked == second.number)
         request = await producer.begin_sync()
-        third = await consumer.talker.skip_to(Deliver)
+        third = await consumer.talker.skip_to(DeliverHeard)
         assert third.fails == 3
         await consumer.ack(third.number)
         assert isinstance(await producer.end_sync(request), Synced)
@@ -552,7 +553,7 @@ async def test_hand_overs_that_a_contract_makes_empty_need_no_word() -> None:
         await producer.publish(MapRow(1, PAGE, 4 * PAGE - 1, 0, 3))
         await consumer.subscribe(limit=1, pow2=True)
         first = await consumer.deliver()
-        assert (first.number, first.runs, first.current) == (0, [], True)
+        assert (first.number, first.events, first.current) == (0, [], True)
         assert [type(each) for each in consumer.talker.heard].count(ReplayFailed) == 1
         await producer.publish(MapRow(2, 5 * PAGE, 8 * PAGE - 1, 0, 3))
         answer = await producer.sync()
@@ -786,7 +787,7 @@ async def test_nothing_is_handed_over_that_a_client_could_not_come_back_for() ->
             await consumer.subscribe()
             await consumer.until(1)
             pings = [message for message in talker.heard if isinstance(message, Ping)]
-            assert not any(isinstance(message, Deliver) for message in talker.heard)
+            assert not any(isinstance(message, DeliverHeard) for message in talker.heard)
             assert len(daemon.proof.watches) == 2
             if len(pings) == 2:
                 await talker.say(Pong(pings[1].number), Pong(4711))
@@ -1008,7 +1009,8 @@ CONSUMER = """
 import socket, sys
 from iommubus.wire.connection import ClientConnection
 from iommubus.wire.messages.greeting import Hello, Ping, Pong, Welcome
-from iommubus.wire.messages.subscribing import Ack, Deliver, Subscribe, Subscribed
+from iommubus.wire.messages.heard import DeliverHeard
+from iommubus.wire.messages.subscribing import Ack, Subscribe, Subscribed
 from iommubus.wire.messages.values import Range
 
 path, stops = sys.argv[1:]
@@ -1036,7 +1038,7 @@ def serve():
                 number = message.subscription
             elif isinstance(message, Ping):
                 sock.sendall(wire.send(Pong(message.number)))
-            elif isinstance(message, Deliver):
+            elif isinstance(message, DeliverHeard):
                 sock.sendall(wire.send(Ack(number, message.number)))
                 print(message.number, flush=True)
 

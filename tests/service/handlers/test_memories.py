@@ -32,14 +32,16 @@ from iommubus.wire.connection import ClientConnection
 from iommubus.wire.failures import to_error
 from iommubus.wire.messages import Message
 from iommubus.wire.messages.greeting import Bind, Bound, Bye, Descriptor, Hello, Ping
+from iommubus.wire.messages.heard import DeliverHeard
 from iommubus.wire.messages.publishing import Publish
 from iommubus.wire.messages.replies import Done, Refused
 from iommubus.wire.messages.rows import MapRow
 from iommubus.wire.messages.spaces import AddMemory, MemoryAdded, MemoryRemoved, RemoveMemory
-from iommubus.wire.messages.subscribing import Deliver, Subscribe, Subscribed
+from iommubus.wire.messages.subscribing import Subscribe, Subscribed
 from iommubus.wire.messages.values import MemoryName, Range
 from tests.peers import open_descriptors
 from tests.talkers import OWN, PAGE, STRANGER, Talker, greeted, settings, until
+from tests.wire.packed import packed
 
 pytestmark = pytest.mark.asyncio
 
@@ -130,7 +132,7 @@ async def refused(talker: Talker, message: Message) -> Exception:
 async def publish(talker: Talker, epoch: int, memory: Memory, number: int = 1, name: str = "vtd0", at: int = 0) -> None:
     """Map a page into a memory."""
     rows = [MapRow(number, at * PAGE, at * PAGE + PAGE - 1, 0, 3, 1)]
-    await talker.say(Publish(name, epoch, number, list(rows), [MemoryName.of(memory)]))
+    await talker.say(Publish(name, epoch, number, packed(*rows), [MemoryName.of(memory)]))
 
 
 async def follow(talker: Talker, endpoint: str = "vtd0") -> int:
@@ -182,10 +184,10 @@ async def test_a_descriptor_reaches_whoever_is_told_of_a_mapping(order: str, des
         for talker in consumer, producer:
             await follow(talker)
         await publish(producer, epoch, memory)
-        delivered = await consumer.skip_to(Deliver)
-        while not delivered.runs:
-            delivered = await consumer.skip_to(Deliver)
-        assert delivered.runs[0].memories == [MemoryName.of(memory)]
+        delivered = await consumer.skip_to(DeliverHeard)
+        while not delivered.events:
+            delivered = await consumer.skip_to(DeliverHeard)
+        assert delivered.memories == (memory,)
         if order == "mapping first":
             await lender.lend(memory, descriptor)
         got, (fd,) = await borrower.given()
@@ -209,7 +211,7 @@ async def test_who_binds_late_is_given_everything_then(descriptor: int) -> None:
         await lender.lend(memory, descriptor)
         await follow(consumer)
         await publish(producer, epoch, memory)
-        await consumer.skip_to(Deliver)
+        await consumer.skip_to(DeliverHeard)
         async with bound(daemon, consumer) as borrower:
             got, fds = await borrower.given()
             assert (got, len(fds)) == (memory, 1)
@@ -230,7 +232,7 @@ async def test_whoever_has_no_second_connection_is_sent_none(descriptor: int) ->
         await lender.lend(memory, descriptor)
         await follow(consumer)
         await publish(producer, epoch, memory)
-        await consumer.skip_to(Deliver)
+        await consumer.skip_to(DeliverHeard)
         assert lending_of(daemon, consumer).shown == frozenset()
 
 

@@ -30,6 +30,7 @@ from iommubus.wire.messages.spaces import (
 from iommubus.wire.messages.syncing import Sync, Synced, SyncRefused
 from iommubus.wire.messages.values import MemoryName, Piece, Range
 from tests.talkers import OWN, PAGE, STRANGER, Talker, creating, gone, greeted, page, publishing, settings, until
+from tests.wire.packed import packed
 
 pytestmark = pytest.mark.asyncio
 
@@ -146,7 +147,7 @@ async def test_what_is_published_is_in_the_table_and_acknowledged_once_a_turn() 
         await talker.say(
             publishing("vtd0", epoch, 1, page(1), page(2)),
             publishing("vtd0", epoch, 2, gone(1), page(3)),
-            Publish("vtd0", epoch, 3, [page(4)], more=True),
+            Publish("vtd0", epoch, 3, packed(page(4)), more=True),
         )
         assert await talker.hear(Published) == Published("vtd0", epoch, 2)
         assert mapped(daemon) == [2, 3, 4]
@@ -160,7 +161,7 @@ async def test_what_cannot_be_mapped_is_told_by_its_place_and_the_rest_goes_on()
         epoch = await talker.space()
         unaligned = MapRow(1, 0x5001, 0x5FFF, 0, 3)
         await talker.say(
-            Publish("vtd0", epoch, 1, [page(1), unaligned], more=True),
+            Publish("vtd0", epoch, 1, packed(page(1), unaligned), more=True),
             publishing("vtd0", epoch, 1, page(1, target=9), page(2), page(3), page(4)),
         )
         failed = [await talker.hear(PublishFailed) for _ in range(3)]
@@ -189,7 +190,7 @@ async def test_hand_overs_are_numbered_in_order(messages: Sequence[tuple[int, bo
     async with Daemon(Config()) as daemon, greeted(daemon) as talker:
         epoch = await talker.space()
         for number, more in messages:
-            await talker.say(Publish("vtd0", epoch, number, [], more=more))
+            await talker.say(Publish("vtd0", epoch, number, packed(), more=more))
         assert reason in await broken(talker)
 
 
@@ -205,7 +206,7 @@ async def test_nobody_leads_mappings_into_the_memory_of_another_user() -> None:
         row = MapRow(1, 0, PAGE - 1, 0, 3, 1)
         for talker, name in ((owner, "vtd0"), (stranger, "vtd1")):
             epoch = await talker.space(name)
-            await talker.say(Publish(name, epoch, 1, [row], [ram]))
+            await talker.say(Publish(name, epoch, 1, packed(row), [ram]))
         await owner.hear(Published)
         assert (await stranger.hear(PublishFailed)).failure.kind == "NotProducer"
         assert (mapped(daemon, "vtd0"), mapped(daemon, "vtd1")) == ([0], [])

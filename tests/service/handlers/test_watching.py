@@ -8,14 +8,13 @@ from iommubus.service.daemon import Daemon
 from iommubus.service.session import Session
 from iommubus.service.settings.config import Config, Limits
 from iommubus.service.settings.rules import Rule
-from iommubus.wire.messages import watching
 from iommubus.wire.messages.greeting import Ping, Pong
+from iommubus.wire.messages.heard import ObservedHeard
 from iommubus.wire.messages.publishing import Published
 from iommubus.wire.messages.replies import Done, Refused
 from iommubus.wire.messages.rows import DevIotlbUnmapRow, Row
 from iommubus.wire.messages.values import MemoryName
 from iommubus.wire.messages.watching import Observe, Observing, Unobserve
-from iommubus.wire.runs import from_watched
 from tests.talkers import PAGE, STRANGER, Talker, gone, greeted, page, publishing, settings, until
 
 pytestmark = pytest.mark.asyncio
@@ -29,7 +28,7 @@ async def observe(talker: Talker, *patterns: str, kinds: Cap = Cap.ALL, capacity
 
 async def seen(talker: Talker) -> list[Observed]:
     """Return what an observer is told of next."""
-    return from_watched((await talker.hear(watching.Observed)).runs)
+    return (await talker.hear(ObservedHeard)).events
 
 
 async def test_an_observer_sees_what_it_asked_for() -> None:
@@ -37,10 +36,10 @@ async def test_an_observer_sees_what_it_asked_for() -> None:
         one, other = await producer.space("vtd0"), await producer.space("smmu0")
         number = await observe(talker, "vtd*")
         await producer.say(publishing("vtd0", one, 1, page(1), gone(1)), publishing("smmu0", other, 1, page(1)))
-        message = await talker.hear(watching.Observed)
+        message = await talker.hear(ObservedHeard)
 
         assert (message.observer, message.end) == (number, False)
-        assert [type(event) for event in from_watched(message.runs)] == [Map, Unmap]
+        assert [type(event) for event in message.events] == [Map, Unmap]
         later = await producer.space("vtd9")
         await producer.say(publishing("vtd9", later, 1, page(1)))
         assert [event.space for event in await seen(talker)] == ["vtd9"]
@@ -52,8 +51,8 @@ async def test_kinds_that_were_left_out_are_not_lost() -> None:
         await observe(talker, kinds=Cap.UNMAP | Cap.DEVIOTLB_UNMAP, capacity=2)
         rows: list[Row] = [page(1), page(2), page(3), gone(1), DevIotlbUnmapRow(1, 0, PAGE - 1)]
         await talker.say(publishing("vtd0", epoch, 1, *rows))
-        message = await talker.skip_to(watching.Observed)
-        assert [type(event).__name__ for event in from_watched(message.runs)] == ["Unmap", "DevIotlbUnmap"]
+        message = await talker.skip_to(ObservedHeard)
+        assert [type(event).__name__ for event in message.events] == ["Unmap", "DevIotlbUnmap"]
 
 
 async def test_an_observer_that_ends_is_told_nothing_more() -> None:
@@ -154,4 +153,4 @@ async def test_the_stream_ends_with_the_bus() -> None:
     async with Daemon(Config()) as daemon, greeted(daemon) as talker:
         number = await observe(talker)
         await daemon.bus.close()
-        assert await talker.hear(watching.Observed) == watching.Observed(number, [], end=True)
+        assert await talker.hear(ObservedHeard) == ObservedHeard(number, [], end=True)

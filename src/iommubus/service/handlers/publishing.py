@@ -11,7 +11,8 @@ from ...errors import BadMessage, LimitReached, MappingError, NotProducer, Space
 from ...events import Event, Map, Memory
 from ...wire.failures import to_failure
 from ...wire.messages import Message
-from ...wire.messages.publishing import BeginResume, EndResume, Publish, Published, PublishFailed
+from ...wire.messages.heard import PublishHeard
+from ...wire.messages.publishing import BeginResume, EndResume, Published, PublishFailed
 from ...wire.messages.spaces import (
     Attach,
     CloseEndpoint,
@@ -21,7 +22,6 @@ from ...wire.messages.spaces import (
     Detach,
     SpaceCreated,
 )
-from ...wire.runs import from_rows
 from ..session import Handler, Session
 from ..settings.rules import Action
 from ..spaces.applying import Named, apply
@@ -66,7 +66,7 @@ class Publishing:
             CloseEndpoint: self._close_endpoint,
             Attach: self._attach,
             Detach: self._detach,
-            Publish: self._publish,
+            PublishHeard: self._publish,
             BeginResume: self._begin_resume,
             EndResume: self._end_resume,
         }
@@ -126,12 +126,12 @@ class Publishing:
 
     # -- changes ---------------------------------------------------------------------
 
-    def _publish(self, message: Publish) -> None:
+    def _publish(self, message: PublishHeard) -> None:
         held = self._own(message)
         if held.named is not None and not (held.resuming or held.sweeping):
             raise BadMessage("Publish", "space", message.space, "what it resumes with is said after BeginResume")
         self._check_number(held, message)
-        events = iter(from_rows(message.space, message.rows, message.memories))
+        events = iter(message.events)
         while (event := self._repeat(held, events)) is not None:
             try:
                 self._make(held, event)
@@ -142,7 +142,7 @@ class Publishing:
         if not message.more:
             held.taken, held.index = message.number, 0
             self._taken[held] = None
-        self._untold += len(message.rows)
+        self._untold += len(message.events)
         self._tell_later()
 
     def _tell_later(self) -> None:
@@ -180,7 +180,7 @@ class Publishing:
         self._daemon.counts.map_failures += 1
         self._session.send(PublishFailed(held.name, held.epoch, number, held.index, to_failure(failure)))
 
-    def _check_number(self, held: Held, message: Publish) -> None:
+    def _check_number(self, held: Held, message: PublishHeard) -> None:
         """Check the number of a hand-over: they rise, and each is whole before the next one.
 
         Raises:
@@ -192,7 +192,7 @@ class Publishing:
             raise BadMessage("Publish", "number", str(message.number), f"{held.taken} was taken before")
         held.begun = message.number
 
-    def _own(self, message: Publish | BeginResume | EndResume) -> Held:
+    def _own(self, message: PublishHeard | BeginResume | EndResume) -> Held:
         """Return the space that a message is about.
 
         Raises:

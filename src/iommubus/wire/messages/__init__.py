@@ -12,6 +12,7 @@ from enum import Enum
 from typing import Final, get_args
 
 from . import greeting, publishing, queries, replies, spaces, subscribing, syncing, watching
+from .heard import DeliverHeard, Heard, ObservedHeard, PublishHeard
 
 ClientMessage = (
     greeting.Hello
@@ -95,8 +96,14 @@ DaemonMessage = (
 )
 """What the daemon may say."""
 
-Message = ClientMessage | DaemonMessage
-"""What may be said at all."""
+ClientHeard = ClientMessage | PublishHeard
+"""What a client may say, and is heard."""
+
+DaemonHeard = DaemonMessage | DeliverHeard | ObservedHeard
+"""What the daemon may say, and is heard."""
+
+Message = ClientMessage | DaemonMessage | Heard
+"""What may be said at all, and what of it is heard in other words."""
 
 
 class Side(Enum):
@@ -104,6 +111,8 @@ class Side(Enum):
 
     CLIENT = "client"
     DAEMON = "daemon"
+
+    __hash__ = object.__hash__  # that of `Enum` is a function in Python, and there is one of each
 
     @property
     def other(self) -> "Side":

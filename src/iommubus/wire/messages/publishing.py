@@ -3,7 +3,7 @@
 from msgspec import Struct
 
 from .replies import Failure
-from .rows import Memories, Rows
+from .rows import Memories, PackedRows
 from .values import U64, Access, Name, Piece
 
 
@@ -22,7 +22,7 @@ class Publish(Struct, frozen=True, array_like=True, tag=40):
     space: Name
     epoch: U64
     number: U64
-    rows: Rows
+    rows: PackedRows
     memories: Memories = []
     more: bool = False
 

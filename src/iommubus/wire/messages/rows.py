@@ -2,11 +2,14 @@
 
 The name of the space stands once in a run, and so does each memory that it leads
 into; a row names it by its place in that list, from 1.
+
+Messages hold their rows packed: events are made of the bytes of rows, and those of
+events, in one go (`runs`).
 """
 
 from typing import Annotated, Final
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Raw, Struct
 
 from .values import U64, MemoryName, Name, Rights
 
@@ -80,6 +83,14 @@ Row = UnmapRow | MapRow | DevIotlbUnmapRow
 """An event; the tags are the capabilities that it needs."""
 
 Rows = Annotated[list[Row], Meta(max_length=EVENT_LIMIT)]
+WatchedRows = Annotated[list[Row | LostRow], Meta(max_length=EVENT_LIMIT)]
+
+PACKED: Final = "packed"
+"""Where the metadata of a field of bytes says what shape those have."""
+
+PackedRows = Annotated[Raw, Meta(extra={PACKED: Rows})]
+PackedWatchedRows = Annotated[Raw, Meta(extra={PACKED: WatchedRows})]
+
 Memories = Annotated[list[MemoryName], Meta(max_length=EVENT_LIMIT)]
 
 
@@ -93,7 +104,7 @@ class Run(Struct, frozen=True, array_like=True):
     """
 
     space: Name
-    rows: Rows
+    rows: PackedRows
     memories: Memories = []
 
 
@@ -107,5 +118,5 @@ class WatchedRun(Struct, frozen=True, array_like=True):
     """
 
     space: Name
-    rows: Annotated[list[Row | LostRow], Meta(max_length=EVENT_LIMIT)]
+    rows: PackedWatchedRows
     memories: Memories = []
