@@ -82,6 +82,9 @@ class Player:
         self.dice = machine.dice
         self._connect = connect
 
+    def succeed(self, before: "Player") -> None:
+        """Come in the place of one that was killed."""
+
     def begin(self) -> None:
         """Start the process."""
         self._task = self.process.start_main(self.run)
@@ -152,6 +155,11 @@ class Producer(Player):
             if pull
             else (self.map, self.map, self.map, self.unmap, self.apply, self.remap)
         )
+
+    def succeed(self, before: Player) -> None:
+        """Know which spaces were closed: what is made under their names are others, which do not answer for them."""
+        if isinstance(before, Producer):
+            self.let_go |= before.let_go
 
     @property
     def endpoint_name(self) -> str:

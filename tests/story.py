@@ -126,6 +126,7 @@ class Story:
         before = self.cast.get(name)
         if before is not None:
             self.machine.players.remove(before)
+            player.succeed(before)
         self.cast[name] = player
         self.machine.players.append(player)
         player.begin()

@@ -53,7 +53,8 @@ INSIDE: Final[dict[str, list[str]]] = {
     "bus.abc": ["terms", "consumer", "producer", "bus"],
     "consumers": ["pins", "views", "mirror", "iotlb"],
     "transport": [
-        "clock", "deadlines", "tasks", "address", "lock", "credentials", "descriptors", "listeners", "activation", "tls",
+        "clock", "deadlines", "tasks", "address", "lock", "credentials", "descriptors", "listeners", "activation",
+        "tls",
     ],
     "bridging": [
         "telling", "faults", "sockets", "messages", "replies", "barrier", "memories", "addresses", "kernel",

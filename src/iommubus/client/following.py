@@ -116,7 +116,8 @@ class RemoteSeat:
         self._refusal: Exception | None = None
         self._last = False  # whether nothing comes behind what has arrived
         self._promised = False  # whether it was left clean, but for what is pinned
-        self._told = False  # whether the daemon knows that it left
+        self._told = False  # whether the daemon knows that it left,
+        self._leaving = False  # or is being told that nothing is used any more
         self._fences: list[Answer] = []  # that wait for the end of uses
         self._proving = anyio.Lock()
         self._arrival: asyncio.Future[None] | None = None  # what the consumer waits for
@@ -152,7 +153,7 @@ class RemoteSeat:
         if registration is None:
             return
         self._replaces = registration.number
-        self._told = False
+        self._told = self._leaving = False
         self._lease_end = registration.lease_end
         if self.state is State.JOINED:
             self._take_away()
@@ -548,13 +549,24 @@ class RemoteSeat:
         if registration is None:
             self._go_on()
         else:
-            registration.leave(lambda answer: self._left(registration, answer), clean=clean, reason=self.reason)
+            final = self._leaving = self.state is State.GONE
 
-    def _left(self, registration: Registration, answer: Message | Exception) -> None:
-        """Take it that the daemon knows; one that did not hear it is told when it is back."""
+            def left(answer: Message | Exception) -> None:
+                self._left(registration, answer, final=final)
+
+            registration.leave(left, clean=clean, reason=self.reason)
+
+    def _left(self, registration: Registration, answer: Message | Exception, *, final: bool) -> None:
+        """Take it that the daemon knows; one that did not hear it is told when it is back.
+
+        Args:
+            registration: Where it was said.
+            answer: What the daemon said to it.
+            final: Whether nothing was used any more when it was said.
+        """
         if registration is self._registration and not isinstance(answer, Disconnected):
             self._told = True
-            if self.state is State.GONE:
+            if final:
                 self._proven()
 
     def _uses_changed(self) -> None:
@@ -562,20 +574,20 @@ class RemoteSeat:
         if self.state is State.JOINED:
             self._acknowledge(self.uses.acknowledgeable())
         elif not count and self.state is State.UNPROVEN and (self._promised or self._terms.stops == "lease"):
-            self._stop(clean=self._promised)
+            self._stop()
         if self._registration is not None:
             self._registration.use(count)
         if not count and self.state is State.GONE and (self._fences or self._told):
             fences, self._fences = self._fences, []
             for answer in fences:
                 answer(None)
-            self._proven()
+            if not self._leaving:
+                self._proven()
 
-    def _stop(self, *, clean: bool) -> None:
-        """Take it that nothing is used any more, after it was left unclean."""
+    def _stop(self) -> None:
+        """Take it that nothing is used any more, after it was left unclean; the daemon has to hear that."""
         self.state = State.GONE
-        if clean or self._registration is None:
-            self._say_left(clean=True)
+        self._say_left(clean=True)
 
     def _proven(self) -> None:
         """Take it that the daemon knows, or will know, that it is stopped."""

@@ -597,18 +597,12 @@ class Session(asyncio.Protocol):
         if self._waiting > OUTGOING:
             self._give_up()
             return
-        if not self._stopped and self._sources:
-            sources, self._sources = self._sources, {}
-            try:
-                for source in sources:
-                    source.flush()
-            except Exception:
-                LOGGER.exception("a stream to %r failed in a way that it should not", self.name)
-                self.close("the daemon failed at a stream")
-                return
-        if self._out:
-            for companion in self._companions:
-                companion.flush()
+        try:
+            self._have_said()
+        except Exception:
+            LOGGER.exception("a stream to %r failed in a way that it should not", self.name)
+            self.close("the daemon failed at a stream")
+            return
         self._scheduled = False
         if self._waiting > OUTGOING:
             self._give_up()
@@ -616,6 +610,16 @@ class Session(asyncio.Protocol):
         self._write()
         if self._sources and not self._stopped:
             self._schedule()
+
+    def _have_said(self) -> None:
+        """Have said what there is to say, and then what goes along with it."""
+        if not self._stopped and self._sources:
+            sources, self._sources = self._sources, {}
+            for source in sources:
+                source.flush()
+        if self._out:
+            for companion in self._companions:
+                companion.flush()
 
     def _write(self) -> None:
         transport = self._transport
