@@ -452,8 +452,9 @@ async def test_software_is_stopped_once_it_is_fenced_and_nothing_is_pinned() -> 
         answers = fence(world)
         assert answers == []
         world.unpin()
-        assert (answers, world.place.seats) == ([None], [])
+        assert (answers, world.place.seats) == ([None], [world.seat])
         rest(world)
+        assert world.place.seats == []  # once the daemon has heard that nothing is in use
         assert world.daemon.line is not None
 
 
