@@ -14,7 +14,7 @@ SOURCE: Final = Path(__file__).parents[1] / "src" / "iommubus"
 FLOORS: Final[list[list[str]]] = [
     ["errors", "caps", "ranges", "events"],
     [
-        "shape", "rangeset", "mapping", "kinds", "chunks", "compiled", "table", "contract", "staging", "repeating",
+        "shape", "rangeset", "mapping", "kinds", "chunks", "compiled", "table", "contract", "plain", "staging",
         "feed", "parked", "mailbox", "ledger", "completion", "wire", "abi",
     ],
     ["bus", "consumers", "iommubus"],

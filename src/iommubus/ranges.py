@@ -31,10 +31,11 @@ class IovaRange(Struct, frozen=True, order=True, gc=False):
     last: int
 
     def __post_init__(self) -> None:
+        if 0 <= self.first <= self.last <= LAST:  # in one look: ranges are made all the time
+            return
         if self.first > self.last:
             raise InvertedRange(self.first, self.last)
-        if self.first < 0 or self.last > LAST:
-            raise RangeWraps(self.first, self.last - self.first + 1)
+        raise RangeWraps(self.first, self.last - self.first + 1)
 
     @classmethod
     def sized(cls, iova: int, size: int) -> Self:

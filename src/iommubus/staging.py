@@ -4,20 +4,18 @@ The changes are made in the table as they are staged; the events that tell of
 them wait until all went well.  If one cannot be made, `undo` puts the table back.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from msgspec.structs import replace
 
 from .caps import Perm
 from .errors import NotOffered
-from .events import Event, Map, Memory, Unmap
+from .events import Event, Map, Unmap
 from .mapping import PERMS, Mapping
+from .plain import CheckMemory, Noted, Plain
 from .ranges import IovaRange
-from .shape import HALF, Shape
+from .shape import Shape
 from .table import Table
-
-CheckMemory = Callable[[Memory, int, int], None]
-"""Raises unless a target and a size lie in a memory that there is."""
 
 
 class Staging:
@@ -49,7 +47,7 @@ class Staging:
         check_memory: CheckMemory,
     ) -> None:
         self.events: list[Event] = []
-        self.removed: list[tuple[int, Sequence[Mapping]]] = []
+        self.removed: Noted = []
         self._space = space
         self._seq = seq
         self._table = table
@@ -57,13 +55,21 @@ class Staging:
         self._split = split
         self._check_memory = check_memory
 
-    def add_all(self, changes: Iterable[object]) -> None:
-        """Make changes one after the other, as `add` does; if one raises, those before it stay made."""
-        if self._table is not None and not self._split:
-            self._add_plain(self._table, changes)
-            return
-        for change in changes:
-            self.add(change)
+    def add_all(self, changes: Sequence[object], plain: Plain | None) -> None:
+        """Make changes one after the other, as `add` does; if one raises, those before it stay made.
+
+        Args:
+            changes: A list or a tuple.
+            plain: Makes those that need no more than comparisons, in the same table: nearly all do.
+        """
+        at = 0
+        while True:
+            if plain is not None:
+                at = plain.change(changes, at, self._seq, self.events, self.removed)
+            if at >= len(changes):
+                return
+            self.add(changes[at])
+            at += 1
 
     def add(self, change: object) -> None:
         """Map a `Mapping`, or unmap an `IovaRange`.
@@ -96,37 +102,6 @@ class Staging:
                 put_back(table, removed[event.seq])
 
     # -- inside ----------------------------------------------------------------
-
-    def _add_plain(self, table: Table, changes: Iterable[object]) -> None:
-        """Do `add_all`; what needs no more than comparisons is written out: nearly all changes are such."""
-        insert, remove, keep, note = table.insert, table.remove, self.events.append, self.removed.append
-        map_last, unmap_last, mask = self._shape.plain_last, self._shape.last, self._shape.granule - 1
-        space, seq = self._space, self._seq + 1
-        read, write, both = Perm.R, Perm.W, Perm.RW
-        for change in changes:
-            if type(change) is Mapping:
-                first, last, target, perm = change.first, change.last, change.target, change.perm
-                if (
-                    type(first | last | target) is not int
-                    or not 0 <= first <= last <= map_last
-                    or (first | last + 1 | target) & mask
-                    or not 0 <= target <= HALF
-                    or not (perm is both or perm is read or perm is write)
-                    or change.memory is not None
-                ):
-                    self.add(change)
-                elif insert(first, last, target, perm):
-                    keep(Map(space, seq + len(self.events), first, last, target, perm))
-            elif (
-                type(change) is not IovaRange
-                or type((first := change.first) | (last := change.last)) is not int
-                or last > unmap_last
-                or (first | last + 1) & mask
-            ):
-                self.add(change)
-            elif removed := remove(first, last):
-                note((seq + len(self.events), removed))
-                keep(Unmap(space, seq + len(self.events), first, last))
 
     def _map(self, mapping: Mapping) -> None:
         if self._table is None:

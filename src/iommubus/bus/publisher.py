@@ -7,7 +7,7 @@ told.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from threading import get_ident
-from typing import Final
+from typing import Literal
 
 from msgspec import Struct
 
@@ -16,9 +16,9 @@ from ..errors import NotOffered, SpaceClosed, WrongThread
 from ..events import DevIotlbUnmap, Event, Map, Memory, Unmap
 from ..ledger import TRIM_EVERY
 from ..mapping import PERMS, Mapping
+from ..plain import Noted, Plain
 from ..ranges import IovaRange
-from ..repeating import Repeating
-from ..shape import HALF, Shape
+from ..shape import Shape
 from ..staging import Staging
 from ..table import Table
 from .abc import AddressSpace, DemandChanged, Straddling, Translate
@@ -29,9 +29,6 @@ from .notifier import Call, Notice, Notifier, Registration
 from .questions import Questions
 from .removed import Removed
 from .routes import Routes
-
-PERMISSIONS: Final[dict[int, Perm]] = {int(perm): perm for perm in (Perm.R, Perm.W, Perm.RW)}
-"""What a mapping may allow."""
 
 
 class Making(Struct, frozen=True):
@@ -100,33 +97,23 @@ class Publisher(AddressSpace):
         self._open_in = self._owner  # the thread that may publish; 0 once closed
         self._unmapped = 0
         self._invalidated = 0
-        # Up to here a MAP, and an UNMAP, is plain: it needs no look at the shape,
-        # and is one event.  Everything else takes the way through the checks.
-        self._plain_map_last = -1 if self.pull else shape.plain_last
-        self._plain_unmap_last = -1 if self.pull or self._split else shape.last
-        self._mask = shape.granule - 1
+        # What it takes is made and told of at once; everything else goes the way through the checks.
+        self._plain = None if self.pull else Plain(name, self._table, shape, split=self._split)
 
     # -- publishing --------------------------------------------------------------
 
     def map(self, iova: int, size: int, target: int, perm: Perm, *, memory: Memory | None = None) -> None:
-        last = iova + size - 1
-        bits = iova | size | target
-        allowed = PERMISSIONS.get(perm)
-        if (
-            allowed is None
-            or get_ident() != self._open_in
-            or not 0 <= iova <= last <= self._plain_map_last
-            or bits & self._mask
-            or type(bits) is not int
-            or not 0 <= target <= HALF
-            or memory is not None
-        ):
-            self._check_map(iova, size, target, perm, memory)
-            allowed = PERMS[perm]
-        if not self._table.insert(iova, last, target, allowed, memory):
+        if get_ident() != self._open_in:
+            self.check_open()
+        seq = self.seq + 1
+        event = None
+        if memory is None and self._plain is not None:
+            event = self._plain.map(iova, size, target, perm, seq)
+        if event is None:
+            event = self._map_checked(iova, size, target, perm, memory)
+        if not event:
             return
-        self.seq = seq = self.seq + 1
-        event = Map(self.name, seq, iova, last, target, allowed, memory)
+        self.seq = seq
         routes = self.routes
         for put in routes.maps:
             put(event)
@@ -136,32 +123,27 @@ class Publisher(AddressSpace):
             self._buried.abandon()
 
     def unmap(self, iova: int, size: int) -> Sequence[Mapping]:
-        last = iova + size - 1
-        bits = iova | size
-        if (
-            get_ident() != self._open_in
-            or not 0 <= iova <= last <= self._plain_unmap_last
-            or bits & self._mask
-            or type(bits) is not int
-        ):
-            return self._unmap_staged(iova, size)
-        removed = self._table.remove(iova, last)
-        if removed:
-            self.seq = seq = self.seq + 1
-            self._unmapped += 1
-            event = Unmap(self.name, seq, iova, last)
-            routes = self.routes
-            if routes.counted:
-                fresh = self._removed.fresh
-                if len(fresh) >= TRIM_EVERY:
-                    self._trim()  # before: nobody was told of this one yet, and so nobody seems to use it
-                fresh.append((seq, removed))
-            for put in routes.unmaps:
-                put(event)
-            if routes.unmap_calls:
-                self._notice.tell(event, routes.unmap_calls)
-            if self._to_abandon:
-                self._buried.abandon()
+        if get_ident() != self._open_in:
+            self.check_open()
+        seq = self.seq + 1
+        made = self._plain.unmap(iova, size, seq) if self._plain is not None else None
+        if not made:
+            return self._unmap_staged(iova, size) if made is None else ()
+        event, removed = made
+        self.seq = seq
+        self._unmapped += 1
+        routes = self.routes
+        if routes.counted:
+            fresh = self._removed.fresh
+            if len(fresh) >= TRIM_EVERY:
+                self._trim()  # before: nobody was told of this one yet, and so nobody seems to use it
+            fresh.append((seq, removed))
+        for put in routes.unmaps:
+            put(event)
+        if routes.unmap_calls:
+            self._notice.tell(event, routes.unmap_calls)
+        if self._to_abandon:
+            self._buried.abandon()
         return removed
 
     def unmap_all(self) -> Sequence[Mapping]:
@@ -194,18 +176,19 @@ class Publisher(AddressSpace):
             to be made by `map`, `unmap` or `invalidate_device`, or refused.
         """
         self.check_open()
-        if self.pull or self.routes.called:  # a notifier is told of each before the next one happens
+        if self._plain is None or self.routes.called:  # a notifier is told of each before the next one happens
             return 0, next(events, None)
 
         def check(memory: Memory, target: int, size: int) -> None:
             check_memory(memory)
             self._memories.check(memory, target, size)
 
-        plain = Repeating(self.name, self.seq, self._table, self.shape, split=self._split, check_memory=check)
+        made: list[Event] = []
+        removed: Noted = []
         try:
-            return plain.run(events, limit - len(self._table))
+            return self._plain.repeat(events, self.seq, limit - len(self._table), check, made, removed)
         finally:
-            self._publish(plain.events, plain.removed)
+            self._publish(made, removed)
 
     def invalidate_device(self, iova: int, size: int) -> None:
         self._check_range(iova, size)
@@ -269,18 +252,28 @@ class Publisher(AddressSpace):
 
     # -- inside: staging and publishing ----------------------------------------------
 
-    def _change(self, changes: Iterable[Mapping | IovaRange]) -> list[tuple[int, Sequence[Mapping]]]:
+    def _change(self, changes: Sequence[Mapping | IovaRange]) -> Noted:
         """Make changes in the table, all or none, and publish them; return what they removed."""
         table = None if self.pull else self._table
         check_memory = self._memories.check
         staging = Staging(self.name, self.seq, table, self.shape, split=self._split, check_memory=check_memory)
         try:
-            staging.add_all(changes)
+            staging.add_all(changes, self._plain)
         except BaseException:
             staging.undo()
             raise
         self._publish(staging.events, staging.removed)
         return staging.removed
+
+    def _map_checked(
+        self, iova: int, size: int, target: int, perm: Perm, memory: Memory | None
+    ) -> Map | Literal[False]:
+        """Map what is not plain; `False` if that very mapping was there; or say what is wrong with it."""
+        self._check_map(iova, size, target, perm, memory)
+        last, allowed = iova + size - 1, PERMS[perm]
+        return self._table.insert(iova, last, target, allowed, memory) and Map(
+            self.name, self.seq + 1, iova, last, target, allowed, memory
+        )
 
     def _unmap_staged(self, iova: int, size: int) -> Sequence[Mapping]:
         """Unmap where that may be no event, or several; or say what is wrong with it."""
@@ -289,7 +282,7 @@ class Publisher(AddressSpace):
         removed = self._change((IovaRange(iova, last),))
         return [piece.clip(iova, last) for _, pieces in removed for piece in pieces]
 
-    def _publish(self, events: list[Event], removed: list[tuple[int, Sequence[Mapping]]]) -> None:
+    def _publish(self, events: list[Event], removed: Noted) -> None:
         """Put events that are in the table into the mailboxes, then run the notifiers.
 
         In that order for all of them: a notifier may publish too, and nobody
@@ -311,7 +304,7 @@ class Publisher(AddressSpace):
         finally:
             self._buried.abandon()
 
-    def _note(self, events: list[Event], removed: list[tuple[int, Sequence[Mapping]]]) -> None:
+    def _note(self, events: list[Event], removed: Noted) -> None:
         """Remember what events took away."""
         ranges = [] if removed else [event for event in events if type(event) is not Map]
         if ranges:

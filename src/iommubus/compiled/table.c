@@ -22,6 +22,7 @@
 #include <limits.h>
 #include <stdint.h>
 #include <string.h>
+#include <structmember.h>
 
 #define CHUNK 128  /* as in table.py */
 #define STAY 8     /* as in table.py; nothing is thawed here */
@@ -1184,24 +1185,21 @@ table_exact(Table *self, uint64_t first, uint64_t last, Py_ssize_t *index, Py_ss
     return *at >= 0 && chunk->firsts[*at] == first && lasts_of(chunk)[*at] == last;
 }
 
+/* Remove every mapping in a range, and return them in order; `edges` are its numbers as Python has them, or NULL. */
 static PyObject *
-table_method_remove(Table *self, PyObject *const *given, Py_ssize_t count, PyObject *words)
+table_remove(Table *self, uint64_t first, uint64_t last, PyObject *const *edges)
 {
-    static const char *const names[] = {"first", "last"};
-    PyObject *args[2], *removed, *mapping;
-    uint64_t first, last, version;
+    PyObject *removed = PyTuple_New(1), *mapping;
     Py_ssize_t index, at;
+    uint64_t version;
     Chunk *chunk;
 
-    if (gather(given, count, words, names, 2, 2, args) < 0 || range_of(args, &first, &last) < 0)
-        return NULL;
-    removed = PyTuple_New(1);
     if (!removed)
         return NULL;
     while (table_exact(self, first, last, &index, &at)) {
         version = self->version;
         chunk = self->chunks[index];
-        mapping = mapping_of(first, last, targets_of(chunk)[at], attrs_of(chunk)[at], chunk->kinds, args);
+        mapping = mapping_of(first, last, targets_of(chunk)[at], attrs_of(chunk)[at], chunk->kinds, edges);
         if (mapping && version != self->version) {
             Py_DECREF(mapping);
             continue;
@@ -1216,6 +1214,18 @@ table_method_remove(Table *self, PyObject *const *given, Py_ssize_t count, PyObj
     }
     Py_DECREF(removed);
     return self->used ? table_remove_range(self, first, last) : PyTuple_New(0);
+}
+
+static PyObject *
+table_method_remove(Table *self, PyObject *const *given, Py_ssize_t count, PyObject *words)
+{
+    static const char *const names[] = {"first", "last"};
+    PyObject *args[2];
+    uint64_t first, last;
+
+    if (gather(given, count, words, names, 2, 2, args) < 0 || range_of(args, &first, &last) < 0)
+        return NULL;
+    return table_remove(self, first, last, args);
 }
 
 /* -- cutting ----------------------------------------------------------------- */
@@ -1667,13 +1677,6 @@ static PyType_Spec iterator_spec = {
     .slots = iterator_slots,
 };
 
-static struct PyModuleDef module = {
-    PyModuleDef_HEAD_INIT,
-    .m_name = "iommubus.compiled.table",
-    .m_doc = PyDoc_STR("The table of one space, compiled: what `iommubus.table.PureTable` is, quicker."),
-    .m_size = -1,
-};
-
 /* Return an attribute of a module. */
 static PyObject *
 borrowed_from(const char *name, const char *attribute)
@@ -1685,6 +1688,15 @@ borrowed_from(const char *name, const char *attribute)
     Py_XDECREF(imported);
     return found;
 }
+
+#include "plain.h"
+
+static struct PyModuleDef module = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "iommubus.compiled.table",
+    .m_doc = PyDoc_STR("The table of one space, compiled: what `iommubus.table.PureTable` is, quicker."),
+    .m_size = -1,
+};
 
 static int
 load_words(void)
@@ -1735,14 +1747,15 @@ PyInit_table(void)
 {
     PyObject *made;
 
-    if (load_words() < 0 || !(table_type = (PyTypeObject *)PyType_FromSpec(&table_spec))
+    if (load_words() < 0 || plain_load() < 0 || !(table_type = (PyTypeObject *)PyType_FromSpec(&table_spec))
         || !(pieces_type = (PyTypeObject *)PyType_FromSpec(&pieces_spec))
         || !(iterator_type = (PyTypeObject *)PyType_FromSpec(&iterator_spec)) || make_sequence() < 0)
         return NULL;
     made = PyModule_Create(&module);
     if (made
         && (PyModule_AddObjectRef(made, "Table", (PyObject *)table_type) < 0
-            || PyModule_AddObjectRef(made, "Pieces", (PyObject *)pieces_type) < 0))
+            || PyModule_AddObjectRef(made, "Pieces", (PyObject *)pieces_type) < 0
+            || PyModule_AddObjectRef(made, "Plain", plain_type) < 0))
         Py_CLEAR(made);
     return made;
 }

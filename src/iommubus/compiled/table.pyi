@@ -1,9 +1,11 @@
-from collections.abc import Iterator, Sequence
-from typing import Self, final, overload
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal, Self, final, overload
 
+from ..caps import Perm
 from ..chunks import Cut
-from ..events import Memory
+from ..events import Event, Map, Memory, Unmap
 from ..mapping import Mapping
+from ..shape import Shape
 
 class Table:
     def __new__(cls, chunk: int = ..., stay: int = ..., kinds: int = ...) -> Self: ...
@@ -26,3 +28,28 @@ class Pieces(Sequence[Mapping]):
     def __getitem__(self, index: int) -> Mapping: ...
     @overload
     def __getitem__(self, index: slice) -> list[Mapping]: ...
+
+@final
+class Plain:
+    def __new__(cls, space: str, table: Table, shape: Shape, *, split: bool) -> Self: ...
+    def map(self, iova: int, size: int, target: int, perm: Perm, seq: int, /) -> Map | Literal[False] | None: ...
+    def unmap(self, iova: int, size: int, seq: int, /) -> tuple[Unmap, Sequence[Mapping]] | Literal[False] | None: ...
+    def repeat(
+        self,
+        events: Iterator[Event],
+        seq: int,
+        room: int,
+        check_memory: Callable[[Memory, int, int], None],
+        keep: list[Event],
+        note: list[tuple[int, Sequence[Mapping]]],
+        /,
+    ) -> tuple[int, Event | None]: ...
+    def change(
+        self,
+        changes: Sequence[object],
+        at: int,
+        seq: int,
+        keep: list[Event],
+        note: list[tuple[int, Sequence[Mapping]]],
+        /,
+    ) -> int: ...
