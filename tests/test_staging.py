@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -20,6 +20,7 @@ from iommubus.errors import (
 )
 from iommubus.events import Map, Memory, Unmap
 from iommubus.mapping import Mapping
+from iommubus.plain import Plain
 from iommubus.ranges import IovaRange
 from iommubus.shape import Shape
 from iommubus.staging import Staging
@@ -47,9 +48,13 @@ def filled(*mappings: Mapping) -> Table:
     return table
 
 
+def plain_of(table: Table | None, *, split: bool = False) -> Plain | None:
+    return None if table is None else Plain("s", table, SHAPE, split=split)
+
+
 def stage(table: Table | None, changes: Sequence[Change], *, split: bool = False, seq: int = 10) -> Staging:
     staging = Staging("s", seq, table, SHAPE, split=split, check_memory=check_memory)
-    staging.add_all(changes)
+    staging.add_all(changes, plain_of(table, split=split))
     return staging
 
 
@@ -141,7 +146,7 @@ def test_a_change_of_another_type_raises_and_leaves_the_table(change: object) ->
     table = filled(mapping(0, 1))
 
     with pytest.raises(TypeError):
-        Staging("s", 10, table, SHAPE, split=False, check_memory=check_memory).add_all([change])
+        stage(table, [cast("Any", change)])
 
     assert list(table) == [mapping(0, 1)]
 
@@ -175,10 +180,11 @@ def test_ranges_are_checked_against_the_granule() -> None:
     """
     A staged change is held to the same shape as a single one.
     """
-    staging = Staging("s", 0, Table(), Shape(granule=4, last=15), split=False, check_memory=check_memory)
+    table, shape = Table(), Shape(granule=4, last=15)
+    staging = Staging("s", 0, table, shape, split=False, check_memory=check_memory)
 
     with pytest.raises(Misaligned):
-        staging.add_all([IovaRange(2, 5)])
+        staging.add_all([IovaRange(2, 5)], Plain("s", table, shape, split=False))
 
 
 @pytest.mark.parametrize("split", [False, True])
@@ -196,7 +202,7 @@ def test_undo_puts_back_exactly_what_was(split: bool) -> None:
         table = filled(*start)
         staging = Staging("s", 0, table, SHAPE, split=split, check_memory=check_memory)
         with suppress(MappingError):
-            staging.add_all(changes)
+            staging.add_all(changes, plain_of(table, split=split))
         staging.undo()
 
         assert list(table) == start, changes

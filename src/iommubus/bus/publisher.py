@@ -97,7 +97,7 @@ class Publisher(AddressSpace):
         self._open_in = self._owner  # the thread that may publish; 0 once closed
         self._unmapped = 0
         self._invalidated = 0
-        # What it takes is made and told of at once; everything else goes the way through the checks.
+        # What is plain is made by it, and everything else goes the way through the checks.
         self._plain = None if self.pull else Plain(name, self._table, shape, split=self._split)
 
     # -- publishing --------------------------------------------------------------
@@ -105,10 +105,8 @@ class Publisher(AddressSpace):
     def map(self, iova: int, size: int, target: int, perm: Perm, *, memory: Memory | None = None) -> None:
         if get_ident() != self._open_in:
             self.check_open()
-        seq = self.seq + 1
-        event = None
-        if memory is None and self._plain is not None:
-            event = self._plain.map(iova, size, target, perm, seq)
+        plain, seq = self._plain, self.seq + 1
+        event = plain.map(iova, size, target, perm, seq) if plain is not None and memory is None else None
         if event is None:
             event = self._map_checked(iova, size, target, perm, memory)
         if not event:
@@ -125,8 +123,8 @@ class Publisher(AddressSpace):
     def unmap(self, iova: int, size: int) -> Sequence[Mapping]:
         if get_ident() != self._open_in:
             self.check_open()
-        seq = self.seq + 1
-        made = self._plain.unmap(iova, size, seq) if self._plain is not None else None
+        plain, seq = self._plain, self.seq + 1
+        made = plain.unmap(iova, size, seq) if plain is not None else None
         if not made:
             return self._unmap_staged(iova, size) if made is None else ()
         event, removed = made
