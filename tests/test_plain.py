@@ -19,8 +19,7 @@ from iommubus.shape import HALF, Shape
 from iommubus.table import PureTable, Table
 
 if TYPE_CHECKING:
-    from iommubus.compiled.table import Plain as CompiledPlain
-    from iommubus.compiled.table import Table as CompiledTable
+    from iommubus.compiled.table import Plain as CompiledPlain, Table as CompiledTable
 else:
     CompiledTable = getattr(load("table"), "Table", PureTable)  # and where they are not there, no test takes them
     CompiledPlain = getattr(load("table"), "Plain", PurePlain)
@@ -197,7 +196,7 @@ def test_an_error_of_somebody_else_is_passed_on(make: Make) -> None:
     def check(memory: Memory, target: int, size: int) -> None:
         raise ZeroDivisionError((memory, target, size))
 
-    with pytest.raises(ZeroDivisionError, match="ram.*8, 4"):
+    with pytest.raises(ZeroDivisionError, match="generation=1"):
         plain.plain.repeat(iter([map_(11, 0, 3), map_(12, 4, 7, 8, RAM)]), 10, 9, check, plain.events, plain.removed)
 
     assert plain.events == [map_(11, 0, 3)]
@@ -265,8 +264,15 @@ def test_a_range_is_removed_and_told_of(make: Make) -> None:
         (0, 2**65),
         (2**64, 4),
         (4, 2**64),
-    ]
-    + [(Number.FOUR, 4), (4, Number.FOUR), (False, 4), (0, True), (0.0, 4), (0, 4.0), ("0", 4), (None, 4)],
+        (Number.FOUR, 4),
+        (4, Number.FOUR),
+        (False, 4),
+        (0, True),
+        (0.0, 4),
+        (0, 4.0),
+        ("0", 4),
+        (None, 4),
+    ],
     ids=repr,
 )
 def test_what_is_not_plain_is_left(make: Make, iova: Any, size: Any) -> None:
@@ -282,9 +288,24 @@ def test_what_is_not_plain_is_left(make: Make, iova: Any, size: Any) -> None:
 
 @pytest.mark.parametrize(
     ("iova", "target", "perm"),
-    [(32, 0, Perm.R), (28, 0, Perm.R), (40, 0, Perm.R), (0, 2, Perm.R), (0, -4, Perm.R), (0, HALF + 4, Perm.R)]
-    + [(0, LAST - 3, Perm.R), (0, False, Perm.R), (0, Number.FOUR, Perm.R), (0, 0, 3), (0, 0, True), (0, 0, Perm(0))]
-    + [(0, 0, "r"), (0, 0, []), (0, 0.0, Perm.R), (0, 2**70, Perm.R)],
+    [
+        (32, 0, Perm.R),
+        (28, 0, Perm.R),
+        (40, 0, Perm.R),
+        (0, 2, Perm.R),
+        (0, -4, Perm.R),
+        (0, HALF + 4, Perm.R),
+        (0, LAST - 3, Perm.R),
+        (0, False, Perm.R),
+        (0, Number.FOUR, Perm.R),
+        (0, 0, 3),
+        (0, 0, True),
+        (0, 0, Perm(0)),
+        (0, 0, "r"),
+        (0, 0, []),
+        (0, 0.0, Perm.R),
+        (0, 2**70, Perm.R),
+    ],
     ids=repr,
 )
 def test_a_mapping_that_is_not_plain_is_left(make: Make, iova: int, target: Any, perm: Any) -> None:
@@ -533,10 +554,11 @@ def outcome(one: Tried, do: Callable[[Tried], object]) -> list[object]:
     """Return what something gives or raises, and all that can be seen then."""
     said: list[object]
     try:
-        made = do(one)
+        made: Any = do(one)
         said = [type(made), made]
-        if isinstance(made, tuple) and made and type(made[0]) is Unmap:
-            said[1] = made[0], list(made[1])
+        if type(made) is tuple and type(made[0]) is Unmap:
+            event, removed = cast("tuple[Unmap, Sequence[Mapping]]", made)
+            said[1] = event, list(removed)
     except (IommubusError, TypeError) as error:
         said = [type(error), error.args]
     noted = [(seq, list(removed)) for seq, removed in one.removed]

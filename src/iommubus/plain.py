@@ -176,16 +176,8 @@ class PurePlain:
         self, event: Event, seq: int, room: int, check_memory: CheckMemory, keep: list[Event], note: Noted
     ) -> int | None:
         """Make one event happen; return how many mappings more there are, or `None` if it is not plain."""
-        if type(event) is Map:
-            first, last, target, perm, memory = event.first, event.last, event.target, event.perm, event.memory
-            if not self._may_map(first, last, target, perm) or room <= 0:
-                return None
-            if memory is not None:
-                check_memory(memory, target, last - first + 1)
-            if not self._table.insert(first, last, target, perm, memory):
-                return 0
-            keep.append(event if event.seq == seq else Map(self._space, seq, first, last, target, perm, memory))
-            return 1
+        if type(event) is Map and room > 0:
+            return self._repeat_map(event, seq, check_memory, keep)
         if type(event) is not Unmap or not self._may_unmap(event.first, event.last):
             return None
         removed = self._table.remove(event.first, event.last)
@@ -194,6 +186,17 @@ class PurePlain:
         note.append((seq, removed))
         keep.append(event if event.seq == seq else Unmap(self._space, seq, event.first, event.last))
         return -1
+
+    def _repeat_map(self, event: Map, seq: int, check_memory: CheckMemory, keep: list[Event]) -> int | None:
+        first, last, target, perm, memory = event.first, event.last, event.target, event.perm, event.memory
+        if not self._may_map(first, last, target, perm):
+            return None
+        if memory is not None:
+            check_memory(memory, target, last - first + 1)
+        if not self._table.insert(first, last, target, perm, memory):
+            return 0
+        keep.append(event if event.seq == seq else Map(self._space, seq, first, last, target, perm, memory))
+        return 1
 
     def _change(self, change: object, seq: int, keep: list[Event], note: Noted) -> bool:
         """Make one change, and say whether it is plain."""
