@@ -550,15 +550,20 @@ def repeated(one: Tried, events: Sequence[Event], room: int) -> object:
     return said, list(left), [any(event is other for other in events) for event in one.events[before:]]
 
 
+def read(made: object) -> list[object]:
+    """Return what was given; what was removed as a list, wherever it is."""
+    if not isinstance(made, tuple):
+        return [made]
+    first, second = cast("tuple[Any, Any]", made)
+    return [first, list(second) if isinstance(first, Unmap) else second]
+
+
 def outcome(one: Tried, do: Callable[[Tried], object]) -> list[object]:
     """Return what something gives or raises, and all that can be seen then."""
     said: list[object]
     try:
-        made: Any = do(one)
-        said = [type(made), made]
-        if type(made) is tuple and type(made[0]) is Unmap:
-            event, removed = cast("tuple[Unmap, Sequence[Mapping]]", made)
-            said[1] = event, list(removed)
+        made = do(one)
+        said = [type(made), *read(made)]
     except (IommubusError, TypeError) as error:
         said = [type(error), error.args]
     noted = [(seq, list(removed)) for seq, removed in one.removed]
