@@ -552,10 +552,8 @@ def repeated(one: Tried, events: Sequence[Event], room: int) -> object:
 
 def read(made: object) -> list[object]:
     """Return what was given; what was removed as a list, wherever it is."""
-    if not isinstance(made, tuple):
-        return [made]
-    first, second = cast("tuple[Any, Any]", made)
-    return [first, list(second) if isinstance(first, Unmap) else second]
+    parts = list(cast("tuple[Any, ...]", made)) if isinstance(made, tuple) else [made]
+    return [parts[0], list(parts[1])] if isinstance(parts[0], Unmap) else parts
 
 
 def outcome(one: Tried, do: Callable[[Tried], object]) -> list[object]:
