@@ -122,6 +122,11 @@ class Ledger:
     def __len__(self) -> int:
         return self._count + sum([len(pieces) for _, pieces in self.fresh])
 
+    @property
+    def merged(self) -> bool:
+        """Whether ranges are remembered of which no target is known."""
+        return bool(self._loose or self._merged)
+
     def add_range(self, seq: int, first: int, last: int) -> None:
         """Remember that something was removed there, of which no more is known."""
         self._loose.append((first, last))
