@@ -84,6 +84,7 @@ class LocalSpace(Publisher):
         Raises:
             NotifierFailed: Some raised; it is done.
         """
+        self.forget_old()  # what was let go of before must not seem to be of what is taken now
         try:
             self._change((IovaRange(0, self.shape.last),))
         finally:
