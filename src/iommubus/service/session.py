@@ -447,7 +447,7 @@ class Session(asyncio.Protocol):
             if "half" in self._timers:
                 self._stop_timer("half")
             room -= cost(message)
-        return False
+        return not self._wire.partial  # part of a message waits like a whole one, and is looked at then
 
     def _go_on(self) -> None:
         """Take the next turn."""
