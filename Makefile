@@ -1,7 +1,8 @@
 # The verbs of this project.  Everything is installed into .venv (what is only
 # measured beside it, into .venv-bench), from lock files; python3 (3.11 or newer)
-# with its venv module is all that is needed; with a C compiler parts of it are
-# compiled, and quicker.
+# with its venv module is all that is needed.  Where there is a C compiler, and the
+# headers of Python, parts of the package are compiled, and quicker; IOMMUBUS_PURE=1
+# in the environment has everything done in Python all the same.
 
 PYTHON := .venv/bin/python
 BENCH_PYTHON := .venv-bench/bin/python
@@ -38,10 +39,10 @@ fix: $(READY)  ## what ruff can mend
 	.venv/bin/ruff check --fix
 	.venv/bin/ruff format
 
-cover: $(READY)  ## branch coverage: each machine by its own tests alone, then everything
+cover: $(READY)  ## branch coverage of the Python: each machine by its own tests alone, then everything
 	$(PYTHON) tools/coverage_by_module.py
 
-mutants: $(READY)  ## seeded bugs in the machines: which ones does no test see?
+mutants: $(READY)  ## seeded bugs in the machines, in Python: which ones does no test see?
 	$(PYTHON) tools/mutants.py
 
 image-check: $(READY)  ## build the image of the Dockerfile, start it, ping it; as root, installs buildah if it is missing
@@ -50,7 +51,7 @@ image-check: $(READY)  ## build the image of the Dockerfile, start it, ping it; 
 bench: $(BENCH_READY)  ## measure the daemon beside NATS, Redis, ZeroMQ, D-Bus, MQTT, zenoh and a bare hub (20 minutes)
 	$(BENCH_PYTHON) -m bench.daemon
 
-bench-quick: $(BENCH_READY)  ## the same in two minutes: rough, and nothing is saved
+bench-quick: $(BENCH_READY)  ## the same in two minutes: rough, nothing is saved, and no target that is missed makes it fail
 	$(BENCH_PYTHON) -m bench.daemon --quick
 
 bench-embedded: $(BENCH_READY)  ## measure the bus in one process, beside other event buses

@@ -17,8 +17,8 @@ from .subject import Follower, Publisher, Server, Subject
 
 SPACE: Final = "vtd0/00:03.0"
 
-DRAIN_EVERY: Final = 1024
-"""Events published before it is waited for that mailboxes are half empty: a quarter of one."""
+DRAIN_EVERY: Final = 2048
+"""Events published before it is waited for that mailboxes are half empty: as many as fit into the other half."""
 
 TURN: Final = 256
 """Events published before the event loop has its turn, and what was published leaves."""

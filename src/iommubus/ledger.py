@@ -9,11 +9,19 @@ ranges are kept and the answer says that it is truncated.
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import accumulate, chain, islice
+from operator import itemgetter
 from typing import Final
+
+from msgspec import Struct
 
 from .mapping import Mapping
 from .rangeset import RangeSet
+
+Entry = tuple[int, Sequence[Mapping]]
+"""The number of a removal, and the pieces that it removed."""
+
+first_of = itemgetter(0)
 
 PIECE_LIMIT: Final = 65_536
 """Most removed pieces remembered in one space: some 13 MiB if each was removed
@@ -96,6 +104,33 @@ class OldPieces(Iterable[Mapping]):
         return f"<up to {count} old pieces{more}>"
 
 
+class Block(Struct):
+    """Removals one after the other, which are forgotten together.
+
+    Attributes:
+        count: How many pieces they removed.
+        entries: The number of each, and its pieces.
+    """
+
+    count: int
+    entries: list[Entry]
+
+    @classmethod
+    def of(cls, entries: list[Entry]) -> "Block":
+        """Count the pieces of removals."""
+        return cls(sum([len(pieces) for _, pieces in entries]), entries)
+
+    def split(self, at: int) -> "tuple[Block, Block]":
+        """Return the first ``at`` removals, and the others."""
+        head = Block.of(self.entries[:at])
+        return head, Block(self.count - head.count, self.entries[at:])
+
+    def reaching(self, count: int) -> int:
+        """Return how many of the first removals have together at least ``count`` pieces."""
+        sums = accumulate([len(pieces) for _, pieces in self.entries])
+        return next(at for at, so_far in enumerate(sums, start=1) if so_far >= count)
+
+
 class Ledger:
     """The removed pieces of one space, oldest first.
 
@@ -110,24 +145,26 @@ class Ledger:
     __slots__ = ("_copy", "_count", "_kept", "_limit", "_loose", "_merged", "_merged_seq", "fresh")
 
     def __init__(self, limit: int = PIECE_LIMIT) -> None:
-        self.fresh: list[tuple[int, Sequence[Mapping]]] = []
+        self.fresh: list[Entry] = []
         self._limit = limit
-        self._kept: deque[tuple[int, Sequence[Mapping]]] = deque()
+        self._kept: deque[Block] = deque()  # what `trim` takes in is one: nothing is done for each removal
         self._count = 0  # pieces in what is kept
         self._merged = RangeSet()
         self._loose: list[tuple[int, int]] = []  # to be merged, many at a time
         self._merged_seq = 0  # number of the last removal in both
-        self._copy: tuple[Sequence[int], Sequence[Sequence[Mapping]]] = ((), ())  # of all, for a failing sync
+        self._copy: tuple[int, Sequence[int], Sequence[Sequence[Mapping]]] = (0, (), ())  # of all, for a failing sync
 
     def __len__(self) -> int:
         return self._count + sum([len(pieces) for _, pieces in self.fresh])
 
+    @property
+    def merged(self) -> bool:
+        """Whether ranges are remembered of which no target is known."""
+        return bool(self._loose or self._merged)
+
     def add_range(self, seq: int, first: int, last: int) -> None:
         """Remember that something was removed there, of which no more is known."""
-        self._loose.append((first, last))
-        if len(self._loose) >= RANGE_LIMIT:
-            self._merge()
-        self._merged_seq = max(self._merged_seq, seq)
+        self._add_ranges(seq, [(first, last)])
 
     def trim(self, seq: int) -> None:
         """Forget what was removed up to number ``seq``: nobody uses it any more.
@@ -135,16 +172,19 @@ class Ledger:
         If there is more left than the limit, the oldest lose their targets.
         """
         if self.fresh and self.fresh[-1][0] > seq:
-            self._count = len(self)
-            self._kept += self.fresh
+            block = Block.of(self.fresh.copy())
+            self._kept.append(block)
+            self._count += block.count
         self.fresh.clear()
-        self._copy = ((), ())
-        while self._kept and self._kept[0][0] <= seq:
-            self._count -= len(self._kept.popleft()[1])
+        self._copy = (0, (), ())
+        while self._kept and self._kept[0].entries[0][0] <= seq:
+            block = self._kept[0]
+            self._take(
+                len(block.entries) if block.entries[-1][0] <= seq else bisect_right(block.entries, seq, key=first_of)
+            )
         while self._count > self._limit:
-            number, pieces = self._kept.popleft()
-            self._count -= len(pieces)
-            self.add_range(number, pieces[0].first, pieces[-1].last)  # one, however many they are
+            lost = self._take(self._kept[0].reaching(min(self._count - self._limit, self._kept[0].count)))
+            self._add_ranges(lost[-1][0], [(pieces[0].first, pieces[-1].last) for _, pieces in lost])
         if self._merged_seq <= seq:
             self._merged.clear()
             self._loose.clear()
@@ -166,9 +206,27 @@ class Ledger:
         if len(self._merged) > RANGE_LIMIT:
             self._merged.close_gaps(RANGE_LIMIT // 2)
 
+    def _take(self, count: int) -> list[Entry]:
+        """Remove and return the oldest removals that are kept, at most one block."""
+        block = self._kept.popleft()
+        if count < len(block.entries):
+            block, rest = block.split(count)
+            self._kept.appendleft(rest)
+        self._count -= block.count
+        return block.entries
+
+    def _add_ranges(self, seq: int, ranges: Iterable[tuple[int, int]]) -> None:
+        """Remember ranges of which no more is known; ``seq`` is the number of the last."""
+        self._loose += ranges
+        if len(self._loose) >= RANGE_LIMIT:
+            self._merge()
+        self._merged_seq = max(self._merged_seq, seq)
+
     def _copied(self) -> tuple[Sequence[int], Sequence[Sequence[Mapping]]]:
         """Return the numbers of all removals and their pieces: one copy for a thousand subscribers that are missing."""
-        if len(self._copy[0]) != len(self._kept) + len(self.fresh):
-            entries = (*self._kept, *self.fresh)
-            self._copy = [number for number, _ in entries], [pieces for _, pieces in entries]
-        return self._copy
+        count, numbers, pieces = self._copy
+        if count != len(self.fresh) or not numbers:
+            entries = [*chain.from_iterable([block.entries for block in self._kept]), *self.fresh]
+            numbers, pieces = [number for number, _ in entries], [each for _, each in entries]
+            self._copy = len(self.fresh), numbers, pieces
+        return numbers, pieces

@@ -252,7 +252,9 @@ class Mailbox:
     @property
     def ready(self) -> bool:
         """Whether a hand-over would give, or find out, anything."""
-        return bool(self._waiting or self._dirty or self._dev)
+        if self._feed is not None:
+            return self._feed.end > self.place
+        return bool(self._fifo or (self._slow and (self._dirty or self._dev)))
 
     @property
     def shared(self) -> bool:
@@ -267,7 +269,9 @@ class Mailbox:
     @property
     def owes_removal(self) -> bool:
         """Whether the next hand-over may take something away."""
-        return bool(self._waiting or self._dev) or any(mark for _, _, mark in self._dirty)
+        if not self._slow:
+            return self._waiting > 0
+        return bool(self._fifo or self._dev) or any(mark for _, _, mark in self._dirty)
 
     @property
     def refused(self) -> list[tuple[int, int]]:

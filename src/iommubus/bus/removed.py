@@ -5,12 +5,16 @@ invalidations alone does not keep an UNMAP from being forgotten.
 """
 
 from collections.abc import Iterable
+from typing import Final
 
 from ..caps import Cap
 from ..events import DevIotlbUnmap, Event
 from ..ledger import PIECE_LIMIT, TRIM_EVERY, Ledger, OldPieces
 from ..table import Table
 from .attachment import Attachment
+
+FEW: Final = 16
+"""Removed pieces, and removals, that may be kept although everybody has let go of them, until more come."""
 
 
 class Removed:
@@ -38,6 +42,11 @@ class Removed:
     def full(self) -> bool:
         """Whether it is worth asking who has let go."""
         return len(self.fresh) >= TRIM_EVERY
+
+    @property
+    def many(self) -> bool:
+        """Whether there is so much that it is worth asking after every `sync` who has let go."""
+        return len(self.fresh) >= FEW or len(self) >= FEW or self._unmapped.merged or self._invalidated.merged
 
     def remember(self, events: Iterable[Event]) -> None:
         """Keep what events took away of which nothing but the range is known."""

@@ -84,6 +84,7 @@ class LocalSpace(Publisher):
         Raises:
             NotifierFailed: Some raised; it is done.
         """
+        self.forget_old()  # what was let go of before must not seem to be of what is taken now
         try:
             self._change((IovaRange(0, self.shape.last),))
         finally:
@@ -98,6 +99,7 @@ class LocalSpace(Publisher):
         return self.routes.crowded
 
     def statistics(self) -> SpaceStatistics:
+        self.forget_old()
         maps = self.seq - self._unmapped - self._invalidated
         return SpaceStatistics(
             mappings=len(self._table),
@@ -195,8 +197,12 @@ class LocalSpace(Publisher):
     def counting(self) -> tuple[Attachment, ...]:
         """Return everybody a `sync` has to wait for."""
         self._buried.abandon()
-        self._trim()  # so that a failure names nothing that was let go of before
         return self.routes.counting()
+
+    def forget_old(self) -> None:
+        """Forget what was removed and nobody uses any more; else that is done now and then."""
+        self._buried.abandon()
+        self._trim()
 
     def synced(self, failure: SyncFailed | None) -> None:
         """Note how a `sync` ended."""
@@ -205,7 +211,8 @@ class LocalSpace(Publisher):
         else:
             self._failed_syncs += 1
             self._lines.warn("sync", self.name, str(failure))
-        self._trim()
+        if self._removed.many:
+            self._trim()
 
     # -- inside ----------------------------------------------------------------
 

@@ -51,10 +51,11 @@ class Sync:
         self._spaces = spaces
         self._start = time.monotonic() - behind
         self._seconds: dict[Wait, float] = {}  # of those that are settled
+        self.count = 0
         self._tried: set[Occupant] = set()
-        attachments = dict.fromkeys(attachment for space in spaces for attachment in space.counting())
-        self.count = len(attachments)
-        self._waits = {attachment: attachment.expect(self._look) for attachment in attachments}
+        counting = [attachment for space in spaces for attachment in space.counting()]
+        self._waits = {attachment: attachment.expect(self._look) for attachment in dict.fromkeys(counting)}
+        self.count = len(self._waits)
 
     @property
     def over(self) -> bool:
@@ -64,7 +65,7 @@ class Sync:
     @property
     def stuck(self) -> bool:
         """Whether somebody is waited for who will not acknowledge, and has to be proven stopped."""
-        return any(member.state is State.UNPROVEN for member in self._pending())
+        return any(one.member.state is State.UNPROVEN for one, wait in self._waits.items() if wait.how is None)
 
     async def run(self, timeout: float, left: float | None = None) -> SyncReport:  # noqa: ASYNC109 - of the bus
         """Wait and judge.
@@ -127,7 +128,7 @@ class Sync:
     def _look(self, wait: Wait) -> None:
         if wait.how is not None:
             self._seconds[wait] = time.monotonic() - self._start
-        if wait.how is None or self.over:
+        if wait.how is None or len(self._seconds) == self.count:
             self.on_change()
 
     async def _wait(self) -> None:

@@ -401,7 +401,10 @@ class Channel(asyncio.Protocol):
         """Take what the daemon said."""
         self._connection.receive_data(data)
         try:
-            while not self._over and (message := self._connection.next_message()) is not None:
+            while self._connection.more and not self._over:
+                message = self._connection.next_message()
+                if message is None:
+                    return
                 self._take(message)
         except ProtocolError as error:
             self._blame(error)

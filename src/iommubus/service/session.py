@@ -436,9 +436,11 @@ class Session(asyncio.Protocol):
 
     def _take_some(self) -> bool:
         """Handle whole messages until this turn has no room; say whether none is left."""
-        room = TURN
-        while room > 0:
-            message = self._wire.next_message()
+        room, wire = TURN, self._wire
+        while wire.more:
+            if room <= 0:
+                return False
+            message = wire.next_message()
             if message is None:
                 return True
             self._take(message)
@@ -447,7 +449,7 @@ class Session(asyncio.Protocol):
             if "half" in self._timers:
                 self._stop_timer("half")
             room -= cost(message)
-        return False
+        return True
 
     def _go_on(self) -> None:
         """Take the next turn."""

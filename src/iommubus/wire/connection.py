@@ -169,6 +169,11 @@ class Connection(Generic[HeardT, SaidT]):
         """Whether part of a message has arrived, and the rest has not: who never sends it should not be waited for."""
         return self._reader.partial
 
+    @property
+    def more(self) -> bool:
+        """Whether `next_message` may have anything to return, or to raise."""
+        return self._reader.partial or self._error is not None
+
     def receive_data(self, data: bytes) -> None:
         """Take what arrived; after a `ProtocolError` it is thrown away."""
         if self._error is None:

@@ -141,7 +141,8 @@ class Syncing:
 
     def _sync(self, message: words.Sync) -> None:
         covered = Covered()
-        covered.held += self._select(message.patterns, everything=not message.spaces)
+        if message.patterns or not message.spaces:
+            covered.held += self._select(message.patterns)
         for entry in message.spaces:
             self._cover(entry, covered)
         if self._stands_in_the_way(covered):
@@ -149,7 +150,7 @@ class Syncing:
         else:
             self._wait(message, covered.all())
 
-    def _select(self, patterns: Sequence[str], *, everything: bool) -> list[Held]:
+    def _select(self, patterns: Sequence[str]) -> list[Held]:
         """Return the open spaces of these names, or that match; all if there are no names.
 
         Those that the client may not even see are none to it.
@@ -159,8 +160,6 @@ class Syncing:
             RuleMissing: It may see one of them, and not sync it.
             LimitReached: Its patterns are too long.
         """
-        if not (patterns or everything):
-            return []
         known = self._daemon.visible(self._session)
         named = [self._named(name, known) for name in patterns if is_plain(name)]
         globs = Globs(patterns)
@@ -317,7 +316,7 @@ class Syncing:
 
     def _stands_in_the_way(self, covered: Covered) -> bool:
         """Say whether there is anything to be waited for before the subscribers."""
-        return not (self._daemon.proof.recovered and all(held.at_rest for held in covered.held))
+        return not self._daemon.proof.recovered or any(not held.at_rest for held in covered.held)
 
     def _check_before(self, covered: Covered) -> None:
         """Check that nothing stands in the way of a `sync` that is no subscriber.

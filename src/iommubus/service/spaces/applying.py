@@ -59,7 +59,7 @@ def take_away(space: LocalSpace, event: Event) -> None:
     try:
         removed = space.unmap(event.first, event.last - event.first + 1)
         if len(removed) >= MANY:
-            space.counting()
+            space.forget_old()
     except Straddle:
         take_whole(space, event.first, event.last)
         raise

@@ -169,7 +169,7 @@ class Held:
         if not self.emptied:
             self.emptied = True
             self.space.take_all()
-            self.space.counting()  # has it forget what nobody uses, which may have been very much
+            self.space.forget_old()  # which may have been very much
 
     def stop_timer(self) -> None:
         """Take nothing away by itself any more."""
