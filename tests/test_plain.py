@@ -552,7 +552,7 @@ def repeated(one: Tried, events: Sequence[Event], room: int) -> object:
 
 def read(made: object) -> list[object]:
     """Return what was given; what was removed as a list, wherever it is."""
-    parts = list(cast("tuple[Any, ...]", made)) if isinstance(made, tuple) else [made]
+    parts: list[Any] = [*cast("tuple[Any, ...]", made)] if isinstance(made, tuple) else [made]
     return [parts[0], list(parts[1])] if isinstance(parts[0], Unmap) else parts
 
 
