@@ -4,7 +4,7 @@ import random
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 import pytest
 
@@ -532,7 +532,7 @@ class Both:
             (first, last), size = self.edges(), self.number()
             if type(first) is int and type(last) is int and self.rng.random() < 0.9:
                 size = last - first + 1
-            do = lambda one: one.plain.unmap(first, size, seq)  # noqa: E731
+            do = lambda one: listed(one.plain.unmap(first, size, seq))  # noqa: E731
         elif choice < 0.75:
             events, room = [self.event(seq + at + 1) for at in range(self.rng.randrange(6))], self.rng.randrange(-1, 9)
             do = lambda one: repeated(one, events, room)  # noqa: E731
@@ -550,10 +550,9 @@ def repeated(one: Tried, events: Sequence[Event], room: int) -> object:
     return said, list(left), [any(event is other for other in events) for event in one.events[before:]]
 
 
-def read(made: object) -> list[object]:
-    """Return what was given; what was removed as a list, wherever it is."""
-    parts: list[Any] = [*cast("tuple[Any, ...]", made)] if isinstance(made, tuple) else [made]
-    return [parts[0], list(parts[1])] if isinstance(parts[0], Unmap) else parts
+def listed(made: tuple[Unmap, Sequence[Mapping]] | Literal[False] | None) -> object:
+    """Return what `unmap` gave, with what was removed as a list, wherever it is."""
+    return (made[0], list(made[1])) if made else made
 
 
 def outcome(one: Tried, do: Callable[[Tried], object]) -> list[object]:
@@ -561,7 +560,7 @@ def outcome(one: Tried, do: Callable[[Tried], object]) -> list[object]:
     said: list[object]
     try:
         made = do(one)
-        said = [type(made), *read(made)]
+        said = [type(made), made]
     except (IommubusError, TypeError) as error:
         said = [type(error), error.args]
     noted = [(seq, list(removed)) for seq, removed in one.removed]

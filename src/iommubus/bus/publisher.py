@@ -108,7 +108,7 @@ class Publisher(AddressSpace):
         plain, seq = self._plain, self.seq + 1
         event = plain.map(iova, size, target, perm, seq) if plain is not None and memory is None else None
         if event is None:
-            event = self._map_checked(iova, size, target, perm, memory)
+            event, seq = self._map_checked(iova, size, target, perm, memory), self.seq + 1
         if not event:
             return
         self.seq = seq
