@@ -59,16 +59,12 @@ def take_nothing(_: RemoteSeat) -> None:
     pass
 
 
-def no_reasons(_: Recovering, __: float) -> list[str]:
-    return []
-
-
 MISTAKES: Final[dict[str, Mistake]] = {
     "a client keeps what it has when the connection is lost": lambda: patch.object(
         RemoteSeat, "_take_away", take_nothing
     ),
     "a client acknowledges what it has not applied": lambda: patch.object(RemoteSeat, "take", acknowledge_at_once),
-    "a daemon forgets what the one before it granted": lambda: patch.object(Recovering, "reasons", no_reasons),
+    "a daemon forgets what the one before it granted": lambda: patch.object(Recovering, "over", new=True),
 }
 
 

@@ -168,6 +168,7 @@ class LocalSpace(Publisher):
         if member.fenced and not attachment.left:
             self._lines.info("fenced", member.name, f"fenced: {member.reason}")
         self.routes.forget(attachment)
+        self._trim()  # it may have been the only one who used it
         self.moved()
 
     def share(self, attachment: Attachment) -> None:

@@ -184,7 +184,6 @@ class Session(asyncio.Protocol):
         self._out: list[bytes] = []
         self._waiting = 0  # bytes in it
         self._sources: dict[Source, None] = {}
-        self._companions: list[Source] = []
         self._scheduled = False
         self._stopped = False  # the transport takes no more for now
         self._behind = False  # messages that have come wait for the next turn
@@ -232,10 +231,6 @@ class Session(asyncio.Protocol):
         if not self._over:
             self._sources[source] = None
             self._schedule()
-
-    def accompany(self, companion: Source) -> None:
-        """Have ``companion.flush()`` called before every write: what is in no hurry leaves with what is."""
-        self._companions.append(companion)
 
     def done(self, request: int) -> None:
         """Answer a request that was done."""
@@ -600,7 +595,7 @@ class Session(asyncio.Protocol):
             self._give_up()
             return
         try:
-            self._have_said()
+            self._ask_sources()
         except Exception:
             LOGGER.exception("a stream to %r failed in a way that it should not", self.name)
             self.close("the daemon failed at a stream")
@@ -613,15 +608,12 @@ class Session(asyncio.Protocol):
         if self._sources and not self._stopped:
             self._schedule()
 
-    def _have_said(self) -> None:
-        """Have said what there is to say, and then what goes along with it."""
+    def _ask_sources(self) -> None:
+        """Have said what there is to say."""
         if not self._stopped and self._sources:
             sources, self._sources = self._sources, {}
             for source in sources:
                 source.flush()
-        if self._out:
-            for companion in self._companions:
-                companion.flush()
 
     def _write(self) -> None:
         transport = self._transport

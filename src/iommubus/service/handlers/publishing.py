@@ -34,8 +34,8 @@ TELL_EVERY: Final = 4096
 say before it is (`LINK_WINDOW` of the client), so that it need not wait."""
 
 TELL_WITHIN: Final = 0.01
-"""Seconds after which it is told in any case.  What is said anyway, for instance that a `sync`
-is over, takes it along before: a message by itself would wake the producer for nothing."""
+"""Seconds after which it is told in any case: a message for each hand-over would wake the producer
+for nothing, in the middle of its `sync`."""
 
 LOGGER: Final = getLogger("iommubus.service")
 
@@ -54,7 +54,6 @@ class Publishing:
         self._taken: dict[Held, None] = {}  # of which the producer is to be told how far they are
         self._untold = 0  # events of them
         self._timer: asyncio.TimerHandle | None = None
-        session.accompany(self)
 
     @property
     def handlers(self) -> Mapping[type[Message], Handler]:
@@ -146,7 +145,7 @@ class Publishing:
         self._tell_later()
 
     def _tell_later(self) -> None:
-        """Tell the producer how far its spaces are: with the next words, or when it is time."""
+        """Tell the producer how far its spaces are, when that is much or it is time."""
         if self._untold >= TELL_EVERY:
             self._session.flush_soon(self)
         elif self._timer is None:

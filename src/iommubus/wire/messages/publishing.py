@@ -30,8 +30,7 @@ class Publish(Struct, frozen=True, array_like=True, tag=40):
 class Published(Struct, frozen=True, array_like=True, tag=41, gc=False):
     """Acknowledge what was published: it is in the daemon's table, and in the mailboxes.
 
-    It is in no hurry: it is said together with whatever else the daemon says to the
-    producer, and by itself only when 4,096 events were taken since the last one, or ten
+    It is in no hurry: it is said when 4,096 events were taken since the last one, or ten
     milliseconds after something was.
 
     Attributes:
