@@ -9,7 +9,7 @@ BENCH_PYTHON := .venv-bench/bin/python
 INSTALL := -m pip --disable-pip-version-check --quiet install
 READY := .venv/.ready
 BENCH_READY := .venv-bench/.ready
-BUILT_FROM := pyproject.toml tools/compiled_part.py $(wildcard src/iommubus/compiled/*.c)
+BUILT_FROM := pyproject.toml tools/compiled_part.py $(wildcard src/iommubus/compiled/*.[ch])
 
 .PHONY: demo test field seeds check fix cover mutants image-check bench bench-quick bench-embedded clean
 
