@@ -82,3 +82,13 @@ def test_who_is_not_concerned_is_not_asked() -> None:
     assert [one.offers for one in heard] == [0, 0, 1, 1, 0, 0, 0, 0, 0, 0]
     assert bool(tell)
     assert not Ranged()
+
+
+def test_a_cell_of_nobody_concerns_nobody() -> None:
+    """And what reaches over an edge may concern somebody, who is looked for then."""
+    ranged = Ranged((0x1000, 0x2000), [Part(((0x1000, 0x1FFF),), print, print)])
+    assert not ranged.concerns(0, 0xFFF)
+    assert not ranged.concerns(0x2000, 2**64 - 1)
+    assert ranged.concerns(0x1800, 0x18FF)
+    assert ranged.concerns(0xFFF, 0x1000)
+    assert ranged.concerns(0, 2**64 - 1)

@@ -73,6 +73,11 @@ class Ranged:
         for put in puts:
             put(event)
 
+    def concerns(self, first: int, last: int) -> bool:
+        """Say whether anything in ``first..last`` may concern anybody; it may be said of what does not."""
+        at = bisect_right(self._edges, first)
+        return (at < len(self._edges) and self._edges[at] <= last) or bool(self._cell(at))
+
     # -- inside ----------------------------------------------------------------
 
     def _forget(self) -> None:

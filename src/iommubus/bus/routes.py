@@ -6,6 +6,7 @@ something is published.
 
 from collections.abc import Callable
 from functools import cache, reduce
+from operator import attrgetter
 from typing import Final
 
 from msgspec import Struct
@@ -21,6 +22,9 @@ from .notifier import Call, Registration
 from .ranged import Part, Put, Ranged
 
 Extend = Callable[[list[Event]], None]
+
+first_of = attrgetter("first")
+last_of = attrgetter("last")
 
 REASONS: Final = {
     Cap.MAP: "it is a pull space and keeps no table; ask for UNMAP, and translate",
@@ -171,8 +175,8 @@ class Routes:
             removals: list[Event] = [event for event in events if type(event) is Unmap]
             for extend in self._removal_lists:
                 extend(removals)
-        for event in events if self._parts[Cap.UNMAP] else ():  # found anew each time: who falls behind leaves its feed
-            self._parts[Cap.UNMAP if type(event) is Unmap else Cap.MAP].put(event)
+        if self._parts[Cap.UNMAP]:
+            self._spread_parts(events)
         for put in self._observers:
             for event in events:
                 put(event)
@@ -260,6 +264,14 @@ class Routes:
         except Exception as refusal:
             self.demand = old
             raise DemandRefused(self._space, int(old), int(wanted), str(refusal)) from refusal
+
+    def _spread_parts(self, events: list[Event]) -> None:
+        """Tell those who follow parts; a look at where all of it happened spares most of them a look at each event."""
+        first, last = min(map(first_of, events)), max(map(last_of, events))
+        if not any(self._parts[kind].concerns(first, last) for kind in (Cap.UNMAP, Cap.MAP)):
+            return
+        for event in events:  # the parts are found anew each time: who falls behind leaves its feed
+            self._parts[Cap.UNMAP if type(event) is Unmap else Cap.MAP].put(event)
 
     def _put(self, event: Event) -> None:
         """Tell everybody of an event."""
