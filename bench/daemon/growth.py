@@ -48,6 +48,7 @@ async def some_match(start: Start, plan: Plan, notes: Notes) -> None:
         for amount in plan.crowd:
             if amount > there:
                 await fleet.add(amount - there, matching=False)
+                await fleet.publish("mixed", plan.crowd_events)  # what their coming brings with it is over then
                 there = amount
             note(notes, SOME, fleet, amount, await fleet.publish("mixed", plan.crowd_events))
         note_memory(notes, "a subscriber", fleet, "server", there - MATCHING, before)
