@@ -11,8 +11,12 @@ def test_who_is_late_is_called_back_at_its_time_and_once() -> None:
     async def case(loop: VirtualLoop) -> None:
         deadlines, called = Deadlines(), list[tuple[str, float]]()
         start = loop.time()
+
+        def call(name: str) -> None:
+            called.append((name, loop.time() - start))
+
         for name, seconds in (("b", 2.0), ("a", 1.0), ("c", 3.0), ("also b", 2.0)):
-            deadlines.add(seconds, lambda name=name: called.append((name, loop.time() - start)))  # type: ignore[misc]
+            deadlines.add(seconds, partial(call, name))
         await asyncio.sleep(10)
         assert called == [("a", 1.0), ("b", 2.0), ("also b", 2.0), ("c", 3.0)]
         assert not len(deadlines)
