@@ -81,19 +81,20 @@ INSIDE: Final[dict[str, list[str]]] = {
     "bridges.vfio_user_server": ["terms", "regions", "answers", "device", "session", "bridge"],
     "bridges.vfio_user_client": ["terms", "calls", "access", "link", "applying", "bridge"],
     "service": [
-        "settings", "seen", "requests", "proof", "clients", "spaces", "packing", "shared", "session", "handlers",
-        "daemon", "accepting", "serve",
+        "settings", "seen", "requests", "proof", "clients", "spaces", "packing", "shared", "turns", "session",
+        "handlers", "daemon", "accepting", "serve",
     ],
     "service.settings": ["rules", "config", "sources"],
     "service.seen": ["logs", "systemd", "http", "counts", "metrics"],
     "service.proof": ["leases", "record", "recorder", "recovering", "evidence", "keeping", "watch", "stopping"],
     "service.spaces": ["demand", "applying", "closed", "held", "store"],
     "service.handlers": [
-        "memories", "stream", "following", "publishing", "globs", "outcomes", "syncing", "watching", "answering",
+        "memories", "stream", "following", "publishing", "globs", "outcomes", "pending", "syncing", "watching",
+        "answering",
     ],
     "client": [
-        "channel", "reconnect", "link", "syncing", "spaces", "directory", "adding", "memories", "arrivals", "holding",
-        "handing", "speaking", "following", "seats", "watching", "remote",
+        "answers", "channel", "reconnect", "link", "syncing", "spaces", "directory", "adding", "memories", "arrivals",
+        "holding", "handing", "speaking", "following", "seats", "watching", "remote",
     ],
     "testing": ["oracle", "streams", "passing", "conformance", "plugin"],
     "testing.conformance": [

@@ -14,7 +14,8 @@ from ..table import Table
 from .attachment import Attachment
 
 FEW: Final = 16
-"""Removed pieces, and removals, that may be kept although everybody has let go of them, until more come."""
+"""Removed pieces, and removals, that may be kept although everybody has let go of them, until more
+come: to ask after every `sync` would be a tenth of what that costs."""
 
 
 class Removed:

@@ -84,7 +84,7 @@ class LocalSpace(Publisher):
         Raises:
             NotifierFailed: Some raised; it is done.
         """
-        self.forget_old()  # what was let go of before must not seem to be of what is taken now
+        self._trim()  # what was let go of before must not seem to be of what is taken now
         try:
             self._change((IovaRange(0, self.shape.last),))
         finally:
@@ -99,7 +99,7 @@ class LocalSpace(Publisher):
         return self.routes.crowded
 
     def statistics(self) -> SpaceStatistics:
-        self.forget_old()
+        self._trim()
         maps = self.seq - self._unmapped - self._invalidated
         return SpaceStatistics(
             mappings=len(self._table),
@@ -168,7 +168,8 @@ class LocalSpace(Publisher):
         if member.fenced and not attachment.left:
             self._lines.info("fenced", member.name, f"fenced: {member.reason}")
         self.routes.forget(attachment)
-        self._trim()  # it may have been the only one who used it
+        if not self.routes.counted:
+            self._trim()  # nothing that happens will
         self.moved()
 
     def share(self, attachment: Attachment) -> None:

@@ -17,7 +17,7 @@ from .attachment import Attachment, Occupant, State
 from .reports import MapFailure, Missing, Outcome, SyncReport
 
 
-class Covered(Protocol):
+class Audience(Protocol):
     """A space, to a `sync` over it."""
 
     def counting(self) -> tuple[Attachment, ...]:
@@ -29,10 +29,6 @@ class Covered(Protocol):
         ...
 
 
-def _nobody() -> None:
-    """Stand in for a callback that nobody gave."""
-
-
 class Sync:
     """A `sync` over the subscriptions that count now, each in the space where it does.
 
@@ -42,12 +38,12 @@ class Sync:
 
     Attributes:
         count: How many subscriptions count, each as often as it is waited for.
-        on_change: Called when it is over, and when something happened that may make
-            waiting vain (`stuck`); not before this returns.
+        on_change: Called, if anything is, when it is over, and when something happened that may
+            make waiting vain (`stuck`).
     """
 
-    def __init__(self, spaces: Sequence[Covered], *, behind: float = 0.0) -> None:
-        self.on_change: Callable[[], object] = _nobody
+    def __init__(self, spaces: Sequence[Audience], *, behind: float = 0.0) -> None:
+        self.on_change: Callable[[], object] | None = None
         self._spaces = spaces
         self._start = time.monotonic() - behind
         self._seconds: dict[Wait, float] = {}  # of those that are settled
@@ -128,7 +124,7 @@ class Sync:
     def _look(self, wait: Wait) -> None:
         if wait.how is not None:
             self._seconds[wait] = time.monotonic() - self._start
-        if wait.how is None or len(self._seconds) == self.count:
+        if self.on_change is not None and (wait.how is None or len(self._seconds) == self.count):
             self.on_change()
 
     async def _wait(self) -> None:

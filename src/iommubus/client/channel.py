@@ -24,25 +24,11 @@ from ..wire.connection import TRANSITIONS, ClientConnection
 from ..wire.failures import to_error, to_failure
 from ..wire.messages import ClientMessage, Message, Side
 from ..wire.messages.greeting import Bye, Draining, Feature, Hello, Ping, Pong, Welcome
-from ..wire.messages.queries import (
-    Counters,
-    Found,
-    ListSpaces,
-    ListSubscribers,
-    Lookup,
-    SpaceFound,
-    Spaces,
-    Statistics,
-    Subscribers,
-    WaitSpace,
-)
-from ..wire.messages.replies import Cancel, Done, Refused
-from ..wire.messages.spaces import AddMemory, CreateSpace, MemoryAdded, SpaceCreated
-from ..wire.messages.subscribing import Subscribe, Subscribed, Translate, Translated
-from ..wire.messages.syncing import Fence, FenceJudged, Sync, Synced, SyncRefused
+from ..wire.messages.replies import Cancel, Refused
+from ..wire.messages.subscribing import Subscribed
 from ..wire.messages.values import clip_text
-from ..wire.messages.watching import Observe, Observing
 from ..wire.negotiation import Agreement, accept
+from .answers import ANY_ANSWER, answers_to, has_more
 
 MICROSECONDS: Final = 1_000_000
 """Of those there are in a second; durations travel in them."""
@@ -64,25 +50,6 @@ Answered = Callable[[Message | Exception], None]
 
 Answer = asyncio.Future[list[Message] | None]
 """Holds all parts of an answer once they are there, or `None` if nobody waits any more."""
-
-ANSWERS: Final[dict[type[Message], tuple[type[Message], ...]]] = {
-    CreateSpace: (SpaceCreated,),
-    AddMemory: (MemoryAdded,),
-    Subscribe: (Subscribed,),
-    Translate: (Translated,),
-    Sync: (Synced, SyncRefused),
-    Fence: (FenceJudged,),
-    Observe: (Observing,),
-    ListSpaces: (Spaces,),
-    WaitSpace: (SpaceFound,),
-    ListSubscribers: (Subscribers,),
-    Lookup: (Found,),
-    Statistics: (Counters,),
-}
-"""What answers a request, if it is not refused; every other one is answered by `Done`."""
-
-ANY_ANSWER: Final = frozenset({Done, Refused, *(kind for kinds in ANSWERS.values() for kind in kinds)})
-"""All that answers requests."""
 
 
 class Asked(Struct):
@@ -264,7 +231,7 @@ class Channel(asyncio.Protocol):
             return number
         request = make(number)
         self.send(request)
-        self._asked[number] = Asked(answered, (*ANSWERS.get(type(request), (Done,)), Refused), self._clock())
+        self._asked[number] = Asked(answered, answers_to(request), self._clock())
         return number
 
     async def request(self, make: Callable[[int], ClientMessage]) -> Message:
@@ -623,8 +590,3 @@ class Channel(asyncio.Protocol):
             if not pong.done():
                 pong.set_exception(why)
         self._owner.closed(self, error)
-
-
-def has_more(answer: Message) -> bool:
-    """Say whether another part of the answer follows."""
-    return bool(getattr(answer, "more", False))

@@ -280,10 +280,9 @@ class Link:
         """Say all that was published before; say whether the daemon has it all then, by this connection."""
         if channel is not self.channel or self.error is not None:
             return False
-        mailbox = self.member.mailbox
-        turn = mailbox.turn
+        turn = self.member.mailbox.turn
         channel.flush_now(self)
-        return self._end is None and not self._ending and (self.closed or mailbox.reached(turn))
+        return self._has_said(turn)
 
     async def flushed(self) -> Channel:
         """Wait until all that was published before was said, on a connection that has it all; return that one.
@@ -483,13 +482,17 @@ class Link:
         self._look()
         self._flush_soon()
 
+    def _has_said(self, turn: Turn) -> bool:
+        """Say whether what there was at a turn of the mailbox was said, and the daemon has all of it."""
+        return self._end is None and not self._ending and (self.closed or self.member.mailbox.reached(turn))
+
     def _look(self) -> None:
         """Let go on who waits for what has been said."""
-        channel, mailbox = self.channel, self.member.mailbox
-        if channel is None or self._end is not None or self._ending:
+        channel = self.channel
+        if channel is None:
             return
         for waiting in self._waiting.copy():
-            if self.closed or mailbox.reached(waiting.turn):
+            if self._has_said(waiting.turn):
                 self._waiting.remove(waiting)
                 if not waiting.done.done():
                     waiting.done.set_result(channel)

@@ -14,7 +14,7 @@ enum { FIRST, LAST, TARGET, PERM, MEMORY, SEQ, FIELDS };
 /* A class: where its fields are. */
 typedef struct {
     PyTypeObject *type;
-    Py_ssize_t offsets[FIELDS]; /* in the object; -1 where only the attribute leads there */
+    Py_ssize_t offsets[FIELDS]; /* as field_offset says */
 } Kind;
 
 typedef struct {
@@ -44,18 +44,6 @@ static Kind map_kind, unmap_kind, mapping_kind, range_kind;
 
 /* -- what is plain ------------------------------------------------------------- */
 
-/* Read a number: say whether it is an `int` itself, of 64 bits. */
-static inline int
-plain_number(PyObject *object, uint64_t *number)
-{
-    if (!PyLong_CheckExact(object))
-        return 0;
-    if (number_of(object, number) == 0)
-        return 1;
-    PyErr_Clear(); /* negative, or too large */
-    return 0;
-}
-
 /* Return what a permission allows; 0 if it is none of the three. */
 static inline uint32_t
 plain_perm(PyObject *object)
@@ -82,19 +70,8 @@ may_unmap(Plain *self, uint64_t first, uint64_t last)
 static inline int
 wish_field(Wish *wish, const Kind *kind, PyObject *object, int at)
 {
-    PyObject *value;
-
-    if (kind->offsets[at] < 0)
-        value = PyObject_GetAttr(object, field_names[at]);
-    else {
-        value = *(PyObject **)((char *)object + kind->offsets[at]);
-        if (value)
-            Py_INCREF(value);
-        else
-            PyErr_SetObject(PyExc_AttributeError, field_names[at]);
-    }
-    wish->fields[at] = value;
-    return value ? 0 : -1;
+    wish->fields[at] = field_of(object, kind->offsets[at], field_names[at]);
+    return wish->fields[at] ? 0 : -1;
 }
 
 static inline void
@@ -567,19 +544,9 @@ kind_load(Kind *kind, const char *module, const char *name, unsigned fields)
         return -1;
     kind->type = (PyTypeObject *)type; /* kept as long as the process lives */
     for (int at = 0; at < FIELDS; at++) {
-        PyObject *member;
-        kind->offsets[at] = -1;
-        if (!(fields >> at & 1))
-            continue;
-        member = PyObject_GetAttr(type, field_names[at]);
-        if (!member)
+        kind->offsets[at] = fields >> at & 1 ? field_offset(type, field_names[at]) : NO_MEMBER;
+        if (kind->offsets[at] == NO_FIELD)
             return -1;
-        if (Py_IS_TYPE(member, &PyMemberDescr_Type)) {
-            PyMemberDef *found = ((PyMemberDescrObject *)member)->d_member;
-            if (found->type == T_OBJECT_EX || found->type == T_OBJECT)
-                kind->offsets[at] = found->offset;
-        }
-        Py_DECREF(member);
     }
     return 0;
 }

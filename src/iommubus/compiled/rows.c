@@ -9,12 +9,9 @@
  * The bytes come from strangers: no length in them is believed, and no read goes past their end.
  */
 
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
+#include "fields.h"
 #include <stddef.h>
-#include <stdint.h>
 #include <string.h>
-#include <structmember.h>
 
 enum { SPACE, SEQ, FIRST, LAST, TARGET, PERM, MEMORY, FIELDS };
 
@@ -22,7 +19,7 @@ enum { SPACE, SEQ, FIRST, LAST, TARGET, PERM, MEMORY, FIELDS };
 typedef struct {
     PyTypeObject *type;
     int count;
-    Py_ssize_t offsets[FIELDS]; /* in the object; -1 where only the attribute leads there */
+    Py_ssize_t offsets[FIELDS]; /* as field_offset says */
 } Kind;
 
 static const char *const MAP_FIELDS[] = {"space", "seq", "first", "last", "target", "perm", "memory"};
@@ -47,15 +44,7 @@ enum { UNMAP_TAG = 1, MAP_TAG = 2, DEVICE_TAG = 4, LOST_TAG = 8 };
 static PyObject *
 get_field(PyObject *event, const Kind *kind, int at)
 {
-    if (kind->offsets[at] < 0) {
-        return PyObject_GetAttr(event, kind == &lost_kind ? lost_names[at] : names[at]);
-    }
-    PyObject *value = *(PyObject **)((char *)event + kind->offsets[at]);
-    if (value == NULL) {
-        PyErr_SetString(PyExc_AttributeError, "an event with a field that is not set");
-        return NULL;
-    }
-    return Py_NewRef(value);
+    return field_of(event, kind->offsets[at], kind == &lost_kind ? lost_names[at] : names[at]);
 }
 
 /* Read a number of 64 bits: 1, or 0 if it is none of those or not an `int` itself, or -1 with an error. */
@@ -66,14 +55,7 @@ get_number(PyObject *event, const Kind *kind, int at, uint64_t *number)
     if (value == NULL) {
         return -1;
     }
-    int plain = PyLong_CheckExact(value);
-    if (plain) {
-        *number = PyLong_AsUnsignedLongLong(value);
-        if (*number == (uint64_t)-1 && PyErr_Occurred()) {
-            PyErr_Clear(); /* negative, or too large */
-            plain = 0;
-        }
-    }
+    int plain = plain_number(value, number);
     Py_DECREF(value);
     return plain;
 }
@@ -549,7 +531,7 @@ rows_unpack(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count
 
 /* Find the fields of a class of events. */
 static int
-find_kind(Kind *kind, PyObject *module, const char *name, const char *const *fields, int count)
+find_kind(Kind *kind, PyObject *module, const char *name, PyObject *const *fields, int count)
 {
     PyObject *type = PyObject_GetAttrString(module, name);
     if (type == NULL) {
@@ -563,18 +545,10 @@ find_kind(Kind *kind, PyObject *module, const char *name, const char *const *fie
     kind->type = (PyTypeObject *)type;
     kind->count = count;
     for (int at = 0; at < count; at++) {
-        PyObject *member = PyObject_GetAttrString(type, fields[at]);
-        if (member == NULL) {
+        kind->offsets[at] = field_offset(type, fields[at]);
+        if (kind->offsets[at] == NO_FIELD) {
             return -1;
         }
-        kind->offsets[at] = -1;
-        if (Py_IS_TYPE(member, &PyMemberDescr_Type)) {
-            PyMemberDef *found = ((PyMemberDescrObject *)member)->d_member;
-            if (found->type == T_OBJECT_EX || found->type == T_OBJECT) {
-                kind->offsets[at] = found->offset;
-            }
-        }
-        Py_DECREF(member);
     }
     return 0;
 }
@@ -599,10 +573,10 @@ find_events(void)
         return -1;
     }
     PyObject *memory = PyObject_GetAttrString(events, "Memory");
-    int found = memory != NULL && PyType_Check(memory) && find_kind(&map_kind, events, "Map", MAP_FIELDS, FIELDS) == 0
-                && find_kind(&unmap_kind, events, "Unmap", MAP_FIELDS, TARGET) == 0
-                && find_kind(&device_kind, events, "DevIotlbUnmap", MAP_FIELDS, TARGET) == 0
-                && find_kind(&lost_kind, events, "Lost", LOST_FIELDS, FIRST + 1) == 0;
+    int found = memory != NULL && PyType_Check(memory) && find_kind(&map_kind, events, "Map", names, FIELDS) == 0
+                && find_kind(&unmap_kind, events, "Unmap", names, TARGET) == 0
+                && find_kind(&device_kind, events, "DevIotlbUnmap", names, TARGET) == 0
+                && find_kind(&lost_kind, events, "Lost", lost_names, FIRST + 1) == 0;
     memory_type = (PyTypeObject *)memory; /* kept, as all of these are, as long as the process lives */
     Py_DECREF(events);
     return found ? 0 : -1;

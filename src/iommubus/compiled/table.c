@@ -17,12 +17,8 @@
  * done before a table is looked into, or `version` is compared afterwards.
  */
 
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
-#include <limits.h>
-#include <stdint.h>
+#include "fields.h"
 #include <string.h>
-#include <structmember.h>
 
 #define CHUNK 128  /* as in table.py */
 #define STAY 8     /* as in table.py; nothing is thawed here */
@@ -76,18 +72,6 @@ gather(PyObject *const *args, Py_ssize_t given, PyObject *words, const char *con
     for (Py_ssize_t at = 0; at < most; at++)
         out[at] = at < given ? args[at] : NULL;
     return 0;
-}
-
-/* Read a number of 64 bits; -1 with an error set if it is none. */
-static inline int
-number_of(PyObject *object, uint64_t *number)
-{
-#if ULONG_MAX == UINT64_MAX
-    *number = PyLong_AsUnsignedLong(object);
-#else
-    *number = PyLong_AsUnsignedLongLong(object);
-#endif
-    return *number == UINT64_MAX && PyErr_Occurred() ? -1 : 0;
 }
 
 static inline int

@@ -88,11 +88,15 @@ class Running:
 
     def hold(self, request: int, waiting: Ending) -> None:
         """Count one that is answered from a callback, until it is released; raises as `start`."""
+        self.check_new(request)
+        self._waiting[request] = waiting
+
+    def check_new(self, request: int) -> None:
+        """Check that one more may wait, and that none of its number does; raises as `start`."""
         if request in self._waiting:
             raise BadMessage("a request", "request", str(request), "another one of this number waits")
         if len(self._waiting) >= LIMIT:
             raise LimitReached("requests that wait on one connection", LIMIT)
-        self._waiting[request] = waiting
 
     def release(self, request: int) -> None:
         """Count one that was held no longer: it was answered, or goes on in a task."""

@@ -25,26 +25,23 @@ from ..transport.credentials import Peer, Process
 from ..wire.connection import TRANSITIONS, ServerConnection
 from ..wire.failures import to_error, to_failure
 from ..wire.messages import (
-    WORDS,
     DaemonMessage,
     Message,
     Side,
     greeting,
     publishing,
-    queries,
     spaces,
     subscribing,
-    syncing,
     watching,
 )
 from ..wire.messages.greeting import Bye, Feature, Hello, Ping, Pong, Welcome
-from ..wire.messages.heard import PublishHeard
 from ..wire.messages.replies import Cancel, Done, Refused
 from ..wire.messages.subscribing import DeliverPacked
 from ..wire.messages.values import clip_text
 from ..wire.negotiation import FEATURES, Agreement, negotiate
 from .requests import Asked, Ending, Running, Work
 from .shared import Shared
+from .turns import TURN, cost
 
 FULL: Final = 1 << 20
 """Bytes that wait to be sent above which streams are stopped: the longest frame."""
@@ -52,20 +49,6 @@ FULL: Final = 1 << 20
 OUTGOING: Final = 16 << 20
 """Most bytes that wait to be sent to one peer.  Streams stop long before; a peer that
 lets so many answers gather does not read."""
-
-TURN: Final = 4096
-"""What the messages of one connection may cost in one turn of the loop; the next one is
-handled in the next turn.  The rows of one full message, some milliseconds: what a
-peer says without waiting for answers must not keep others waiting."""
-
-ROW: Final = 1
-"""What a row of `Publish` costs, a microsecond or two; `TURN` is in units of that."""
-
-ASKED: Final = 64
-"""What a request costs that looks up one thing, or begins a task."""
-
-LOOKED_THROUGH: Final = TURN
-"""What a request costs that may look at every space, every subscriber or every pattern."""
 
 LAST_LOOK: Final = 0.01
 """Seconds that a connection has once its lease seems over: a daemon that was stopped
@@ -86,26 +69,6 @@ BEGINNINGS: Final = frozenset(
     }
 )
 """Requests for something new, which a daemon refuses that is about to stop."""
-
-THOROUGH: Final = frozenset(
-    {
-        spaces.CreateSpace,
-        spaces.CloseSpace,
-        subscribing.Subscribe,
-        syncing.Sync,
-        watching.Observe,
-        queries.ListSpaces,
-        queries.ListSubscribers,
-        queries.Statistics,
-    }
-)
-"""Requests that cost `LOOKED_THROUGH`."""
-
-COSTS: Final = {
-    kind: LOOKED_THROUGH if kind in THOROUGH else ASKED if "request" in kind.__struct_fields__ else ROW
-    for kind in WORDS[Side.CLIENT]
-}
-"""What each kind of message costs, but for `Publish`."""
 
 Handler = Callable[[Any], None]
 Make = Callable[[int], Message]
@@ -336,6 +299,10 @@ class Session(asyncio.Protocol):
     def hold(self, request: int, waiting: Ending) -> None:
         """Count a request that is answered from a callback; it is ended, and raises, as by `spawn`."""
         self._running.hold(request, waiting)
+
+    def check_new(self, request: int) -> None:
+        """Check that a request that may be answered at once could wait; raises as `spawn`."""
+        self._running.check_new(request)
 
     def release(self, request: int) -> None:
         """Count it no longer: it was answered, or is going to be carried out in a task."""
@@ -630,13 +597,6 @@ class Session(asyncio.Protocol):
         self._lose(f"it does not read: {OUTGOING} bytes wait for it")
         if self._transport is not None:
             self._transport.abort()
-
-
-def cost(message: Message) -> int:
-    """Return how much of a turn a message takes up."""
-    if type(message) is PublishHeard:
-        return ROW * len(message.events) + ROW
-    return COSTS[type(message)]
 
 
 def own_socket(transport: asyncio.BaseTransport) -> socket.socket | None:

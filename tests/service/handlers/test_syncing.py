@@ -1,5 +1,6 @@
 """`sync`, `drain` and `fence` by clients: what they cover, who may ask, and what stands in the way."""
 
+import asyncio
 from typing import Final
 
 import anyio
@@ -8,7 +9,10 @@ import pytest
 from iommubus import Cap
 from iommubus.bus.subscription import StreamSubscription
 from iommubus.completion import How
+from iommubus.errors import SyncFailed
 from iommubus.service.daemon import Daemon
+from iommubus.service.handlers import syncing
+from iommubus.service.handlers.outcomes import refused
 from iommubus.service.settings.config import Config
 from iommubus.service.settings.rules import Rule
 from iommubus.transport.credentials import Peer
@@ -221,6 +225,53 @@ async def test_a_sync_that_nobody_waits_for_is_ended() -> None:
             assert member.completion.waits
             await talker.say(Cancel(60))
             await until(lambda: not member.completion.waits)
+
+
+@pytest.mark.parametrize("again", ["sync", "drain"])
+async def test_no_two_requests_that_wait_have_one_number_even_if_one_is_answered_at_once(again: str) -> None:
+    async with Daemon(Config()) as daemon, greeted(daemon) as talker:
+        epoch, idle = await talker.space(), await talker.space("idle")
+        async with manual(daemon, "vfio") as subscription:
+            await talker.say(publishing("vtd0", epoch, 1, page(1)))
+            await anext(subscription.batches())
+            await talker.say(publishing("vtd0", epoch, 2, gone(1)), Sync(60, LATE, ["vtd0"]), Ping(1))
+            await talker.skip_to(Pong)
+            await talker.say(Sync(60, LATE, ["idle"]) if again == "sync" else Drain(60, "idle", idle))
+            bye = await talker.ended()
+            assert bye is not None
+            assert bye.failure is not None
+            assert bye.failure.kind == "BadMessage"
+
+
+async def test_syncs_that_fail_at_one_acknowledgement_are_told_of_one_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each answer may take milliseconds; all of them in one turn would keep everybody else waiting."""
+    turn, made = 0, list[int]()
+
+    def count() -> None:
+        nonlocal turn
+        turn += 1
+        asyncio.get_running_loop().call_soon(count)
+
+    def refused_now(request: int, failed: SyncFailed) -> SyncRefused:
+        made.append(turn)
+        return refused(request, failed)
+
+    monkeypatch.setattr(syncing, "refused", refused_now)
+    count()
+    async with Daemon(Config()) as daemon, greeted(daemon) as talker:
+        epoch = await talker.space()
+        async with manual(daemon, "vfio") as subscription:
+            batches = subscription.batches()
+            await talker.say(publishing("vtd0", epoch, 1, page(1)))
+            subscription.ack(await anext(batches))
+            await talker.say(publishing("vtd0", epoch, 2, gone(1)))
+            await talker.say(*(Sync(60 + at, LATE, ["vtd0"]) for at in range(5)), Ping(1))
+            await talker.skip_to(Pong)
+            batch = await anext(batches)
+            subscription.fail(batch[0], OSError(5, "stuck"))
+            subscription.ack(batch)
+            assert sorted([(await talker.skip_to(SyncRefused)).request for _ in range(5)]) == [60, 61, 62, 63, 64]
+            assert len(set(made)) == 5
 
 
 # -- drain and fence -------------------------------------------------------------------

@@ -20,6 +20,7 @@ from ..settings.rules import Action
 from ..spaces.held import Held
 from .globs import Globs, is_plain
 from .outcomes import refused, synced
+from .pending import Pending
 
 WAITS: Final = 1 << 15
 """Most subscribers, each counted as often as it is waited for, that the syncs of one connection wait
@@ -53,61 +54,6 @@ class Covered:
         return list(dict.fromkeys([*opened, *self.spaces]))
 
 
-class Waiting:
-    """One `sync` that waits for subscribers, in callbacks.
-
-    Args:
-        request: Its number.
-        sync: What is waited for.
-        timeout: Seconds that it may take.
-        owner: Answers it.
-    """
-
-    __slots__ = ("_deadlines", "_late", "_owner", "request", "sync", "timeout")
-
-    def __init__(self, request: int, sync: Sync, timeout: float, owner: "Syncing") -> None:
-        self.request = request
-        self.sync = sync
-        self.timeout = timeout
-        self._owner = owner
-        self._deadlines = owner.deadlines
-        self._late = 0
-
-    def begin(self) -> None:
-        """Begin to wait."""
-        self._late = self._deadlines.add(self.timeout, self._go_on)
-        self.sync.on_change = self._look
-        if self.sync.stuck:
-            self._go_on()
-
-    def cancel(self) -> None:
-        """Wait no more: nobody wants the answer."""
-        self._stop()
-        self.sync.forget()
-        self._owner.drop(self)
-
-    def _look(self) -> None:
-        if self.sync.over:
-            self._stop()
-            self._owner.over(self)
-        elif self.sync.stuck:
-            self._go_on()
-
-    def _go_on(self) -> None:
-        """Have a task do the rest."""
-        left = self._deadlines.left(self._late)
-        self._stop()
-        self._owner.go_on(self, left)
-
-    def _stop(self) -> None:
-        self._deadlines.met(self._late)
-        self.sync.on_change = nothing
-
-
-def nothing() -> None:
-    """Stand in for a callback where nothing is to be done."""
-
-
 def seconds(message: words.Sync) -> float:
     """Return how long a `sync` may take."""
     return min(message.timeout_us / US, LONGEST)
@@ -124,9 +70,8 @@ class Syncing:
         self._session = session
         self._daemon = session.daemon
         self._spaces = session.daemon.spaces
-        self.deadlines = session.daemon.deadlines
         self._waits = 0
-        self._over: list[Waiting] = []
+        self._over: list[Pending] = []
         self._telling = anyio.Lock()
 
     @property
@@ -205,79 +150,78 @@ class Syncing:
             LimitReached: Too many are waited for.
             BadMessage: Another request of this number waits.
         """
+        self._session.check_new(message.request)
         self._check_room(spaces)
-        waiting = Waiting(message.request, Sync(spaces), seconds(message), self)
-        if waiting.sync.over:
-            self._finish(waiting)
+        pending = Pending(message.request, Sync(spaces), seconds(message), self._daemon.deadlines, self)
+        if pending.sync.over:
+            self._finish(pending)
             return
-        try:
-            self._session.hold(message.request, waiting)
-        except BaseException:
-            waiting.sync.forget()
-            raise
-        self._waits += waiting.sync.count
-        waiting.begin()
+        self._session.hold(message.request, pending)
+        self._waits += pending.sync.count
+        pending.begin()
 
-    def drop(self, waiting: Waiting) -> None:
+    def drop(self, pending: Pending) -> None:
         """Forget a `sync`: nobody wants the answer."""
-        self._let_go(waiting)
-        if waiting in self._over:
-            self._over.remove(waiting)
+        self._let_go(pending)
+        if pending in self._over:
+            self._over.remove(pending)
 
-    def over(self, waiting: Waiting) -> None:
+    def over(self, pending: Pending) -> None:
         """Answer, at the end of the loop's turn, a `sync` that waits for nobody any more."""
-        self._over.append(waiting)
+        self._over.append(pending)
         self._session.flush_soon(self)
 
-    def go_on(self, waiting: Waiting, left: float) -> None:
+    def go_on(self, pending: Pending, left: float) -> None:
         """Wait in a task for those who have to be proven stopped, or be told that it is too late."""
-        self._let_go(waiting)
-        self._session.spawn(waiting.request, self._wait_on, waiting, left)
+        self._let_go(pending)
+        self._session.spawn(pending.request, self._wait_on, pending, left)
 
     def flush(self) -> None:
         """Answer those that wait for nobody any more."""
         over, self._over = self._over, []
-        for waiting in over:
-            self._let_go(waiting)
-            self._finish(waiting)
+        for pending in over:
+            self._let_go(pending)
+            self._finish(pending)
 
-    def _let_go(self, waiting: Waiting) -> None:
-        self._session.release(waiting.request)
-        self._waits -= waiting.sync.count
+    def _let_go(self, pending: Pending) -> None:
+        self._session.release(pending.request)
+        self._waits -= pending.sync.count
 
-    def _finish(self, waiting: Waiting) -> None:
+    def _finish(self, pending: Pending) -> None:
         """Answer a `sync` that is over."""
         try:
-            report = waiting.sync.judge(waiting.timeout)
+            report = pending.sync.judge(pending.timeout)
         except SyncFailed as failed:  # somebody has answered that it could not
-            self._daemon.counts.map_failures += len(failed.failures)
-            self._session.send(refused(waiting.request, failed))
+            self._session.spawn(pending.request, self._refuse, pending.request, failed)
         else:
-            self._answer(waiting.request, report)
+            self._answer(pending.request, report)
 
     def _answer(self, request: int, report: SyncReport) -> None:
         self._daemon.counts.sync_seconds.observe(report.seconds)
         for answer in synced(request, report):
             self._session.send(answer)
 
-    async def _wait_on(self, waiting: Waiting, left: float) -> None:
-        self._waits += waiting.sync.count
+    async def _wait_on(self, pending: Pending, left: float) -> None:
+        self._waits += pending.sync.count
         try:
-            await self._report(waiting.request, waiting.sync.run(waiting.timeout, left))
+            await self._report(pending.request, pending.sync.run(pending.timeout, left))
         finally:
-            self._waits -= waiting.sync.count
+            self._waits -= pending.sync.count
 
     async def _report(self, request: int, run: Awaitable[SyncReport]) -> None:
         """Answer when it has come to an end."""
         try:
             report = await run
         except SyncFailed as failed:
-            self._daemon.counts.map_failures += len(failed.failures)
-            async with self._telling:  # one a turn: many may have had one deadline, and each takes milliseconds
-                await checkpoint()
-                self._session.send(refused(request, failed))
+            await self._refuse(request, failed)
         else:
             self._answer(request, report)
+
+    async def _refuse(self, request: int, failed: SyncFailed) -> None:
+        self._daemon.counts.map_failures += len(failed.failures)
+        async with self._telling:  # one a turn: many may come to their end at once, and each takes milliseconds
+            await checkpoint()
+            self._session.send(refused(request, failed))
 
     async def _wait_behind(self, message: words.Sync, covered: Covered) -> None:
         await self._report(message.request, self._behind(covered, seconds(message)))
@@ -337,6 +281,7 @@ class Syncing:
 
     def _drain(self, message: Drain) -> None:
         held = self._found(message.space, message.epoch)
+        self._session.check_new(message.request)
         if held.space.crowded:
             self._session.spawn(message.request, self._drained, message.request, held)
         else:
