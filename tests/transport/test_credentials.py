@@ -338,6 +338,16 @@ def test_the_names_of_a_certificate(certificate: dict[str, object] | None, names
 
 
 @contextmanager
+def asking(listening: socket.socket) -> Generator[socket.socket]:
+    """Give a connection that asks who sends on it."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        ask_for_sender(sock)
+        sock.connect(listening.getsockname())
+        sock.setblocking(False)
+        yield sock
+
+
+@contextmanager
 def served(listening: socket.socket, *, hangs_up: bool = False) -> Generator[tuple[int, socket.socket]]:
     """Give a process that serves where this one listens, and a connection that it has taken."""
     child = os.fork()
@@ -350,10 +360,7 @@ def served(listening: socket.socket, *, hangs_up: bool = False) -> Generator[tup
         while True:
             signal.pause()
     try:
-        with socket.socket(socket.AF_UNIX) as sock:
-            ask_for_sender(sock)
-            sock.connect(listening.getsockname())
-            sock.setblocking(False)
+        with asking(listening) as sock:
             yield child, sock
     finally:
         os.kill(child, signal.SIGKILL)
@@ -378,10 +385,7 @@ async def test_who_sends_is_watched_and_not_who_listens(listening: socket.socket
 
 @every_loop
 async def test_who_listens_may_be_who_sends(listening: socket.socket) -> None:
-    with socket.socket(socket.AF_UNIX) as sock:
-        ask_for_sender(sock)
-        sock.connect(listening.getsockname())
-        sock.setblocking(False)
+    with asking(listening) as sock:
         taken, _ = listening.accept()
         with taken:
             taken.send(b"word")
@@ -401,10 +405,7 @@ async def test_who_sent_and_hung_up_may_have_ended_before_its_number_was_looked_
 
 @every_loop
 async def test_a_sender_that_has_ended_is_not_watched(listening: socket.socket) -> None:
-    with socket.socket(socket.AF_UNIX) as sock:
-        ask_for_sender(sock)
-        sock.connect(listening.getsockname())
-        sock.setblocking(False)
+    with asking(listening) as sock:
         taken, _ = listening.accept()
         with taken:
             child = os.fork()
@@ -420,10 +421,7 @@ async def test_a_sender_that_has_ended_is_not_watched(listening: socket.socket) 
 
 @every_loop
 async def test_without_a_word_there_is_no_sender(listening: socket.socket) -> None:
-    with socket.socket(socket.AF_UNIX) as sock:
-        ask_for_sender(sock)
-        sock.connect(listening.getsockname())
-        sock.setblocking(False)
+    with asking(listening) as sock:
         listening.accept()[0].close()
         with pytest.raises(NoCredentials):
             await sender_of(sock)
